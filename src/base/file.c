@@ -1,0 +1,278 @@
+/* file.c - mappings, atomic writing, folders, line reader (contract in file.h). */
+#include "base/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+static zb_status io_fail(zb_err *err, const char *what, const char *path) {
+    return zb_fail(err, ZB_ERR_IO, "%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+zb_status zb_map_open(zb_map *m, const char *path, zb_err *err) {
+    *m = (zb_map){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return io_fail(err, "open", path);
+    struct stat st;
+    zb_status s = ZB_OK;
+    if (fstat(fd, &st) != 0) {
+        s = io_fail(err, "read", path);
+    } else if (!S_ISREG(st.st_mode)) {
+        s = zb_fail(err, ZB_ERR_IO, "%s: expected a regular file", path);
+    } else if (st.st_size > 0) {
+        void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (p == MAP_FAILED)
+            s = io_fail(err, "map", path);
+        else
+            *m = (zb_map){p, (size_t)st.st_size};
+    }
+    close(fd);
+    return s;
+}
+
+void zb_map_close(zb_map *m) {
+    if (m->data) munmap((void *)(uintptr_t)m->data, m->size);
+    *m = (zb_map){0};
+}
+
+zb_status zb_file_read(const char *path, size_t limit, zb_arena *a, zb_str *out, zb_err *err) {
+    zb_map m;
+    ZB_TRY(zb_map_open(&m, path, err));
+    if (m.size > limit) {
+        size_t size = m.size;
+        zb_map_close(&m);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %zu bytes, found %zu", path, limit, size);
+    }
+    char *p = zb_alloc(a, m.size + 1);
+    if (m.size) memcpy(p, m.data, m.size);
+    *out = (zb_str){p, m.size};
+    zb_map_close(&m);
+    return ZB_OK;
+}
+
+bool zb_file_exists(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+bool zb_dir_exists(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+zb_status zb_dir_make(const char *path, zb_err *err) {
+    zb_arena a = {0};
+    char *p = zb_strdup(&a, path);
+    zb_status s = ZB_OK;
+    for (char *q = p + 1;; q++) {
+        if (*q != '/' && *q != 0) continue;
+        char c = *q;
+        *q = 0;
+        if (p[0] && mkdir(p, 0777) != 0 && (errno != EEXIST || !zb_dir_exists(p))) {
+            s = io_fail(err, "create folder", p);
+            break;
+        }
+        *q = c;
+        if (c == 0) break;
+    }
+    zb_arena_free(&a);
+    return s;
+}
+
+zb_status zb_dir_remove(const char *path, zb_err *err) {
+    if (!zb_dir_exists(path)) return ZB_OK;
+    zb_arena a = {0};
+    char **names;
+    size_t n;
+    zb_status s = zb_dir_list(path, "", &a, &names, &n, err);
+    for (size_t i = 0; i < n && s == ZB_OK; i++) {
+        char *child = zb_path_join(&a, path, names[i]);
+        struct stat st;
+        if (lstat(child, &st) == 0 && S_ISDIR(st.st_mode))
+            s = zb_dir_remove(child, err);
+        else if (unlink(child) != 0)
+            s = io_fail(err, "remove", child);
+    }
+    if (s == ZB_OK && rmdir(path) != 0) s = io_fail(err, "remove", path);
+    zb_arena_free(&a);
+    return s;
+}
+
+char *zb_path_join(zb_arena *a, const char *dir, const char *name) {
+    size_t n = strlen(dir);
+    return zb_asprintf(a, "%s%s%s", dir, n == 0 || dir[n - 1] == '/' ? "" : "/", name);
+}
+
+const char *zb_path_base(const char *path) {
+    const char *s = strrchr(path, '/');
+    return s ? s + 1 : path;
+}
+
+static int by_name(const void *x, const void *y) {
+    return strcmp(*(char *const *)x, *(char *const *)y);
+}
+
+zb_status zb_dir_list(const char *path, const char *prefix, zb_arena *a, char ***names, size_t *n,
+                      zb_err *err) {
+    *names = NULL;
+    *n = 0;
+    DIR *d = opendir(path);
+    if (!d) return io_fail(err, "list folder", path);
+    size_t cap = 0;
+    for (struct dirent *e; (e = readdir(d));) {
+        if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
+        if (strncmp(e->d_name, prefix, strlen(prefix)) != 0) continue;
+        *names = zb_grow(a, *names, &cap, *n + 1, sizeof **names);
+        (*names)[(*n)++] = zb_strdup(a, e->d_name);
+    }
+    closedir(d);
+    if (*n) qsort(*names, *n, sizeof **names, by_name);
+    return ZB_OK;
+}
+
+static void sync_folder_of(const char *path) {
+    zb_arena a = {0};
+    char *dir = zb_strdup(&a, path);
+    char *slash = strrchr(dir, '/');
+    if (slash) *(slash == dir ? slash + 1 : slash) = 0;
+    int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        fsync(fd);
+        close(fd);
+    }
+    zb_arena_free(&a);
+}
+
+zb_status zb_path_rename(const char *from, const char *to, zb_err *err) {
+    if (rename(from, to) != 0) return io_fail(err, "rename to its final name", to);
+    sync_folder_of(to);
+    return ZB_OK;
+}
+
+zb_status zb_writer_open(zb_writer *w, const char *path, zb_arena *a, zb_err *err) {
+    *w = (zb_writer){.path = zb_strdup(a, path), .tmp = zb_asprintf(a, "%s.tmp%d", path, (int)getpid())};
+    w->f = fopen(w->tmp, "wb");
+    if (!w->f) return io_fail(err, "create", w->tmp);
+    return ZB_OK;
+}
+
+zb_status zb_writer_add(zb_writer *w, const void *bytes, size_t n, zb_err *err) {
+    if (n && fwrite(bytes, 1, n, w->f) != n) return io_fail(err, "write", w->tmp);
+    w->written += n;
+    return ZB_OK;
+}
+
+zb_status zb_writer_close(zb_writer *w, zb_err *err) {
+    bool ok = fflush(w->f) == 0 && fsync(fileno(w->f)) == 0;
+    zb_status s = ok ? ZB_OK : io_fail(err, "write", w->tmp);
+    if (fclose(w->f) != 0 && s == ZB_OK) s = io_fail(err, "write", w->tmp);
+    w->f = NULL;
+    if (s == ZB_OK) s = zb_path_rename(w->tmp, w->path, err);
+    if (s != ZB_OK) unlink(w->tmp);
+    return s;
+}
+
+void zb_writer_abort(zb_writer *w) {
+    if (!w->f) return;
+    fclose(w->f);
+    w->f = NULL;
+    unlink(w->tmp);
+}
+
+zb_status zb_file_write(const char *path, const void *bytes, size_t n, zb_err *err) {
+    zb_arena a = {0};
+    zb_writer w;
+    zb_status s = zb_writer_open(&w, path, &a, err);
+    if (s == ZB_OK) s = zb_writer_add(&w, bytes, n, err);
+    if (s == ZB_OK) s = zb_writer_close(&w, err);
+    zb_writer_abort(&w);
+    zb_arena_free(&a);
+    return s;
+}
+
+zb_status zb_file_copy(const char *from, const char *to, zb_err *err) {
+    zb_map m;
+    ZB_TRY(zb_map_open(&m, from, err));
+    zb_status s = zb_file_write(to, m.data, m.size, err);
+    zb_map_close(&m);
+    return s;
+}
+
+/* ---- lines; zlib reads plain files too ---- */
+
+struct zb_lines {
+    gzFile f;
+    zb_buf line;
+    char *path, chunk[1 << 16];
+    size_t at, have, limit;
+    int64_t number;
+};
+
+zb_status zb_lines_open(zb_lines **out, const char *path, size_t line_limit, zb_err *err) {
+    *out = NULL;
+    if (zb_dir_exists(path)) return zb_fail(err, ZB_ERR_IO, "%s: expected a file, found a folder", path);
+    gzFile f = gzopen(path, "rb");
+    if (!f) return io_fail(err, "open", path);
+    zb_lines *l = zb_heap_resize(NULL, sizeof *l);
+    memset(l, 0, sizeof *l);
+    l->f = f;
+    l->limit = line_limit;
+    zb_buf_init(&l->line, line_limit);
+    l->path = zb_heap_resize(NULL, strlen(path) + 1);
+    memcpy(l->path, path, strlen(path) + 1);
+    *out = l;
+    return ZB_OK;
+}
+
+/* Refills the chunk; have = 0 at the end of the file. */
+static zb_status refill(zb_lines *l, zb_err *err) {
+    int got = gzread(l->f, l->chunk, sizeof l->chunk);
+    if (got < 0) {
+        int code;
+        return zb_fail(err, ZB_ERR_IO, "%s: cannot read: %s", l->path, gzerror(l->f, &code));
+    }
+    l->at = 0;
+    l->have = (size_t)got;
+    return ZB_OK;
+}
+
+zb_status zb_lines_next(zb_lines *l, zb_str *line, bool *more, zb_err *err) {
+    zb_buf_clear(&l->line);
+    bool any = false;
+    *more = false;
+    for (;;) {
+        if (l->at == l->have) ZB_TRY(refill(l, err));
+        if (l->have == 0) break;
+        any = true;
+        char *from = l->chunk + l->at, *nl = memchr(from, '\n', l->have - l->at);
+        size_t n = nl ? (size_t)(nl - from) : l->have - l->at;
+        zb_buf_add(&l->line, from, n);
+        l->at += n + (nl != NULL);
+        if (l->line.overflow)
+            return zb_fail(err, ZB_ERR_FORMAT, "%s:%lld: expected lines of at most %zu bytes", l->path,
+                           (long long)l->number + 1, l->limit);
+        if (nl) break;
+    }
+    if (!any) return ZB_OK;
+    l->number++;
+    *line = zb_buf_str(&l->line);
+    if (line->n && line->p[line->n - 1] == '\r') line->n--;
+    *more = true;
+    return ZB_OK;
+}
+
+int64_t zb_lines_number(const zb_lines *l) { return l->number; }
+
+void zb_lines_close(zb_lines *l) {
+    if (!l) return;
+    gzclose(l->f);
+    zb_buf_free(&l->line);
+    zb_heap_resize(l->path, 0);
+    zb_heap_resize(l, 0);
+}

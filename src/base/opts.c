@@ -1,0 +1,307 @@
+/* opts.c - the option table at work (contract in opts.h). */
+#include "base/opts.h"
+
+#include "base/text.h"
+
+#include <string.h>
+
+static void *field(const zb_opt_group *g, const zb_opt *o) { return (char *)g->dst + o->offset; }
+
+/* '-' and '_' are the same letter in option names. */
+static bool same_name(const char *a, const char *b, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if ((a[i] == '-' ? '_' : a[i]) != (b[i] == '-' ? '_' : b[i])) return false;
+    return b[n] == 0;
+}
+
+static const zb_opt *find(const zb_opt_group *g, const char *name, size_t n, const zb_opt_group **in) {
+    for (; g->table; g++)
+        for (const zb_opt *o = g->table; o->type; o++)
+            if (same_name(name, o->name, n)) {
+                *in = g;
+                return o;
+            }
+    return NULL;
+}
+
+/* Edit distance over short names, to suggest what was meant. */
+static int distance(const char *a, const char *b) {
+    int row[64], la = (int)strlen(a), lb = (int)strlen(b);
+    if (la > 60 || lb > 60) return 99;
+    for (int j = 0; j <= lb; j++) row[j] = j;
+    for (int i = 1; i <= la; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= lb; j++) {
+            int up = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
+            if (up + 1 < best) best = up + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            diagonal = up;
+            row[j] = best;
+        }
+    }
+    return row[lb];
+}
+
+static zb_status unknown(const zb_opt_group *g, const char *name, const char *where, zb_err *err) {
+    const char *near = NULL;
+    int best = 4;
+    for (; g->table; g++)
+        for (const zb_opt *o = g->table; o->type; o++) {
+            int d = distance(name, o->name);
+            if (d < best) {
+                best = d;
+                near = o->name;
+            }
+        }
+    if (near) return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown option \"%s\" (did you mean \"%s\"?)", where, name, near);
+    return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown option \"%s\"", where, name);
+}
+
+static bool in_choices(const char *choices, const char *v) {
+    size_t n = strlen(v);
+    for (const char *p = choices; *p;) {
+        size_t len = strcspn(p, "|");
+        if (len == n && !memcmp(p, v, n)) return true;
+        p += len + (p[len] == '|');
+    }
+    return false;
+}
+
+static bool in_range(const zb_opt *o, double v) { return (o->min == 0 && o->max == 0) || (v >= o->min && v <= o->max); }
+
+static zb_status bad(const zb_opt *o, const char *where, const char *value, zb_err *err) {
+    char expected[160];
+    if (o->type == ZB_OPT_BOOL)
+        snprintf(expected, sizeof expected, "true or false");
+    else if (o->type == ZB_OPT_CHOICE)
+        snprintf(expected, sizeof expected, "one of %s", o->choices);
+    else if (o->min != 0 || o->max != 0)
+        snprintf(expected, sizeof expected, "%s from %g to %g", o->type == ZB_OPT_INT ? "an integer" : "a number", o->min, o->max);
+    else
+        snprintf(expected, sizeof expected, "%s", o->type == ZB_OPT_INT ? "an integer" : "a number");
+    return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected %s, found \"%s\"", where, o->name, expected, value);
+}
+
+static zb_status set_value(const zb_opt_group *g, const zb_opt *o, const char *v, const char *where,
+                           zb_arena *a, zb_err *err) {
+    void *dst = field(g, o);
+    int64_t i;
+    double d;
+    switch (o->type) {
+    case ZB_OPT_BOOL:
+        if (!strcmp(v, "true") || !strcmp(v, "yes") || !strcmp(v, "on") || !strcmp(v, "1"))
+            *(bool *)dst = true;
+        else if (!strcmp(v, "false") || !strcmp(v, "no") || !strcmp(v, "off") || !strcmp(v, "0"))
+            *(bool *)dst = false;
+        else
+            return bad(o, where, v, err);
+        return ZB_OK;
+    case ZB_OPT_INT:
+        if (!zb_parse_i64(v, &i)) { /* 2e5 is a fine count of tokens */
+            if (!zb_parse_f64(v, &d) || d < -9e15 || d > 9e15 || d != (double)(int64_t)d) return bad(o, where, v, err);
+            i = (int64_t)d;
+        }
+        if (!in_range(o, (double)i)) return bad(o, where, v, err);
+        *(int64_t *)dst = i;
+        return ZB_OK;
+    case ZB_OPT_F64:
+        if (!zb_parse_f64(v, &d) || !in_range(o, d)) return bad(o, where, v, err);
+        *(double *)dst = d;
+        return ZB_OK;
+    case ZB_OPT_CHOICE:
+        if (!in_choices(o->choices, v)) return bad(o, where, v, err);
+        *(const char **)dst = zb_strdup(a, v);
+        return ZB_OK;
+    case ZB_OPT_STR: *(const char **)dst = zb_strdup(a, v); return ZB_OK;
+    case ZB_OPT_END: break;
+    }
+    return zb_fail(err, ZB_ERR_INTERNAL, "%s: option without a type", o->name);
+}
+
+void zb_opts_defaults(const zb_opt_group *g) {
+    for (; g->table; g++)
+        for (const zb_opt *o = g->table; o->type; o++) {
+            void *dst = field(g, o);
+            if (o->type == ZB_OPT_STR || o->type == ZB_OPT_CHOICE) {
+                *(const char **)dst = o->def;
+            } else if (o->def) {
+                zb_status s = set_value(g, o, o->def, "default", NULL, NULL);
+                ZB_ASSERT(s == ZB_OK);
+            } else if (o->type == ZB_OPT_BOOL) {
+                *(bool *)dst = false;
+            } else {
+                memset(dst, 0, 8);
+            }
+        }
+}
+
+zb_status zb_opts_set(const zb_opt_group *g, const char *name, const char *value, const char *where,
+                      zb_arena *a, zb_err *err) {
+    const zb_opt_group *in;
+    const zb_opt *o = find(g, name, strlen(name), &in);
+    return o ? set_value(in, o, value, where, a, err) : unknown(g, name, where, err);
+}
+
+/* A long option: --name=value, --name value, --flag, --no-flag. */
+static zb_status long_option(const zb_opt_group *g, int argc, char **argv, int *i, zb_arena *a, zb_err *err) {
+    const char *arg = argv[*i] + 2;
+    size_t n = strcspn(arg, "=");
+    const char *value = arg[n] ? arg + n + 1 : NULL;
+    const zb_opt_group *in;
+    const zb_opt *o = find(g, arg, n, &in);
+    if (!o && !value && !strncmp(arg, "no-", 3) && (o = find(g, arg + 3, n - 3, &in)) && o->type == ZB_OPT_BOOL)
+        return set_value(in, o, "false", argv[*i], a, err);
+    if (!o) return unknown(g, zb_strndup(a, arg, n), "command line", err);
+    if (!value) {
+        if (o->type == ZB_OPT_BOOL)
+            value = "true";
+        else if (++*i < argc)
+            value = argv[*i];
+        else
+            return zb_fail(err, ZB_ERR_USAGE, "--%s: expected a value", o->name);
+    }
+    return set_value(in, o, value, "command line", a, err);
+}
+
+static zb_status short_option(const zb_opt_group *g, int argc, char **argv, int *i, zb_arena *a, zb_err *err) {
+    const char *arg = argv[*i];
+    for (const zb_opt_group *in = g; in->table; in++)
+        for (const zb_opt *o = in->table; o->type; o++) {
+            if (!o->letter || o->letter != arg[1]) continue;
+            const char *value = arg[2] ? arg + 2 : NULL;
+            if (!value && o->type == ZB_OPT_BOOL) value = "true";
+            if (!value && ++*i >= argc) return zb_fail(err, ZB_ERR_USAGE, "-%c: expected a value", o->letter);
+            return set_value(in, o, value ? value : argv[*i], "command line", a, err);
+        }
+    return unknown(g, arg, "command line", err);
+}
+
+zb_status zb_opts_argv(const zb_opt_group *g, int argc, char **argv, const char **pos, int pos_max,
+                       int *n_pos, zb_arena *a, zb_err *err) {
+    bool options = true;
+    *n_pos = 0;
+    for (int i = 1; i < argc; i++) {
+        const char *arg = argv[i];
+        if (options && !strcmp(arg, "--")) {
+            options = false;
+        } else if (options && arg[0] == '-' && arg[1] == '-') {
+            ZB_TRY(long_option(g, argc, argv, &i, a, err));
+        } else if (options && arg[0] == '-' && arg[1]) {
+            ZB_TRY(short_option(g, argc, argv, &i, a, err));
+        } else if (*n_pos < pos_max) {
+            pos[(*n_pos)++] = arg;
+        } else {
+            return zb_fail(err, ZB_ERR_USAGE, "unexpected argument \"%s\"", arg);
+        }
+    }
+    return ZB_OK;
+}
+
+/* A scalar, or a list of scalars joined by commas. */
+static zb_status yaml_value(const zb_yaml *n, const char *where, zb_arena *a, const char **out, zb_err *err) {
+    if (n->kind == ZB_YAML_SCALAR) {
+        *out = n->text;
+        return ZB_OK;
+    }
+    const char *joined = "";
+    for (const zb_yaml *c = n->child; c && n->kind == ZB_YAML_LIST; c = c->next) {
+        if (c->kind != ZB_YAML_SCALAR) break;
+        joined = zb_asprintf(a, "%s%s%s", joined, *joined ? "," : "", c->text);
+        if (!c->next) {
+            *out = joined;
+            return ZB_OK;
+        }
+    }
+    if (n->kind == ZB_YAML_LIST && !n->child) {
+        *out = "";
+        return ZB_OK;
+    }
+    return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected a value or a list of values, found %s", where, n->key, zb_yaml_kind_name(n));
+}
+
+zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *file, zb_arena *a, zb_err *err) {
+    if (map->kind == ZB_YAML_SCALAR && !map->text[0]) return ZB_OK; /* "stage:" with nothing under it */
+    if (map->kind != ZB_YAML_MAP)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s:%d: expected keys and values, found %s", file, map->line, zb_yaml_kind_name(map));
+    for (const zb_yaml *c = map->child; c; c = c->next) {
+        const char *value, *where = zb_asprintf(a, "%s:%d", file, c->line);
+        ZB_TRY(yaml_value(c, where, a, &value, err));
+        ZB_TRY(zb_opts_set(g, c->key, value, where, a, err));
+    }
+    return ZB_OK;
+}
+
+void zb_opts_help(const zb_opt_group *g, FILE *out) {
+    static const char *const values[] = {"", "", " N", " X", " TEXT", ""};
+    for (; g->table; g++) {
+        fprintf(out, "\n%s:\n", g->title);
+        for (const zb_opt *o = g->table; o->type; o++) {
+            char left[128], name[64];
+            snprintf(name, sizeof name, "%s", o->name);
+            for (char *p = name; *p; p++)
+                if (*p == '_') *p = '-';
+            char letter[8] = "    ";
+            if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
+            snprintf(left, sizeof left, "  %s--%s%s%s", letter, name, o->type == ZB_OPT_CHOICE ? " " : values[o->type],
+                     o->type == ZB_OPT_CHOICE ? o->choices : "");
+            fprintf(out, "%-34s %s", left, o->help);
+            if (o->def && *o->def) fprintf(out, " [%s]", o->def);
+            fputc('\n', out);
+        }
+    }
+}
+
+json_t *zb_opts_json(const zb_opt_group *g) {
+    json_t *out = json_object();
+    for (; g->table; g++)
+        for (const zb_opt *o = g->table; o->type; o++) {
+            void *p = field(g, o);
+            json_t *v = NULL;
+            if (o->type == ZB_OPT_BOOL) v = json_boolean(*(bool *)p);
+            if (o->type == ZB_OPT_INT) v = json_integer(*(int64_t *)p);
+            if (o->type == ZB_OPT_F64) v = json_real(*(double *)p);
+            if (o->type == ZB_OPT_STR || o->type == ZB_OPT_CHOICE) {
+                const char *s = *(const char **)p;
+                v = s ? json_string(s) : json_null();
+            }
+            json_object_set_new(out, o->name, v);
+        }
+    return out;
+}
+
+zb_status zb_list_ints(const char *list, const char *what, int lo, int hi, int *out, int max, int *n,
+                       zb_err *err) {
+    *n = 0;
+    zb_arena a = {0};
+    int count;
+    char **items = zb_list_split(list, &a, &count);
+    zb_status s = ZB_OK;
+    for (int i = 0; i < count && s == ZB_OK; i++) {
+        int64_t v;
+        if (!zb_parse_i64(items[i], &v) || v < lo || v > hi)
+            s = zb_fail(err, ZB_ERR_CONFIG, "%s: expected integers from %d to %d, found \"%s\"", what, lo, hi, items[i]);
+        else if (*n == max)
+            s = zb_fail(err, ZB_ERR_CONFIG, "%s: expected at most %d values", what, max);
+        else
+            out[(*n)++] = (int)v;
+    }
+    zb_arena_free(&a);
+    return s;
+}
+
+char **zb_list_split(const char *list, zb_arena *a, int *n) {
+    size_t cap = 0;
+    char **items = NULL;
+    *n = 0;
+    for (const char *p = list ? list : ""; *p;) {
+        size_t len = strcspn(p, ",");
+        zb_str item = zb_str_trim((zb_str){p, len});
+        if (item.n) {
+            items = zb_grow(a, items, &cap, (size_t)*n + 1, sizeof *items);
+            items[(*n)++] = zb_strndup(a, item.p, item.n);
+        }
+        p += len + (p[len] == ',');
+    }
+    return items;
+}

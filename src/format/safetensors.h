@@ -1,0 +1,34 @@
+/* safetensors.h - read and write safetensors files, alone or as shards with an index.
+ *
+ * Reading maps the files; tensors are borrowed views into the mapping, valid until close. The header is checked
+ * completely first (size, JSON, dtypes, shapes against byte ranges, gaps, overlaps, duplicates). A
+ * directory is opened through `model.safetensors` or `model.safetensors.index.json`.
+ * Reading is thread-safe once open. */
+#ifndef ZB_FORMAT_SAFETENSORS_H
+#define ZB_FORMAT_SAFETENSORS_H
+
+#include "base/arena.h"
+#include "base/err.h"
+#include "tensor/dtype.h"
+
+typedef struct zb_safetensors zb_safetensors;
+
+zb_status zb_safetensors_open(zb_safetensors **out, const char *path, zb_err *err);     /* one file */
+zb_status zb_safetensors_open_dir(zb_safetensors **out, const char *dir, zb_err *err);  /* model folder */
+void zb_safetensors_close(zb_safetensors *s);                                           /* NULL is legal */
+
+size_t zb_safetensors_count(const zb_safetensors *s);
+const zb_tensor *zb_safetensors_at(const zb_safetensors *s, size_t i);         /* sorted by name */
+const zb_tensor *zb_safetensors_find(const zb_safetensors *s, const char *name); /* NULL if absent */
+/* "__metadata__" entry of the first file, or NULL. */
+const char *zb_safetensors_metadata(const zb_safetensors *s, const char *key);
+
+/* Writes atomically; tensors in any order (the file sorts them by alignment, then name). metadata: pairs
+ * key, value, ..., NULL, or NULL for {"format":"pt"}. */
+zb_status zb_safetensors_write(const char *path, const zb_tensor *tensors, size_t n,
+                               const char *const *metadata, zb_err *err);
+/* The same into `dir`, as model.safetensors, or as shards with an index where it exceeds shard_bytes. */
+zb_status zb_safetensors_write_dir(const char *dir, const zb_tensor *tensors, size_t n,
+                                   size_t shard_bytes, zb_err *err);
+
+#endif
