@@ -1,0 +1,70 @@
+/* kernels_impl.h - what the kernel files share with the table builder; private to src/kernels.
+ *
+ * Each file fills its own entries of a table. The vector files are compiled once per instruction set with -DZB_ISA=<level>,
+ * which gives their one public symbol its suffix. */
+#ifndef ZB_KERNELS_KERNELS_IMPL_H
+#define ZB_KERNELS_KERNELS_IMPL_H
+
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+/* Range in which exp is computed: below it is 0, above it is infinite, on every instruction set alike. exp(-87.3) is still
+ * a normal number, exp(88.7) still finite. */
+#define KERN_EXP_MIN (-87.3f)
+#define KERN_EXP_MAX 88.7f
+
+/* Packed blocks of 32 weights (layouts of GGUF; sizes in bytes). */
+enum { KERN_BLOCK = 32, KERN_Q8_0 = 34, KERN_Q4_0 = 18, KERN_Q4_1 = 20 };
+
+#define KERN_PASTE_(a, b) a##b
+#define KERN_PASTE(a, b) KERN_PASTE_(a, b)
+#define KERN_SYMBOL(stem) KERN_PASTE(stem, ZB_ISA) /* kern_vec_fill_ + avx2 */
+
+void kern_ref_fill(zb_kernels *k); /* every entry and the name "ref" */
+
+#define KERN_DECLARE(isa)                                                                                              \
+    void kern_vec_fill_##isa(zb_kernels *k);                                                                           \
+    void kern_rows_fill_##isa(zb_kernels *k);                                                                          \
+    void kern_gemm_fill_##isa(zb_kernels *k);                                                                          \
+    void kern_quant_fill_##isa(zb_kernels *k);
+KERN_DECLARE(avx2)
+KERN_DECLARE(avx512)
+KERN_DECLARE(neon)
+
+static inline float kern_f32_of_bits(uint32_t u) {
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+static inline uint32_t kern_bits_of_f32(float f) {
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+/* Half precision widened exactly: exponent and mantissa moved to f32's place, the bias (15 against 127) corrected by
+ * a product with 2^112, which also normalises subnormals; infinity and NaN get the full exponent. */
+static inline float kern_f32_of_f16(uint16_t h) {
+    uint32_t rest = (uint32_t)(h & 0x7fffu) << 13, sign = (uint32_t)(h & 0x8000u) << 16;
+    uint32_t value = kern_bits_of_f32(kern_f32_of_bits(rest) * 0x1p112f);
+    if (rest >= 0x7c00u << 13) value = rest | 0x7f800000u;
+    return kern_f32_of_bits(value | sign);
+}
+
+/* Nearest bf16, ties to even: add half of the last kept place, one less where that place is even. NaN keeps its upper bits
+ * and turns quiet, since adding could carry it into infinity. */
+static inline uint16_t kern_bf16_of_f32(float f) {
+    uint32_t u = kern_bits_of_f32(f);
+    if (f != f) return (uint16_t)(u >> 16 | 0x40u);
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+
+static inline uint16_t kern_load_u16(const void *p) {
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+#endif
