@@ -1,0 +1,359 @@
+/* config.c - reading, checking and sizing a model's description (contract in config.h).
+ *
+ * The published hybrid layout gives one set of MLA sizes for all MLA layers; ours adds, under keys that the original code
+ * ignores, `attention_layers` (layers kept from the base), `kv_lora_ranks` and `q_lora_ranks` (one per entry of mla_layers). */
+#include "model/config.h"
+
+#include "base/file.h"
+#include "base/json.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22, JSON_MAX = 1 << 24 };
+
+static const char *const kind_names[ZB_KIND_COUNT] = {"attention", "mla", "mamba2"};
+
+const char *zb_kind_name(zb_kind k) { return kind_names[k]; }
+
+bool zb_kind_find(const char *name, zb_kind *out) {
+    for (int k = 0; k < ZB_KIND_COUNT; k++)
+        if (!strcmp(kind_names[k], name)) {
+            *out = (zb_kind)k;
+            return true;
+        }
+    return false;
+}
+
+static zb_status read_size(const json_t *o, const char *where, const char *key, bool required, int max,
+                           int *out, zb_err *err) {
+    int64_t v = *out;
+    ZB_TRY(zb_json_int(o, where, key, required, 1, max, &v, err));
+    *out = (int)v;
+    return ZB_OK;
+}
+
+/* rope_scaling of a configuration file; absent or null: plain. */
+static zb_status read_rope(const json_t *o, const char *where, zb_rope *r, zb_err *err) {
+    json_t *s = NULL;
+    ZB_TRY(zb_json_f64(o, where, "rope_theta", false, &r->theta, err));
+    ZB_TRY(zb_json_object(o, where, "rope_scaling", false, &s, err));
+    if (!s) ZB_TRY(zb_json_object(o, where, "rope_parameters", false, &s, err));
+    if (!s) return ZB_OK;
+    ZB_TRY(zb_json_f64(s, where, "rope_theta", false, &r->theta, err));
+    const char *type = "default";
+    ZB_TRY(zb_json_str(s, where, "type", false, &type, err));
+    ZB_TRY(zb_json_str(s, where, "rope_type", false, &type, err));
+    /* dynamic scaling changes nothing within the trained context */
+    if (!strcmp(type, "default") || !strcmp(type, "dynamic")) return ZB_OK;
+    if (!strcmp(type, "linear"))
+        r->type = ZB_ROPE_LINEAR;
+    else if (!strcmp(type, "llama3"))
+        r->type = ZB_ROPE_LLAMA3;
+    else if (!strcmp(type, "yarn"))
+        r->type = ZB_ROPE_YARN;
+    else
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: rope_scaling: expected default, dynamic, linear, llama3 or yarn, found \"%s\"", where, type);
+    ZB_TRY(zb_json_f64(s, where, "factor", true, &r->factor, err));
+    bool old = r->type != ZB_ROPE_LINEAR;
+    ZB_TRY(zb_json_f64(s, where, "original_max_position_embeddings", old, &r->old_context, err));
+    ZB_TRY(zb_json_f64(s, where, "low_freq_factor", r->type == ZB_ROPE_LLAMA3, &r->low, err));
+    ZB_TRY(zb_json_f64(s, where, "high_freq_factor", r->type == ZB_ROPE_LLAMA3, &r->high, err));
+    ZB_TRY(zb_json_f64(s, where, "beta_fast", false, &r->beta_fast, err));
+    ZB_TRY(zb_json_f64(s, where, "beta_slow", false, &r->beta_slow, err));
+    ZB_TRY(zb_json_f64(s, where, "mscale", false, &r->mscale, err));
+    ZB_TRY(zb_json_f64(s, where, "mscale_all_dim", false, &r->mscale_all_dim, err));
+    return ZB_OK;
+}
+
+static void rope_defaults(zb_rope *r) {
+    *r = (zb_rope){.theta = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1};
+}
+
+/* eos_token_id is a number or a list of numbers. */
+static zb_status read_eos(const json_t *o, const char *where, zb_config *c, zb_err *err) {
+    json_t *v = json_object_get(o, "eos_token_id");
+    if (!v || json_is_null(v)) return ZB_OK;
+    size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    for (size_t i = 0; i < n; i++) {
+        json_t *x = json_is_array(v) ? json_array_get(v, i) : v;
+        if (!json_is_integer(x) || json_integer_value(x) < 0 || json_integer_value(x) >= VOCAB_MAX)
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: eos_token_id: expected token ids, found %s", where, zb_json_type(x));
+        if (c->n_eos < ZB_EOS_MAX) c->eos[c->n_eos++] = (int)json_integer_value(x);
+    }
+    return ZB_OK;
+}
+
+static zb_status read_base(zb_config *c, const json_t *o, const char *where, zb_err *err) {
+    const char *type = "llama", *act = "silu";
+    ZB_TRY(zb_json_str(o, where, "model_type", false, &type, err));
+    if (strcmp(type, "llama") && strcmp(type, "qwen2") && strcmp(type, "mistral"))
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: model_type: expected llama, mistral or qwen2, found \"%s\"", where, type);
+    ZB_TRY(zb_json_str(o, where, "hidden_act", false, &act, err));
+    if (strcmp(act, "silu"))
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: hidden_act: expected silu, found \"%s\"", where, act);
+    snprintf(c->model_type, sizeof c->model_type, "%s", type);
+    ZB_TRY(read_size(o, where, "hidden_size", true, SIZE_MAX_ANY, &c->D, err));
+    ZB_TRY(read_size(o, where, "num_hidden_layers", true, ZB_LAYERS_MAX, &c->L, err));
+    ZB_TRY(read_size(o, where, "num_attention_heads", true, 4096, &c->H, err));
+    c->G = c->H;
+    ZB_TRY(read_size(o, where, "num_key_value_heads", false, 4096, &c->G, err));
+    c->dh = c->D / c->H;
+    ZB_TRY(read_size(o, where, "head_dim", false, 4096, &c->dh, err));
+    ZB_TRY(read_size(o, where, "intermediate_size", true, SIZE_MAX_ANY, &c->F, err));
+    ZB_TRY(read_size(o, where, "vocab_size", true, VOCAB_MAX, &c->V, err));
+    c->context_max = 2048;
+    ZB_TRY(read_size(o, where, "max_position_embeddings", false, 1 << 24, &c->context_max, err));
+    c->eps = 1e-6;
+    ZB_TRY(zb_json_f64(o, where, "rms_norm_eps", false, &c->eps, err));
+    ZB_TRY(zb_json_bool(o, where, "tie_word_embeddings", false, &c->tied, err));
+    bool bias = false;
+    ZB_TRY(zb_json_bool(o, where, "attention_bias", false, &bias, err));
+    /* Qwen2 has biases on q, k and v only; Llama's attention_bias covers the output map too */
+    c->qkv_bias = bias || !strcmp(type, "qwen2");
+    c->o_bias = bias && strcmp(type, "qwen2");
+    ZB_TRY(zb_json_bool(o, where, "mlp_bias", false, &c->mlp_bias, err));
+    int64_t bos = -1;
+    ZB_TRY(zb_json_int(o, where, "bos_token_id", false, 0, VOCAB_MAX, &bos, err));
+    c->bos = (int)bos;
+    ZB_TRY(read_eos(o, where, c, err));
+    return read_rope(o, where, &c->rope, err);
+}
+
+/* Marks the listed layers with a kind; returns how many there were. */
+static zb_status read_layers(zb_config *c, const json_t *o, const char *where, const char *key, zb_kind kind,
+                             int *list, int *n, zb_err *err) {
+    json_t *a = NULL;
+    *n = 0;
+    ZB_TRY(zb_json_array(o, where, key, false, &a, err));
+    for (size_t i = 0; a && i < json_array_size(a); i++) {
+        json_t *v = json_array_get(a, i);
+        int64_t l = json_is_integer(v) ? json_integer_value(v) : -1;
+        if (l < 0 || l >= c->L)
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: %s[%zu]: expected a layer from 0 to %d, found %s %lld", where, key, i, c->L - 1, zb_json_type(v), (long long)l);
+        if (c->layer[l].kind != ZB_MAMBA2)
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: %s[%zu]: layer %lld is listed twice", where, key, i, (long long)l);
+        c->layer[l].kind = kind;
+        list[(*n)++] = (int)l;
+    }
+    return ZB_OK;
+}
+
+static zb_status read_ranks(const json_t *o, const char *where, const char *key, int n, int *out, zb_err *err) {
+    json_t *a = NULL;
+    ZB_TRY(zb_json_array(o, where, key, false, &a, err));
+    if (!a) return ZB_OK;
+    if (json_array_size(a) != (size_t)n)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected %d values (one per MLA layer), found %zu", where, key, n, json_array_size(a));
+    for (int i = 0; i < n; i++) {
+        json_t *v = json_array_get(a, (size_t)i);
+        if (!json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) > SIZE_MAX_ANY)
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: %s[%d]: expected a rank, found %s", where, key, i, zb_json_type(v));
+        out[i] = (int)json_integer_value(v);
+    }
+    return ZB_OK;
+}
+
+static zb_status read_mla_sizes(const zb_config *c, const json_t *o, const char *where, zb_layer_config *m, zb_err *err) {
+    ZB_TRY(read_size(o, where, "kv_lora_rank", true, SIZE_MAX_ANY, &m->r_kv, err));
+    ZB_TRY(read_size(o, where, "q_lora_rank", false, SIZE_MAX_ANY, &m->r_q, err));
+    ZB_TRY(read_size(o, where, "qk_rope_head_dim", true, 4096, &m->d_rope, err));
+    ZB_TRY(read_size(o, where, "qk_nope_head_dim", true, 4096, &m->d_nope, err));
+    m->d_v = c->dh;
+    ZB_TRY(read_size(o, where, "v_head_dim", false, 4096, &m->d_v, err));
+    ZB_TRY(zb_json_bool(o, where, "use_lora_layer_norm", false, &m->lora_norm, err));
+    return zb_json_bool(o, where, "use_full_kv_head", false, &m->full_kv_head, err);
+}
+
+static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, bool *repeat, zb_err *err) {
+    json_t *ssm = NULL;
+    int d_inner = c->H * c->dh, d_xb = c->G * c->dh;
+    ZB_TRY(read_size(o, where, "d_inner", false, SIZE_MAX_ANY, &d_inner, err));
+    ZB_TRY(read_size(o, where, "d_xb", false, SIZE_MAX_ANY, &d_xb, err));
+    if (d_inner != c->H * c->dh || d_xb != c->G * c->dh)
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: expected d_inner %d and d_xb %d (heads times head size), found %d and %d", where, c->H * c->dh, c->G * c->dh, d_inner, d_xb);
+    ZB_TRY(zb_json_object(o, where, "ssm_cfg", false, &ssm, err));
+    if (!ssm) return ZB_OK;
+    int d_state = c->dh, groups = c->H;
+    ZB_TRY(read_size(ssm, where, "d_state", false, 4096, &d_state, err));
+    ZB_TRY(read_size(ssm, where, "ngroups", false, 4096, &groups, err));
+    if (d_state != c->dh || groups != c->H)
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: ssm_cfg: expected d_state %d and ngroups %d, found %d and %d", where, c->dh, c->H, d_state, groups);
+    return zb_json_bool(ssm, where, "repeat_kv_before_conv", false, repeat, err);
+}
+
+static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, zb_err *err) {
+    int mla[ZB_LAYERS_MAX], attn[ZB_LAYERS_MAX], n_mla, n_attn, n_more;
+    bool repeat = false;
+    c->hybrid = true;
+    for (int l = 0; l < c->L; l++) c->layer[l].kind = ZB_MAMBA2;
+    int layers = c->L;
+    ZB_TRY(read_size(o, where, "n_layer", false, ZB_LAYERS_MAX, &layers, err));
+    if (layers != c->L) return zb_fail(err, ZB_ERR_FORMAT, "%s: n_layer: expected %d as in config.json, found %d", where, c->L, layers);
+    ZB_TRY(read_layers(c, o, where, "mla_layers", ZB_MLA, mla, &n_mla, err));
+    ZB_TRY(read_layers(c, o, where, "attention_layers", ZB_ATTENTION, attn, &n_attn, err));
+    ZB_TRY(read_layers(c, o, where, "attn_layers", ZB_ATTENTION, attn, &n_more, err)); /* MambaInLlama's name */
+    ZB_TRY(read_ssm(c, o, where, &repeat, err));
+    zb_layer_config sizes = {.kind = ZB_MLA};
+    int r_kv[ZB_LAYERS_MAX], r_q[ZB_LAYERS_MAX];
+    if (n_mla) {
+        ZB_TRY(read_mla_sizes(c, o, where, &sizes, err));
+        rope_defaults(&c->mla_rope);
+        c->mla_rope.theta = c->rope.theta;
+        ZB_TRY(read_rope(o, where, &c->mla_rope, err));
+        for (int i = 0; i < n_mla; i++) r_kv[i] = sizes.r_kv, r_q[i] = sizes.r_q;
+        ZB_TRY(read_ranks(o, where, "kv_lora_ranks", n_mla, r_kv, err));
+        if (sizes.r_q) ZB_TRY(read_ranks(o, where, "q_lora_ranks", n_mla, r_q, err));
+    }
+    for (int l = 0; l < c->L; l++) c->layer[l].repeat_before_conv = c->layer[l].kind == ZB_MAMBA2 && repeat;
+    for (int i = 0; i < n_mla; i++) {
+        c->layer[mla[i]] = sizes;
+        c->layer[mla[i]].r_kv = r_kv[i];
+        c->layer[mla[i]].r_q = r_q[i];
+    }
+    return ZB_OK;
+}
+
+zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid, const char *where, zb_err *err) {
+    memset(c, 0, sizeof *c);
+    rope_defaults(&c->rope);
+    c->bos = -1;
+    if (!json_is_object(base)) return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where, zb_json_type(base));
+    ZB_TRY(read_base(c, base, where, err));
+    c->mla_rope = c->rope;
+    if (hybrid && !json_is_object(hybrid)) return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where, zb_json_type(hybrid));
+    if (hybrid) ZB_TRY(read_hybrid(c, hybrid, where, err));
+    return zb_config_check(c, where, err);
+}
+
+zb_status zb_config_read(zb_config *c, const char *dir, zb_err *err) {
+    static const char *const names[] = {"hybrid_config.json", "mamba_config.json"};
+    zb_arena a = {0};
+    json_t *base = NULL, *hybrid = NULL;
+    char *path = zb_path_join(&a, dir, "config.json");
+    zb_status s = zb_json_read(path, JSON_MAX, &base, err);
+    for (int i = 0; i < 2 && s == ZB_OK && !hybrid; i++) {
+        char *extra = zb_path_join(&a, dir, names[i]);
+        if (zb_file_exists(extra)) s = zb_json_read(extra, JSON_MAX, &hybrid, err);
+    }
+    if (s == ZB_OK) s = zb_config_parse(c, base, hybrid, hybrid ? dir : path, err);
+    json_decref(base);
+    json_decref(hybrid);
+    zb_arena_free(&a);
+    return s;
+}
+
+static zb_status gguf_size(const zb_gguf *g, const char *key, bool required, int max, int *out, zb_err *err) {
+    int64_t v = *out;
+    ZB_TRY(zb_gguf_int(g, key, required, &v, err));
+    if (v < 0 || v > max)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected 0 to %d, found %lld", zb_gguf_path(g), key, max, (long long)v);
+    *out = (int)v;
+    return ZB_OK;
+}
+
+/* Only what the llama architecture's keys can say; Llama 3's scaling comes as the tensor rope_freqs, which the loader of
+ * weights turns into the parameters of a llama3 rope (model/load.c). */
+zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
+    memset(c, 0, sizeof *c);
+    rope_defaults(&c->rope);
+    c->eps = 1e-5;
+    zb_str arch;
+    ZB_TRY(zb_gguf_str(g, "general.architecture", true, &arch, err));
+    if (!zb_str_is(arch, "llama"))
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: general.architecture: expected llama, found \"%.*s\"", zb_gguf_path(g), (int)(arch.n < 60 ? arch.n : 60), arch.p);
+    snprintf(c->model_type, sizeof c->model_type, "llama");
+    ZB_TRY(gguf_size(g, "llama.embedding_length", true, SIZE_MAX_ANY, &c->D, err));
+    ZB_TRY(gguf_size(g, "llama.block_count", true, ZB_LAYERS_MAX, &c->L, err));
+    ZB_TRY(gguf_size(g, "llama.feed_forward_length", true, SIZE_MAX_ANY, &c->F, err));
+    ZB_TRY(gguf_size(g, "llama.attention.head_count", true, 4096, &c->H, err));
+    c->G = c->H;
+    ZB_TRY(gguf_size(g, "llama.attention.head_count_kv", false, 4096, &c->G, err));
+    c->dh = c->H ? c->D / c->H : 0;
+    ZB_TRY(gguf_size(g, "llama.attention.key_length", false, 4096, &c->dh, err));
+    c->context_max = 2048;
+    ZB_TRY(gguf_size(g, "llama.context_length", false, 1 << 24, &c->context_max, err));
+    ZB_TRY(zb_gguf_f64(g, "llama.attention.layer_norm_rms_epsilon", false, &c->eps, err));
+    ZB_TRY(zb_gguf_f64(g, "llama.rope.freq_base", false, &c->rope.theta, err));
+    zb_str scaling = ZB_STR("none");
+    ZB_TRY(zb_gguf_str(g, "llama.rope.scaling.type", false, &scaling, err));
+    if (zb_str_is(scaling, "linear") || zb_str_is(scaling, "yarn")) {
+        c->rope.type = zb_str_is(scaling, "yarn") ? ZB_ROPE_YARN : ZB_ROPE_LINEAR;
+        c->rope.old_context = c->context_max;
+        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.factor", true, &c->rope.factor, err));
+        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.original_context_length", false, &c->rope.old_context, err));
+    } else if (!zb_str_is(scaling, "none")) {
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: llama.rope.scaling.type: expected none, linear or yarn", zb_gguf_path(g));
+    }
+    size_t tokens = 0;
+    ZB_TRY(zb_gguf_array(g, "tokenizer.ggml.tokens", false, &tokens, err));
+    const zb_tensor *embed = zb_gguf_find(g, "token_embd.weight");
+    if (!embed || embed->n_dims != 2 || embed->shape[0] > VOCAB_MAX)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected a tensor token_embd.weight of two dimensions", zb_gguf_path(g));
+    c->V = (int)embed->shape[0];
+    c->tied = !zb_gguf_find(g, "output.weight");
+    c->qkv_bias = zb_gguf_find(g, "blk.0.attn_q.bias") != NULL;
+    int eos = -1;
+    c->bos = -1;
+    int64_t id = -1;
+    ZB_TRY(zb_gguf_int(g, "tokenizer.ggml.bos_token_id", false, &id, err));
+    if (id >= 0 && id < c->V) c->bos = (int)id;
+    id = -1;
+    ZB_TRY(zb_gguf_int(g, "tokenizer.ggml.eos_token_id", false, &id, err));
+    if (id >= 0 && id < c->V) eos = (int)id;
+    if (eos >= 0) c->eos[c->n_eos++] = eos;
+    c->mla_rope = c->rope;
+    return zb_config_check(c, zb_gguf_path(g), err);
+}
+
+static zb_status check_rope(const zb_rope *r, const char *where, zb_err *err) {
+    bool ok = isfinite(r->theta) && r->theta > 1 && isfinite(r->factor) && r->factor > 0;
+    if (r->type == ZB_ROPE_LLAMA3) ok = ok && r->old_context > 0 && r->high > r->low && r->low > 0;
+    if (r->type == ZB_ROPE_YARN) ok = ok && r->old_context > 0 && r->beta_fast > 0 && r->beta_slow > 0;
+    return ok ? ZB_OK : zb_fail(err, ZB_ERR_FORMAT, "%s: the rotary embedding's settings are out of range (theta %g, factor %g)", where, r->theta, r->factor);
+}
+
+zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err) {
+    if (c->D < 1 || c->L < 1 || c->L > ZB_LAYERS_MAX || c->H < 1 || c->G < 1 || c->dh < 1 || c->F < 1 || c->V < 1)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected positive sizes (at most %d layers), found hidden %d, layers %d, heads %d/%d of %d, MLP %d, vocabulary %d", where, ZB_LAYERS_MAX, c->D, c->L, c->H, c->G, c->dh, c->F, c->V);
+    if (c->H % c->G) return zb_fail(err, ZB_ERR_FORMAT, "%s: expected heads to be a multiple of key/value heads, found %d and %d", where, c->H, c->G);
+    if (!(c->eps > 0 && c->eps < 1)) return zb_fail(err, ZB_ERR_FORMAT, "%s: rms_norm_eps: expected 0 to 1, found %g", where, c->eps);
+    if ((int64_t)c->H * c->dh > SIZE_MAX_ANY) return zb_fail(err, ZB_ERR_FORMAT, "%s: heads times head size exceed %d", where, SIZE_MAX_ANY);
+    ZB_TRY(check_rope(&c->rope, where, err));
+    for (int l = 0; l < c->L; l++) {
+        const zb_layer_config *m = &c->layer[l];
+        if (m->kind == ZB_ATTENTION && c->dh % 2)
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: layer %d: expected an even head size, found %d", where, l, c->dh);
+        if (m->kind != ZB_MLA) continue;
+        ZB_TRY(check_rope(&c->mla_rope, where, err));
+        if (m->r_kv < 1 || m->r_q < 0 || m->d_nope < 1 || m->d_rope < 2 || m->d_rope % 2 || m->d_v < 1)
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: layer %d: MLA sizes out of range (r_q %d, r_kv %d, nope %d, rope %d, v %d)", where, l, m->r_q, m->r_kv, m->d_nope, m->d_rope, m->d_v);
+    }
+    return ZB_OK;
+}
+
+int zb_mamba2_channels(const zb_config *c, int l) {
+    return c->layer[l].repeat_before_conv ? 3 * c->H * c->dh : 2 * c->G * c->dh + c->H * c->dh;
+}
+
+int zb_mamba2_in_rows(const zb_config *c, int l) {
+    (void)l;
+    return 2 * c->H * c->dh + 2 * c->G * c->dh + c->H;
+}
+
+int zb_config_cache(const zb_config *c, int l) {
+    const zb_layer_config *m = &c->layer[l];
+    if (m->kind == ZB_ATTENTION) return 2 * c->G * c->dh;
+    return m->kind == ZB_MLA ? m->r_kv + m->d_rope : 0;
+}
+
+int64_t zb_config_state(const zb_config *c, int l) {
+    if (c->layer[l].kind != ZB_MAMBA2) return 0;
+    return (int64_t)c->H * c->dh * c->dh + (int64_t)zb_mamba2_channels(c, l) * (ZB_CONV_K - 1);
+}
+
+double zb_config_kv_percent(const zb_config *c) {
+    double sum = 0;
+    for (int l = 0; l < c->L; l++) sum += zb_config_cache(c, l);
+    return 100 * sum / ((double)c->L * 2 * c->G * c->dh);
+}

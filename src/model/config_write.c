@@ -1,0 +1,133 @@
+/* config_write.c - config.json and hybrid_config.json in the published layout (contract in config.h).
+ *
+ * Written so that the reader of config.c gives back the same struct: a test compares them byte for byte. */
+#include "base/file.h"
+#include "base/json.h"
+#include "model/config.h"
+
+#include <string.h>
+
+static json_t *rope_json(const zb_rope *r) {
+    if (r->type == ZB_ROPE_PLAIN) return json_null();
+    static const char *const names[] = {"default", "linear", "llama3", "yarn"};
+    json_t *o = json_object();
+    json_object_set_new(o, "rope_type", json_string(names[r->type]));
+    json_object_set_new(o, "type", json_string(names[r->type]));
+    json_object_set_new(o, "factor", json_real(r->factor));
+    if (r->type == ZB_ROPE_LLAMA3) {
+        json_object_set_new(o, "low_freq_factor", json_real(r->low));
+        json_object_set_new(o, "high_freq_factor", json_real(r->high));
+    }
+    if (r->type == ZB_ROPE_YARN) {
+        json_object_set_new(o, "beta_fast", json_real(r->beta_fast));
+        json_object_set_new(o, "beta_slow", json_real(r->beta_slow));
+        json_object_set_new(o, "mscale", json_real(r->mscale));
+        json_object_set_new(o, "mscale_all_dim", json_real(r->mscale_all_dim));
+    }
+    if (r->type != ZB_ROPE_LINEAR) json_object_set_new(o, "original_max_position_embeddings", json_integer((json_int_t)r->old_context));
+    return o;
+}
+
+static json_t *base_json(const zb_config *c) {
+    bool qwen = !strcmp(c->model_type, "qwen2");
+    json_t *o = json_object();
+    json_object_set_new(o, "architectures", json_pack("[s]", qwen ? "Qwen2ForCausalLM" : !strcmp(c->model_type, "mistral") ? "MistralForCausalLM" : "LlamaForCausalLM"));
+    json_object_set_new(o, "model_type", json_string(c->model_type));
+    json_object_set_new(o, "hidden_size", json_integer(c->D));
+    json_object_set_new(o, "intermediate_size", json_integer(c->F));
+    json_object_set_new(o, "num_hidden_layers", json_integer(c->L));
+    json_object_set_new(o, "num_attention_heads", json_integer(c->H));
+    json_object_set_new(o, "num_key_value_heads", json_integer(c->G));
+    json_object_set_new(o, "head_dim", json_integer(c->dh));
+    json_object_set_new(o, "vocab_size", json_integer(c->V));
+    json_object_set_new(o, "hidden_act", json_string("silu"));
+    json_object_set_new(o, "rms_norm_eps", json_real(c->eps));
+    json_object_set_new(o, "rope_theta", json_real(c->rope.theta));
+    json_object_set_new(o, "rope_scaling", rope_json(&c->rope));
+    json_object_set_new(o, "tie_word_embeddings", json_boolean(c->tied));
+    json_object_set_new(o, "max_position_embeddings", json_integer(c->context_max));
+    if (!qwen) json_object_set_new(o, "attention_bias", json_boolean(c->qkv_bias));
+    json_object_set_new(o, "mlp_bias", json_boolean(c->mlp_bias));
+    if (c->bos >= 0) json_object_set_new(o, "bos_token_id", json_integer(c->bos));
+    if (c->n_eos == 1) json_object_set_new(o, "eos_token_id", json_integer(c->eos[0]));
+    if (c->n_eos > 1) {
+        json_t *eos = json_array();
+        for (int i = 0; i < c->n_eos; i++) json_array_append_new(eos, json_integer(c->eos[i]));
+        json_object_set_new(o, "eos_token_id", eos);
+    }
+    json_object_set_new(o, "torch_dtype", json_string("float32"));
+    return o;
+}
+
+/* Sizes shared by all MLA layers, and per-layer ranks where they differ. */
+static void add_mla(json_t *o, const zb_config *c) {
+    const zb_layer_config *first = NULL;
+    bool same = true;
+    json_t *kv = json_array(), *q = json_array();
+    for (int l = 0; l < c->L; l++) {
+        const zb_layer_config *m = &c->layer[l];
+        if (m->kind != ZB_MLA) continue;
+        if (!first) first = m;
+        same = same && m->r_kv == first->r_kv && m->r_q == first->r_q;
+        json_array_append_new(kv, json_integer(m->r_kv));
+        json_array_append_new(q, json_integer(m->r_q));
+    }
+    zb_layer_config none = {.r_kv = 1, .d_nope = c->dh, .d_rope = 2, .d_v = c->dh};
+    const zb_layer_config *m = first ? first : &none;
+    json_object_set_new(o, "kv_lora_rank", json_integer(m->r_kv));
+    json_object_set_new(o, "q_lora_rank", m->r_q ? json_integer(m->r_q) : json_null());
+    json_object_set_new(o, "use_lora_layer_norm", json_boolean(m->lora_norm));
+    json_object_set_new(o, "use_full_kv_head", json_boolean(m->full_kv_head));
+    json_object_set_new(o, "qk_rope_head_dim", json_integer(m->d_rope));
+    json_object_set_new(o, "v_head_dim", json_integer(m->d_v));
+    json_object_set_new(o, "qk_nope_head_dim", json_integer(m->d_nope));
+    if (!same) json_object_set(o, "kv_lora_ranks", kv);
+    if (!same && m->r_q) json_object_set(o, "q_lora_ranks", q);
+    json_decref(kv);
+    json_decref(q);
+}
+
+static json_t *hybrid_json(const zb_config *c) {
+    json_t *o = json_object(), *mla = json_array(), *attn = json_array();
+    bool repeat = false;
+    for (int l = 0; l < c->L; l++) {
+        if (c->layer[l].kind == ZB_MLA) json_array_append_new(mla, json_integer(l));
+        if (c->layer[l].kind == ZB_ATTENTION) json_array_append_new(attn, json_integer(l));
+        repeat = repeat || c->layer[l].repeat_before_conv;
+    }
+    json_object_set_new(o, "hidden_size", json_integer(c->D));
+    json_object_set_new(o, "intermediate_size", json_integer(c->F));
+    json_object_set_new(o, "hidden_act", json_string("silu"));
+    json_object_set_new(o, "n_layer", json_integer(c->L));
+    json_object_set_new(o, "mla_layers", mla);
+    if (json_array_size(attn)) json_object_set(o, "attention_layers", attn);
+    json_decref(attn);
+    json_object_set_new(o, "rms_norm_eps", json_real(c->eps));
+    json_object_set_new(o, "num_attention_heads", json_integer(c->H));
+    json_object_set_new(o, "num_key_value_heads", json_integer(c->G));
+    add_mla(o, c);
+    json_object_set_new(o, "qkv_rank_divisor", json_integer(1));
+    json_object_set_new(o, "max_position_embeddings", json_integer(c->context_max));
+    json_object_set_new(o, "rope_theta", json_real(c->mla_rope.theta));
+    json_object_set_new(o, "rope_scaling", rope_json(&c->mla_rope));
+    json_object_set_new(o, "rope_type", json_string(c->mla_rope.type == ZB_ROPE_YARN ? "yarn" : "default"));
+    json_object_set_new(o, "attention_bias", json_boolean(c->qkv_bias));
+    json_object_set_new(o, "attention_dropout", json_real(0));
+    json_object_set_new(o, "d_model", json_integer(c->D));
+    json_object_set_new(o, "ssm_cfg", json_pack("{s:i,s:i,s:i,s:b}", "expand", 1, "ngroups", c->H, "d_state", c->dh, "repeat_kv_before_conv", repeat));
+    json_object_set_new(o, "d_inner", json_integer(c->H * c->dh));
+    json_object_set_new(o, "d_xb", json_integer(c->G * c->dh));
+    return o;
+}
+
+zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance, zb_err *err) {
+    zb_arena a = {0};
+    json_t *base = base_json(c), *hybrid = c->hybrid ? hybrid_json(c) : NULL;
+    if (provenance) json_object_set(hybrid ? hybrid : base, "zebra", (json_t *)(uintptr_t)provenance);
+    zb_status s = zb_json_write(zb_path_join(&a, dir, "config.json"), base, err);
+    if (s == ZB_OK && hybrid) s = zb_json_write(zb_path_join(&a, dir, "hybrid_config.json"), hybrid, err);
+    json_decref(base);
+    json_decref(hybrid);
+    zb_arena_free(&a);
+    return s;
+}

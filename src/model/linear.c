@@ -1,0 +1,128 @@
+/* linear.c - linear maps and norms of a pass, over all threads (contract in mixer.h).
+ *
+ * Weights in f32 go straight to the matrix product. Packed weights (bf16, f16, quantised) are multiplied as they are where few
+ * tokens make the product a stream over the weights, and unpacked by tiles of rows otherwise, so that no wide copy of a
+ * model is ever held. Norm gradients are summed per thread and then in thread order: same threads, same bits. */
+#include "kernels/kernels.h"
+#include "model/mixer.h"
+
+#include <omp.h>
+#include <string.h>
+
+enum { FEW_TOKENS = 4, TILE_ROWS = 512, GEMV_ROWS = 32 };
+
+typedef void (*gemv_fn)(const zb_gemv_args *);
+
+static gemv_fn gemv_of(zb_dtype t) {
+    const zb_kernels *kn = zb_kernels_get();
+    switch (t) {
+    case ZB_F32: return kn->gemv_f32;
+    case ZB_BF16: return kn->gemv_bf16;
+    case ZB_F16: return kn->gemv_f16;
+    case ZB_Q8_0: return kn->gemv_q8_0;
+    case ZB_Q4_0: return kn->gemv_q4_0;
+    case ZB_Q4_1: return kn->gemv_q4_1;
+    default: return NULL;
+    }
+}
+
+static size_t row_bytes(const zb_param *w) {
+    size_t b = 0;
+    bool ok = zb_dtype_size(w->dtype, w->cols, &b);
+    ZB_ASSERT(ok);
+    return b;
+}
+
+static void stream_weights(const zb_param *w, gemv_fn f, const float *x, float *y) {
+    size_t bytes = row_bytes(w);
+    int blocks = (w->rows + GEMV_ROWS - 1) / GEMV_ROWS;
+#pragma omp parallel for schedule(static)
+    for (int b = 0; b < blocks; b++) {
+        int first = b * GEMV_ROWS, last = first + GEMV_ROWS < w->rows ? first + GEMV_ROWS : w->rows;
+        zb_gemv_args g = {.w = w->data, .row_bytes = bytes, .first = first, .last = last, .k = w->cols, .x = x, .y = y};
+        f(&g);
+    }
+}
+
+static void product(zb_matmul *mm, const float *x, const float *w, int n, int rows, int cols, float *y, int ldy) {
+    zb_mm_args g = {.m = n, .n = rows, .k = cols, .a = x, .lda = cols, .b = w, .ldb = cols, .b_t = true, .c = y, .ldc = ldy};
+    zb_matmul_run(mm, &g);
+}
+
+static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, int n, float *y) {
+    zb_mark mark = zb_arena_mark(run->arena);
+    int tile = w->rows < TILE_ROWS ? w->rows : TILE_ROWS;
+    float *wide = ZB_NEW_ARRAY(run->arena, float, (size_t)tile * w->cols);
+    size_t bytes = row_bytes(w);
+    for (int r0 = 0; r0 < w->rows; r0 += tile) {
+        int rows = w->rows - r0 < tile ? w->rows - r0 : tile;
+#pragma omp parallel for schedule(static)
+        for (int r = 0; r < rows; r++)
+            zb_dtype_to_f32(w->dtype, (const uint8_t *)w->data + (size_t)(r0 + r) * bytes, wide + (size_t)r * w->cols, w->cols);
+        product(run->mm, x, wide, n, rows, w->cols, y + r0, w->rows);
+    }
+    zb_arena_pop(run->arena, mark);
+}
+
+void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n, float *y) {
+    gemv_fn f = n <= FEW_TOKENS ? gemv_of(w->dtype) : NULL;
+    if (f)
+        for (int i = 0; i < n; i++) stream_weights(w, f, x + (size_t)i * w->cols, y + (size_t)i * w->rows);
+    else if (w->dtype == ZB_F32)
+        product(run->mm, x, w->data, n, w->rows, w->cols, y, w->rows);
+    else
+        unpack_and_multiply(run, w, x, n, y);
+    if (!bias) return;
+    const zb_kernels *kn = zb_kernels_get();
+    const float *b = bias->data; /* vectors are always loaded as f32 */
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < n; i++) kn->add(w->rows, b, y + (size_t)i * w->rows);
+}
+
+void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, const float *dy, int n, float *dx) {
+    if (dx) {
+        ZB_ASSERT(w->dtype == ZB_F32);
+        zb_mm_args g = {.m = n, .n = w->cols, .k = w->rows, .a = dy, .lda = w->rows, .b = w->data, .ldb = w->cols, .c = dx, .ldc = w->cols, .add = true};
+        zb_matmul_run(run->mm, &g);
+    }
+    if (w->grad) {
+        zb_mm_args g = {.m = w->rows, .n = w->cols, .k = n, .a = dy, .lda = w->rows, .a_t = true, .b = x, .ldb = w->cols, .c = w->grad, .ldc = w->cols, .add = true};
+        zb_matmul_run(run->mm, &g);
+    }
+    if (bias && bias->grad) {
+        const zb_kernels *kn = zb_kernels_get();
+        for (int i = 0; i < n; i++) kn->add(w->rows, dy + (size_t)i * w->rows, bias->grad);
+    }
+}
+
+void zb_norm(zb_run *run, const zb_param *w, const float *x, int n, int dim, float *y, float *r) {
+    const zb_kernels *kn = zb_kernels_get();
+    float eps = (float)run->config->eps;
+    const float *weight = w ? w->data : NULL;
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < n; i++) {
+        float f = kn->rmsnorm(dim, x + (size_t)i * dim, weight, eps, y + (size_t)i * dim);
+        if (r) r[i] = f;
+    }
+}
+
+void zb_norm_backward(zb_run *run, const zb_param *w, const float *x, const float *r, const float *dy, int n, int dim, float *dx) {
+    const zb_kernels *kn = zb_kernels_get();
+    zb_mark mark = zb_arena_mark(run->arena);
+    bool want = w && w->grad;
+    float *part = want ? ZB_NEW_ARRAY(run->arena, float, (size_t)run->threads * dim) : NULL;
+    const float *weight = w ? w->data : NULL;
+#pragma omp parallel num_threads(run->threads)
+    {
+        float *dw = want ? part + (size_t)omp_get_thread_num() * dim : NULL;
+#pragma omp for schedule(static)
+        for (int i = 0; i < n; i++) {
+            size_t at = (size_t)i * dim;
+            kn->rmsnorm_backward(dim, x + at, weight, r[i], dy + at, dx + at, dw);
+        }
+    }
+    for (int t = 0; want && t < run->threads; t++) kn->add(dim, part + (size_t)t * dim, w->grad);
+    zb_arena_pop(run->arena, mark);
+}
+
+float *zb_scratch(zb_run *run, size_t floats) { return ZB_NEW_ARRAY(run->arena, float, floats * (size_t)run->threads); }

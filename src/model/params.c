@@ -1,0 +1,61 @@
+/* params.c - declaring the parameter table from a configuration (contract in params.h). */
+#include "model/params.h"
+
+#include "model/mixer.h"
+
+#include <string.h>
+
+static zb_param *append(zb_param_table *t, zb_role role, int layer, const char *name, int rows, int cols) {
+    ZB_ASSERT(t->n < t->cap);
+    zb_param *p = &t->item[t->n++];
+    *p = (zb_param){.name = name, .role = role, .layer = layer, .dtype = ZB_F32};
+    p->n_dims = cols ? 2 : 1;
+    p->shape[0] = rows;
+    p->shape[1] = cols;
+    p->rows = cols ? rows : 1;
+    p->cols = cols ? cols : rows;
+    return p;
+}
+
+zb_param *zb_params_add(zb_param_table *t, int layer, int slot, zb_role role, const char *name, int rows, int cols) {
+    ZB_ASSERT(slot >= 0 && slot < ZB_SLOTS && !t->layer[layer][slot]);
+    zb_param *p = append(t, role, layer, zb_asprintf(t->arena, "model.layers.%d.%s", layer, name), rows, cols);
+    t->layer[layer][slot] = p;
+    return p;
+}
+
+void zb_params_declare(zb_param_table *t, const zb_config *c, zb_arena *a) {
+    *t = (zb_param_table){.arena = a, .cap = 3 + c->L * ZB_SLOTS};
+    t->item = ZB_NEW_ARRAY(a, zb_param, t->cap);
+    t->layer = zb_alloc_array(a, (size_t)c->L, sizeof *t->layer);
+    t->embed = append(t, ZB_ROLE_EMBED, -1, "model.embed_tokens.weight", c->V, c->D);
+    for (int l = 0; l < c->L; l++) {
+        zb_params_add(t, l, ZB_P_NORM1, ZB_ROLE_NORM, "input_layernorm.weight", c->D, 0);
+        zb_mixer_of(c->layer[l].kind)->params(c, l, t);
+        zb_params_add(t, l, ZB_P_NORM2, ZB_ROLE_NORM, "post_attention_layernorm.weight", c->D, 0);
+        zb_params_add(t, l, ZB_P_GATE, ZB_ROLE_MLP, "mlp.gate_proj.weight", c->F, c->D);
+        zb_params_add(t, l, ZB_P_UP, ZB_ROLE_MLP, "mlp.up_proj.weight", c->F, c->D);
+        zb_params_add(t, l, ZB_P_DOWN, ZB_ROLE_MLP, "mlp.down_proj.weight", c->D, c->F);
+        if (c->mlp_bias) {
+            zb_params_add(t, l, ZB_P_GATE_B, ZB_ROLE_MLP, "mlp.gate_proj.bias", c->F, 0);
+            zb_params_add(t, l, ZB_P_UP_B, ZB_ROLE_MLP, "mlp.up_proj.bias", c->F, 0);
+            zb_params_add(t, l, ZB_P_DOWN_B, ZB_ROLE_MLP, "mlp.down_proj.bias", c->D, 0);
+        }
+    }
+    t->norm = append(t, ZB_ROLE_NORM, -1, "model.norm.weight", c->D, 0);
+    t->head = c->tied ? t->embed : append(t, ZB_ROLE_HEAD, -1, "lm_head.weight", c->V, c->D);
+}
+
+zb_param *zb_params_find(const zb_param_table *t, const char *name) {
+    for (int i = 0; i < t->n; i++)
+        if (!strcmp(t->item[i].name, name)) return &t->item[i];
+    return NULL;
+}
+
+int64_t zb_param_count(const zb_param *p) { return (int64_t)p->rows * p->cols; }
+
+int64_t zb_params_total(const zb_param_table *t) {
+    int64_t n = 0;
+    for (int i = 0; i < t->n; i++) n += zb_param_count(&t->item[i]);
+    return n;
+}

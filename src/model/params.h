@@ -1,0 +1,55 @@
+/* params.h - every parameter of a model in one table.
+ *
+ * Each mixer kind declares its rows (name, shape, role); loading, checking, optimising, saving and reporting walk the same table.
+ * A parameter's value is `data` of `dtype`: borrowed from a mapped file, or f32 in the model's arena, in which
+ * case `w` points to it and may be written. Gradients exist only in a model opened for training. */
+#ifndef ZB_MODEL_PARAMS_H
+#define ZB_MODEL_PARAMS_H
+
+#include "base/arena.h"
+#include "model/config.h"
+#include "tensor/dtype.h"
+
+typedef enum zb_role {
+    ZB_ROLE_EMBED, ZB_ROLE_NORM, ZB_ROLE_MIXER, ZB_ROLE_GATE, ZB_ROLE_MLP, ZB_ROLE_HEAD
+} zb_role; /* GATE: a mixer's decays, step sizes, gates, convolution and norms: small, kept wide, own learning rate */
+
+typedef struct zb_param {
+    const char *name; /* as in the checkpoint */
+    zb_role role;
+    int layer; /* -1: not in a layer */
+    zb_dtype dtype;
+    const void *data;
+    float *w, *grad; /* NULL where absent */
+    int n_dims;
+    int64_t shape[3];
+    int rows, cols; /* as a matrix: cols = last axis, rows = the rest; a vector has one row */
+} zb_param;
+
+/* Slots of one layer. Unused ones are NULL. */
+enum zb_slot {
+    ZB_P_NORM1, ZB_P_NORM2, ZB_P_GATE, ZB_P_UP, ZB_P_DOWN, ZB_P_GATE_B, ZB_P_UP_B, ZB_P_DOWN_B,
+    ZB_P_MIXER, /* first slot of the mixer's own rows */
+    ZB_SLOTS = ZB_P_MIXER + 12
+};
+
+typedef struct zb_param_table {
+    zb_arena *arena;
+    zb_param *item; /* fixed capacity: pointers into it stay valid */
+    int n, cap;
+    zb_param *embed, *norm, *head; /* head: embed where tied */
+    zb_param *(*layer)[ZB_SLOTS];  /* [L][ZB_SLOTS] */
+} zb_param_table;
+
+/* Declares all parameters of a model; values are still absent. */
+void zb_params_declare(zb_param_table *t, const zb_config *c, zb_arena *a);
+
+/* For the mixers' tables: adds "model.layers.<l>.<name>" into a slot. cols 0: a vector of `rows`. */
+zb_param *zb_params_add(zb_param_table *t, int layer, int slot, zb_role role, const char *name, int rows,
+                        int cols);
+
+zb_param *zb_params_find(const zb_param_table *t, const char *name);
+int64_t zb_param_count(const zb_param *p);
+int64_t zb_params_total(const zb_param_table *t); /* weights, a tied head once */
+
+#endif

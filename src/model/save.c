@@ -1,0 +1,80 @@
+/* save.c - a model folder in the published layout (zb_model_save in model.h).
+ *
+ * Written into a folder beside the target and renamed, so that a reader never sees half a model. */
+#include "base/file.h"
+#include "format/tokenizer.h"
+#include "model/model_impl.h"
+
+#include <string.h>
+#include <unistd.h>
+
+static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_arena *a, zb_err *err) {
+    const zb_param_table *t = &m->params;
+    zb_tensor *list = ZB_NEW_ARRAY(a, zb_tensor, t->n);
+    for (int i = 0; i < t->n; i++) {
+        const zb_param *p = &t->item[i];
+        bool wide = p->role == ZB_ROLE_GATE || p->role == ZB_ROLE_NORM;
+        int64_t n = zb_param_count(p);
+        zb_tensor *x = &list[i];
+        *x = (zb_tensor){.name = p->name, .dtype = wide ? ZB_F32 : dtype, .n_dims = p->n_dims};
+        for (int d = 0; d < p->n_dims; d++) x->shape[d] = p->shape[d];
+        bool ok = zb_dtype_size(x->dtype, n, &x->bytes);
+        ZB_ASSERT(ok);
+        x->data = p->data;
+        if (p->dtype == x->dtype) continue;
+        const float *f = p->w;
+        if (p->dtype != ZB_F32) {
+            float *widened = ZB_NEW_ARRAY(a, float, n);
+            zb_dtype_to_f32(p->dtype, p->data, widened, n);
+            f = widened;
+        } else {
+            f = p->data;
+        }
+        if (x->dtype == ZB_F32) {
+            x->data = f;
+        } else {
+            void *out = zb_alloc(a, x->bytes);
+            zb_dtype_from_f32(x->dtype, f, out, n);
+            x->data = out;
+        }
+    }
+    return zb_safetensors_write_dir(dir, list, (size_t)t->n, (size_t)5 << 30, err);
+}
+
+static zb_status copy_tokenizer(const char *from, const char *dir, zb_arena *a, zb_err *err) {
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"};
+    if (zb_dir_exists(from)) {
+        for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
+            char *path = zb_path_join(a, from, files[i]);
+            if (zb_file_exists(path)) ZB_TRY(zb_file_copy(path, zb_path_join(a, dir, files[i]), err));
+        }
+        return ZB_OK;
+    }
+    zb_gguf *g = NULL;
+    zb_tokenizer *t = NULL;
+    zb_status s = zb_gguf_open(&g, from, err);
+    if (s == ZB_OK) s = zb_tokenizer_from_gguf(&t, g, err);
+    if (s == ZB_OK) s = zb_tokenizer_save(t, dir, err);
+    zb_tokenizer_close(t);
+    zb_gguf_close(g);
+    return s;
+}
+
+zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char *tokenizer_from, const json_t *provenance, zb_err *err) {
+    zb_arena a = {0};
+    char *clean = zb_strdup(&a, dir);
+    for (size_t n = strlen(clean); n > 1 && clean[n - 1] == '/'; n--) clean[n - 1] = 0;
+    char *tmp = zb_asprintf(&a, "%s.tmp%d", clean, (int)getpid()), *old = zb_asprintf(&a, "%s.old%d", clean, (int)getpid());
+    zb_status s = zb_dir_make(tmp, err);
+    if (s == ZB_OK) s = zb_config_write(&m->config, tmp, provenance, err);
+    if (s == ZB_OK) s = save_weights(m, tmp, dtype, &a, err);
+    if (s == ZB_OK && tokenizer_from) s = copy_tokenizer(tokenizer_from, tmp, &a, err);
+    if (s == ZB_OK && zb_dir_exists(clean)) s = zb_path_rename(clean, old, err);
+    if (s == ZB_OK) s = zb_path_rename(tmp, clean, err);
+    if (s == ZB_OK)
+        s = zb_dir_remove(old, err);
+    else
+        zb_dir_remove(tmp, NULL);
+    zb_arena_free(&a);
+    return s;
+}

@@ -1,0 +1,239 @@
+/* ssd.c - chunked state-space scan of one head (contract in ssd.h).
+ *
+ * With a_t = Σ_{s<=t} Δ_s·A inside a chunk of Q tokens, S the state before it (kept transposed, [n, p], so that products read rows):
+ *   M_ts = (C_t·B_s)·exp(a_t - a_s)·Δ_s  for s <= t,           Y = M X + diag(exp a_t) C S + D X
+ *   S'   = exp(a_Q)·S + Σ_s exp(a_Q - a_s)·Δ_s·B_s ⊗ x_s
+ * All exponents are <= 0, so nothing can overflow. Backward walks the chunks from the last, with dS the gradient of the state behind the
+ * chunk, and the states before each chunk recomputed by a forward sweep:
+ *   W = dY Xᵀ ∘ mask (gradient of M),  G = C Bᵀ,  E_ts = exp(a_t - a_s),  v_s = exp(a_Q - a_s)
+ *   dX_s = Σ_t M_ts dY_t + v_s Δ_s (B_s dS) + D dY_s
+ *   dC   = (W∘E∘Δ_s) B + diag(exp a_t) dY Sᵀ
+ *   dB   = (W∘E∘Δ_s)ᵀ C + v_s Δ_s X dSᵀ
+ *   dS_before = exp(a_Q) dS + Cᵀ diag(exp a_t) dY
+ *   da_t collects Σ_s W_ts M_ts (rows +, columns −), the terms of exp a_t, of v_s and of exp a_Q;
+ *   dΔ_s = A·Σ_{t>=s} da_t + Σ_t W_ts G_ts E_ts + v_s x_s·(B_s dS),   dA = Σ_s Δ_s·Σ_{t>=s} da_t,   dD = Σ x·dY. */
+#include "model/ssd.h"
+
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { Q = ZB_SSD_CHUNK };
+
+size_t zb_ssd_work(int T, int dim) {
+    size_t chunks = (size_t)(T + Q - 1) / Q, square = (size_t)dim * dim;
+    return (chunks + 2) * square + 5 * (size_t)Q * Q + 4 * (size_t)Q * dim + 8 * Q;
+}
+
+static void gemm(int m, int n, int k, const float *a, ptrdiff_t a_row, ptrdiff_t a_col, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc, bool add) {
+    zb_kernels_get()->gemm(&(zb_gemm_args){.m = m, .n = n, .k = k, .a = a, .a_row = a_row, .a_col = a_col, .b = b, .ldb = ldb, .c = c, .ldc = ldc, .alpha = 1, .add = add});
+}
+
+static void transpose(const float *in, ptrdiff_t row, int rows, int cols, float *out) {
+    for (int c = 0; c < cols; c++)
+        for (int r = 0; r < rows; r++) out[c * rows + r] = in[r * row + c];
+}
+
+/* a_t of one chunk. */
+static void log_decay(const zb_ssd *s, int t0, int q, float *a) {
+    float sum = 0;
+    for (int t = 0; t < q; t++) {
+        sum += s->delta[(t0 + t) * s->d_row] * s->A;
+        a[t] = sum;
+    }
+}
+
+/* e [q,q]: exp(a_t - a_s) for s <= t, else 0. */
+static void decay_matrix(int q, const float *a, float *e) {
+    const zb_kernels *kn = zb_kernels_get();
+    for (int t = 0; t < q; t++) {
+        float *row = e + (size_t)t * q;
+        for (int j = 0; j <= t; j++) row[j] = a[t] - a[j];
+        kn->exp(t + 1, row, row);
+        memset(row + t + 1, 0, (size_t)(q - t - 1) * sizeof(float));
+    }
+}
+
+/* S' from S, in place. bx [q, dim] is scratch for the weighted x rows. */
+static void carry(const zb_ssd *s, int t0, int q, const float *a, float *S, float *bx) {
+    const zb_kernels *kn = zb_kernels_get();
+    int d = s->dim;
+    kn->scale(d * d, expf(a[q - 1]), S);
+    for (int t = 0; t < q; t++) {
+        float f = expf(a[q - 1] - a[t]) * s->delta[(t0 + t) * s->d_row];
+        const float *x = s->x + (t0 + t) * s->u_row;
+        for (int i = 0; i < d; i++) bx[t * d + i] = f * x[i];
+    }
+    gemm(d, d, q, s->B + t0 * s->u_row, 1, s->u_row, bx, d, S, d, true);
+}
+
+void zb_ssd_chunked(const zb_ssd *s, float *work) {
+    const zb_kernels *kn = zb_kernels_get();
+    int d = s->dim;
+    float *S = work, *bt = S + d * d, *g = bt + Q * d, *e = g + Q * Q, *rows = e + Q * Q, *a = rows + Q * d;
+    if (s->state)
+        transpose(s->state, d, d, d, S);
+    else
+        memset(S, 0, (size_t)d * d * sizeof(float));
+    for (int t0 = 0; t0 < s->T; t0 += Q) {
+        int q = s->T - t0 < Q ? s->T - t0 : Q;
+        log_decay(s, t0, q, a);
+        decay_matrix(q, a, e);
+        transpose(s->B + t0 * s->u_row, s->u_row, q, d, bt);
+        gemm(q, q, d, s->C + t0 * s->u_row, s->u_row, 1, bt, q, g, q, false);
+        for (int t = 0; t < q; t++) {
+            for (int j = 0; j <= t; j++) g[t * q + j] *= e[t * q + j] * s->delta[(t0 + j) * s->d_row];
+            memset(g + t * q + t + 1, 0, (size_t)(q - t - 1) * sizeof(float));
+        }
+        float *y = s->y + t0 * s->y_row;
+        gemm(q, d, q, g, q, 1, s->x + t0 * s->u_row, s->u_row, y, s->y_row, false);
+        for (int t = 0; t < q; t++) {
+            float f = expf(a[t]);
+            const float *c = s->C + (t0 + t) * s->u_row;
+            for (int i = 0; i < d; i++) rows[t * d + i] = f * c[i];
+            kn->axpy(d, s->D, s->x + (t0 + t) * s->u_row, y + t * s->y_row);
+        }
+        gemm(q, d, d, rows, d, 1, S, d, y, s->y_row, true);
+        carry(s, t0, q, a, S, rows);
+    }
+    if (s->state) transpose(S, d, d, d, s->state);
+}
+
+void zb_ssd_steps(const zb_ssd *s, float *work) {
+    const zb_kernels *kn = zb_kernels_get();
+    int d = s->dim;
+    float *h = s->state ? s->state : work;
+    if (!s->state) memset(h, 0, (size_t)d * d * sizeof(float));
+    for (int t = 0; t < s->T; t++) {
+        float dt = s->delta[t * s->d_row], keep = expf(dt * s->A);
+        const float *x = s->x + t * s->u_row, *B = s->B + t * s->u_row, *C = s->C + t * s->u_row;
+        float *y = s->y + t * s->y_row;
+        for (int p = 0; p < d; p++) {
+            float *row = h + (size_t)p * d;
+            kn->scale(d, keep, row);
+            kn->axpy(d, dt * x[p], B, row);
+            y[p] = kn->dot(d, row, C) + s->D * x[p];
+        }
+    }
+}
+
+/* Scratch of backward for one chunk. */
+typedef struct chunk_work {
+    float *states, *dS, *St, *e, *g, *m, *w, *tr, *rows, *da, *a;
+} chunk_work;
+
+static chunk_work split_work(const zb_ssd *s, float *work) {
+    int d = s->dim, chunks = (s->T + Q - 1) / Q;
+    chunk_work k;
+    k.states = work;
+    k.dS = k.states + (size_t)chunks * d * d;
+    k.St = k.dS + d * d;
+    k.e = k.St + d * d;
+    k.g = k.e + Q * Q;
+    k.m = k.g + Q * Q;
+    k.w = k.m + Q * Q;
+    k.tr = k.w + Q * Q;
+    k.rows = k.tr + Q * d;
+    k.da = k.rows + Q * d;
+    k.a = k.da + Q;
+    return k;
+}
+
+/* Terms inside the chunk: through M. Leaves the gradient of C·Bᵀ in w and adds to da. */
+static void backward_inside(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, const chunk_work *k) {
+    int d = s->dim;
+    const float *x = s->x + t0 * s->u_row, *dy = gr->dy + t0 * s->y_row;
+    transpose(s->B + t0 * s->u_row, s->u_row, q, d, k->tr);
+    gemm(q, q, d, s->C + t0 * s->u_row, s->u_row, 1, k->tr, q, k->g, q, false);
+    transpose(x, s->u_row, q, d, k->tr);
+    gemm(q, q, d, dy, s->y_row, 1, k->tr, q, k->w, q, false);
+    for (int t = 0; t < q; t++)
+        for (int j = 0; j < q; j++) {
+            int at = t * q + j;
+            float dt = s->delta[(t0 + j) * s->d_row], ge = k->g[at] * k->e[at];
+            k->m[at] = ge * dt;
+            float wm = k->w[at] * k->m[at];
+            k->da[t] += wm;
+            k->da[j] -= wm;
+            gr->ddelta[(t0 + j) * s->d_row] += k->w[at] * ge;
+            k->w[at] *= k->e[at] * dt;
+        }
+    gemm(q, d, q, k->m, 1, q, dy, s->y_row, gr->dx + t0 * s->u_row, s->u_row, true);
+    gemm(q, d, q, k->w, q, 1, s->B + t0 * s->u_row, s->u_row, gr->dC + t0 * s->u_row, s->u_row, true);
+    gemm(q, d, q, k->w, 1, q, s->C + t0 * s->u_row, s->u_row, gr->dB + t0 * s->u_row, s->u_row, true);
+}
+
+/* Terms through the state before the chunk (S) and behind it (dS). */
+static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, const float *S, const chunk_work *k) {
+    const zb_kernels *kn = zb_kernels_get();
+    int d = s->dim;
+    float last = k->a[q - 1];
+    /* dC_t += exp(a_t) S dY_t; the same product gives the gradient of exp(a_t) */
+    transpose(S, d, d, d, k->St);
+    gemm(q, d, d, gr->dy + t0 * s->y_row, s->y_row, 1, k->St, d, k->rows, d, false);
+    for (int t = 0; t < q; t++) {
+        float f = expf(k->a[t]), *row = k->rows + t * d;
+        k->da[t] += f * kn->dot(d, row, s->C + (t0 + t) * s->u_row);
+        kn->axpy(d, f, row, gr->dC + (t0 + t) * s->u_row);
+    }
+    /* B_s dS [p]: reaches x, Δ and the decay to the chunk's end */
+    gemm(q, d, d, s->B + t0 * s->u_row, s->u_row, 1, k->dS, d, k->rows, d, false);
+    for (int t = 0; t < q; t++) {
+        float v = expf(last - k->a[t]), dt = s->delta[(t0 + t) * s->d_row];
+        float xb = v * kn->dot(d, k->rows + t * d, s->x + (t0 + t) * s->u_row);
+        kn->axpy(d, v * dt, k->rows + t * d, gr->dx + (t0 + t) * s->u_row);
+        gr->ddelta[(t0 + t) * s->d_row] += xb;
+        k->da[t] -= dt * xb;
+        k->da[q - 1] += dt * xb;
+    }
+    /* dB_s += v_s Δ_s dS x_s */
+    transpose(k->dS, d, d, d, k->St);
+    for (int t = 0; t < q; t++) {
+        float f = expf(last - k->a[t]) * s->delta[(t0 + t) * s->d_row];
+        for (int i = 0; i < d; i++) k->rows[t * d + i] = f * s->x[(t0 + t) * s->u_row + i];
+    }
+    gemm(q, d, d, k->rows, d, 1, k->St, d, gr->dB + t0 * s->u_row, s->u_row, true);
+    /* dS before the chunk */
+    float f = expf(last);
+    k->da[q - 1] += f * kn->dot(d * d, S, k->dS);
+    kn->scale(d * d, f, k->dS);
+    for (int t = 0; t < q; t++) {
+        float ft = expf(k->a[t]);
+        for (int i = 0; i < d; i++) k->rows[t * d + i] = ft * gr->dy[(t0 + t) * s->y_row + i];
+    }
+    gemm(d, d, q, s->C + t0 * s->u_row, 1, s->u_row, k->rows, d, k->dS, d, true);
+}
+
+void zb_ssd_backward(const zb_ssd *s, zb_ssd_grad *gr, float *work) {
+    const zb_kernels *kn = zb_kernels_get();
+    int d = s->dim, chunks = (s->T + Q - 1) / Q;
+    size_t square = (size_t)d * d;
+    chunk_work k = split_work(s, work);
+    memset(k.states, 0, square * sizeof(float));
+    for (int c = 0; c + 1 < chunks; c++) { /* states before each chunk */
+        float *next = k.states + (size_t)(c + 1) * square;
+        memcpy(next, k.states + (size_t)c * square, square * sizeof(float));
+        log_decay(s, c * Q, Q, k.a);
+        carry(s, c * Q, Q, k.a, next, k.rows);
+    }
+    memset(k.dS, 0, square * sizeof(float));
+    gr->dA = gr->dD = 0;
+    for (int c = chunks - 1; c >= 0; c--) {
+        int t0 = c * Q, q = s->T - t0 < Q ? s->T - t0 : Q;
+        log_decay(s, t0, q, k.a);
+        decay_matrix(q, k.a, k.e);
+        memset(k.da, 0, Q * sizeof(float));
+        backward_inside(s, gr, t0, q, &k);
+        backward_between(s, gr, t0, q, k.states + (size_t)c * square, &k);
+        float sum = 0;
+        for (int t = q - 1; t >= 0; t--) {
+            const float *x = s->x + (t0 + t) * s->u_row, *dy = gr->dy + (t0 + t) * s->y_row;
+            sum += k.da[t];
+            gr->dA += (double)sum * (double)s->delta[(t0 + t) * s->d_row];
+            gr->ddelta[(t0 + t) * s->d_row] += s->A * sum;
+            gr->dD += (double)kn->dot(d, x, dy);
+            kn->axpy(d, s->D, dy, gr->dx + (t0 + t) * s->u_row);
+        }
+    }
+}

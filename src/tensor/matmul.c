@@ -1,0 +1,196 @@
+/* matmul.c - oneDNN behind one call (contract in matmul.h).
+ *
+ * f32 goes to dnnl_sgemm, which is thread-parallel and needs no set-up. bf16 goes to a matmul primitive of bf16 operands and
+ * f32 result (a bf16 result is slower and loses the sums); primitives are created once per shape and kept in a small table
+ * that replaces the oldest entry. Operands are converted into a workspace that only grows. */
+#include "tensor/matmul.h"
+
+#include "base/arena.h"
+#include "kernels/kernels.h"
+
+#include <dnnl.h>
+#include <string.h>
+
+enum { CACHE_MAX = 256 };
+
+typedef struct key {
+    int64_t m, n, k, ldc;
+    int flags; /* 1 a_t, 2 b_t, 4 add */
+} key;
+
+typedef struct entry {
+    key k;
+    dnnl_primitive_t prim;
+    dnnl_memory_t a, b, c;
+} entry;
+
+struct zb_matmul {
+    zb_precision precision;
+    bool native;
+    dnnl_engine_t engine;
+    dnnl_stream_t stream;
+    entry cache[CACHE_MAX];
+    int used, next;
+    void *work[2]; /* converted A and B */
+    size_t work_bytes[2];
+};
+
+static void entry_release(entry *e) {
+    if (e->prim) dnnl_primitive_destroy(e->prim);
+    if (e->a) dnnl_memory_destroy(e->a);
+    if (e->b) dnnl_memory_destroy(e->b);
+    if (e->c) dnnl_memory_destroy(e->c);
+    *e = (entry){0};
+}
+
+/* [rows, cols] with the given row distance, or its transpose when `t` (stored [cols, rows]). */
+static dnnl_status_t make_desc(dnnl_memory_desc_t *d, int64_t rows, int64_t cols, int64_t ld, bool t,
+                               dnnl_data_type_t type) {
+    dnnl_dims_t dims = {rows, cols}, strides = {t ? 1 : ld, t ? ld : 1};
+    return dnnl_memory_desc_init_by_strides(d, 2, dims, type, strides);
+}
+
+static dnnl_status_t entry_create(zb_matmul *mm, const key *k, entry *e) {
+    bool a_t = k->flags & 1, b_t = k->flags & 2;
+    dnnl_memory_desc_t a, b, c;
+    dnnl_matmul_desc_t desc;
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    e->k = *k;
+    dnnl_status_t s = make_desc(&a, k->m, k->k, a_t ? k->m : k->k, a_t, dnnl_bf16);
+    if (!s) s = make_desc(&b, k->k, k->n, b_t ? k->k : k->n, b_t, dnnl_bf16);
+    if (!s) s = make_desc(&c, k->m, k->n, k->ldc, false, dnnl_f32);
+    if (!s) s = dnnl_matmul_desc_init(&desc, &a, &b, NULL, &c);
+    if (!s) s = dnnl_primitive_attr_create(&attr);
+    if (!s && (k->flags & 4)) {
+        s = dnnl_post_ops_create(&ops);
+        if (!s) s = dnnl_post_ops_append_sum(ops, 1.0f);
+        if (!s) s = dnnl_primitive_attr_set_post_ops(attr, ops);
+    }
+    if (!s) s = dnnl_primitive_desc_create(&pd, &desc, attr, mm->engine, NULL);
+    if (!s) s = dnnl_primitive_create(&e->prim, pd);
+    if (!s) s = dnnl_memory_create(&e->a, &a, mm->engine, DNNL_MEMORY_NONE);
+    if (!s) s = dnnl_memory_create(&e->b, &b, mm->engine, DNNL_MEMORY_NONE);
+    if (!s) s = dnnl_memory_create(&e->c, &c, mm->engine, DNNL_MEMORY_NONE);
+    if (pd) dnnl_primitive_desc_destroy(pd);
+    if (ops) dnnl_post_ops_destroy(ops);
+    if (attr) dnnl_primitive_attr_destroy(attr);
+    if (s) entry_release(e);
+    return s;
+}
+
+static entry *entry_get(zb_matmul *mm, const key *k) {
+    for (int i = 0; i < mm->used; i++)
+        if (!memcmp(&mm->cache[i].k, k, sizeof *k)) return &mm->cache[i];
+    int at = mm->used < CACHE_MAX ? mm->used : mm->next++ % CACHE_MAX;
+    entry_release(&mm->cache[at]);
+    if (entry_create(mm, k, &mm->cache[at]) != dnnl_success) return NULL;
+    if (at == mm->used) mm->used++;
+    return &mm->cache[at];
+}
+
+zb_status zb_matmul_new(zb_matmul **out, zb_precision p, zb_err *err) {
+    zb_matmul *mm = zb_heap_resize(NULL, sizeof *mm);
+    memset(mm, 0, sizeof *mm);
+    mm->precision = p;
+    *out = mm;
+    if (dnnl_engine_create(&mm->engine, dnnl_cpu, 0) != dnnl_success ||
+        dnnl_stream_create(&mm->stream, mm->engine, dnnl_stream_default_flags) != dnnl_success) {
+        zb_matmul_free(mm);
+        *out = NULL;
+        return zb_fail(err, ZB_ERR_INTERNAL, "oneDNN cannot create its CPU engine");
+    }
+    if (p == ZB_PREC_BF16) {
+        key k;
+        memset(&k, 0, sizeof k);
+        k.m = k.n = k.k = k.ldc = 32;
+        k.flags = 2;
+        mm->native = entry_get(mm, &k) != NULL;
+    }
+    return ZB_OK;
+}
+
+void zb_matmul_free(zb_matmul *mm) {
+    if (!mm) return;
+    for (int i = 0; i < mm->used; i++) entry_release(&mm->cache[i]);
+    if (mm->stream) dnnl_stream_destroy(mm->stream);
+    if (mm->engine) dnnl_engine_destroy(mm->engine);
+    zb_heap_resize(mm->work[0], 0);
+    zb_heap_resize(mm->work[1], 0);
+    zb_heap_resize(mm, 0);
+}
+
+zb_precision zb_matmul_precision(const zb_matmul *mm) { return mm->precision; }
+bool zb_matmul_bf16_native(const zb_matmul *mm) { return mm->native; }
+
+/* rows x cols (distance ld) to a dense copy in workspace `slot`: bf16 bits when native, rounded f32 otherwise. */
+static void *convert(zb_matmul *mm, int slot, const float *src, int64_t rows, int64_t cols, int64_t ld) {
+    size_t size = mm->native ? 2 : 4, bytes = (size_t)(rows * cols) * size;
+    if (mm->work_bytes[slot] < bytes) {
+        mm->work[slot] = zb_heap_resize(mm->work[slot], bytes);
+        mm->work_bytes[slot] = bytes;
+    }
+    const zb_kernels *kn = zb_kernels_get();
+    char *dst = mm->work[slot];
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        char *to = dst + (size_t)(r * cols) * size;
+        if (mm->native)
+            kn->f32_to_bf16(cols, src + r * ld, (uint16_t *)(void *)to);
+        else
+            kn->round_bf16(cols, src + r * ld, (float *)(void *)to);
+    }
+    return dst;
+}
+
+static void run_f32(const zb_mm_args *g) {
+    dnnl_status_t s = dnnl_sgemm(g->a_t ? 'T' : 'N', g->b_t ? 'T' : 'N', g->m, g->n, g->k, 1.0f, g->a, g->lda, g->b,
+                                 g->ldb, g->add ? 1.0f : 0.0f, g->c, g->ldc);
+    ZB_ASSERT(s == dnnl_success);
+}
+
+static bool run_native(zb_matmul *mm, const zb_mm_args *g, void *a, void *b) {
+    key k;
+    memset(&k, 0, sizeof k); /* padding takes part in the comparison */
+    k.m = g->m;
+    k.n = g->n;
+    k.k = g->k;
+    k.ldc = g->ldc;
+    k.flags = (g->a_t ? 1 : 0) | (g->b_t ? 2 : 0) | (g->add ? 4 : 0);
+    entry *e = entry_get(mm, &k);
+    if (!e) return false;
+    dnnl_memory_set_data_handle(e->a, a);
+    dnnl_memory_set_data_handle(e->b, b);
+    dnnl_memory_set_data_handle(e->c, g->c);
+    dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}};
+    return dnnl_primitive_execute(e->prim, mm->stream, 3, args) == dnnl_success &&
+           dnnl_stream_wait(mm->stream) == dnnl_success;
+}
+
+void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g) {
+    if (g->m == 0 || g->n == 0) return;
+    if (g->k == 0) {
+        for (int i = 0; i < g->m && !g->add; i++) memset(g->c + i * g->ldc, 0, (size_t)g->n * sizeof(float));
+        return;
+    }
+    if (mm->precision == ZB_PREC_F32) {
+        run_f32(g);
+        return;
+    }
+    int64_t a_rows = g->a_t ? g->k : g->m, a_cols = g->a_t ? g->m : g->k;
+    int64_t b_rows = g->b_t ? g->n : g->k, b_cols = g->b_t ? g->k : g->n;
+    void *a = convert(mm, 0, g->a, a_rows, a_cols, g->lda);
+    void *b = convert(mm, 1, g->b, b_rows, b_cols, g->ldb);
+    if (mm->native) {
+        bool ok = run_native(mm, g, a, b);
+        ZB_ASSERT(ok);
+        return;
+    }
+    zb_mm_args r = *g;
+    r.a = a;
+    r.lda = a_cols;
+    r.b = b;
+    r.ldb = b_cols;
+    run_f32(&r);
+}

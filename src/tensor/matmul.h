@@ -1,0 +1,40 @@
+/* matmul.h - the large matrix products of prefill and training.
+ *
+ * C[m,n] = op(A)[m,k] · op(B)[k,n] (+ C), row-major, all threads. In f32, or with both operands rounded to bf16 and f32 sums: natively
+ * (oneDNN) where the CPU has bf16 products, else by rounding and an f32 product, which gives the same numbers up to the order
+ * of the sum, so that results and tests do not depend on the machine. A zb_matmul holds the workspace and the cached
+ * primitives; it belongs to one thread at a time. It takes memory only while shapes are new. */
+#ifndef ZB_TENSOR_MATMUL_H
+#define ZB_TENSOR_MATMUL_H
+
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef enum zb_precision { ZB_PREC_F32, ZB_PREC_BF16 } zb_precision;
+
+typedef struct zb_matmul zb_matmul;
+
+zb_status zb_matmul_new(zb_matmul **out, zb_precision p, zb_err *err);
+void zb_matmul_free(zb_matmul *mm);
+zb_precision zb_matmul_precision(const zb_matmul *mm);
+bool zb_matmul_bf16_native(const zb_matmul *mm); /* false: emulated or f32 */
+
+typedef struct zb_mm_args {
+    int m, n, k;
+    const float *a;
+    int64_t lda;
+    bool a_t; /* A is stored [k,m] */
+    const float *b;
+    int64_t ldb;
+    bool b_t; /* B is stored [n,k], as weights are */
+    float *c;
+    int64_t ldc;
+    bool add;
+} zb_mm_args;
+
+/* Sizes of 0 are fine (k = 0 leaves C unchanged with `add`, else zeroes it). */
+void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g);
+
+#endif
