@@ -1,8 +1,8 @@
 /* safetensors.h - read and write safetensors files, alone or as shards with an index.
  *
- * Reading maps the files; tensors are borrowed views into the mapping, valid until close. The header is checked
- * completely first (size, JSON, dtypes, shapes against byte ranges, gaps, overlaps, duplicates). A
- * directory is opened through `model.safetensors` or `model.safetensors.index.json`.
+ * Reading maps the files; tensors are borrowed views into the mapping (any alignment), valid until close.
+ * The header is checked completely first (size, JSON, dtypes, shapes against byte ranges, gaps, overlaps,
+ * duplicates). A directory is opened through `model.safetensors` or `model.safetensors.index.json`.
  * Reading is thread-safe once open. */
 #ifndef ZB_FORMAT_SAFETENSORS_H
 #define ZB_FORMAT_SAFETENSORS_H
@@ -15,6 +15,9 @@ typedef struct zb_safetensors zb_safetensors;
 
 zb_status zb_safetensors_open(zb_safetensors **out, const char *path, zb_err *err);     /* one file */
 zb_status zb_safetensors_open_dir(zb_safetensors **out, const char *dir, zb_err *err);  /* model folder */
+/* A whole file in memory, borrowed until close; `where` starts the messages. */
+zb_status zb_safetensors_parse(zb_safetensors **out, const void *bytes, size_t n, const char *where,
+                               zb_err *err);
 void zb_safetensors_close(zb_safetensors *s);                                           /* NULL is legal */
 
 size_t zb_safetensors_count(const zb_safetensors *s);
@@ -27,7 +30,8 @@ const char *zb_safetensors_metadata(const zb_safetensors *s, const char *key);
  * key, value, ..., NULL, or NULL for {"format":"pt"}. */
 zb_status zb_safetensors_write(const char *path, const zb_tensor *tensors, size_t n,
                                const char *const *metadata, zb_err *err);
-/* The same into `dir`, as model.safetensors, or as shards with an index where it exceeds shard_bytes. */
+/* The same into `dir`, as model.safetensors, or as shards with an index where it exceeds shard_bytes.
+ * Shards take the tensors in the order given. Model files of an earlier write are removed afterwards. */
 zb_status zb_safetensors_write_dir(const char *dir, const zb_tensor *tensors, size_t n,
                                    size_t shard_bytes, zb_err *err);
 
