@@ -1,0 +1,35 @@
+/* eval.h - zero-shot evaluation by the rules of the LM Evaluation Harness.
+ *
+ * One call reads the task files and data, asks a scorer (scorer.h) for the log-probability of every
+ * choice, and returns rows of accuracy with standard errors; it can write the results as JSON and
+ * what was answered to each document. Text becomes tokens here, so the scorer sees ids only.
+ * Nothing is printed but progress. One thread; the tokenizer and scorer are borrowed for the call.
+ */
+#ifndef ZB_EVAL_EVAL_H
+#define ZB_EVAL_EVAL_H
+
+#include "base/opts.h"
+#include "eval/result.h"
+#include "eval/scorer.h"
+#include "format/tokenizer.h"
+
+typedef struct zb_eval_opts {
+    const char *tasks; /* "piqa,mmlu_stem" */
+    const char *tasks_dir, *data_dir;
+    double limit; /* documents of each task (of each part); below 1 a share of them; 0 all */
+    int64_t num_fewshot; /* 0 */
+    const char *profile; /* lm-eval | zebra-paper */
+    const char *add_bos; /* auto | on | off */
+    int64_t max_length;  /* tokens; 0: the model's (zebra-paper: at most 2,048) */
+    const char *samples; /* folder for samples files; NULL or "": none */
+    const char *output;  /* results file; NULL or "": none */
+    const char *model;   /* no option: a name for the results file, may be NULL */
+} zb_eval_opts;
+
+extern const zb_opt zb_eval_opt_table[]; /* defaults: zb_opts_defaults() on a zb_eval_opts */
+
+/* zb_eval_result_free must be called, also after an error. */
+zb_status zb_eval_run(const zb_eval_opts *o, const zb_tokenizer *t, const zb_scorer *s,
+                      zb_eval_result *out, zb_err *err);
+
+#endif

@@ -1,0 +1,55 @@
+/* result.h - scores of an evaluation: one row per task, group and part, and their JSON form.
+ *
+ * Rows stand in the order of the table: a whole, below it its groups, below each its parts. The
+ * result owns an arena with all of it. The JSON has the keys of the LM Evaluation Harness
+ * (ecosystem.md 3.1), so that tools made for its files read ours; a key of the harness that would
+ * describe nothing here (bootstrap, seeds, devices) is left out. */
+#ifndef ZB_EVAL_RESULT_H
+#define ZB_EVAL_RESULT_H
+
+#include "base/json.h"
+#include "eval/document.h"
+#include "eval/metric.h"
+
+typedef struct zb_eval_row {
+    const char *name;  /* "mmlu_anatomy" */
+    const char *alias; /* "  - anatomy" */
+    int depth;         /* 0: counts in the average; parts of a row above it have a greater one */
+    bool group;
+    const zb_task *task;
+    int64_t n, total; /* documents scored; documents in the data */
+    zb_metric acc;
+    bool has_norm;
+    zb_metric acc_norm;
+} zb_eval_row;
+
+typedef struct zb_eval_result {
+    zb_arena arena;
+    zb_eval_row *row;
+    int n_rows;
+    size_t cap;
+    const char *model, *profile; /* as given */
+    double limit;
+    bool bos; /* texts began with the BOS token */
+    int max_length;
+    double seconds;
+} zb_eval_result;
+
+void zb_eval_result_free(zb_eval_result *r); /* also after an error of zb_eval_run */
+
+/* Adds the rows of one task from its scored documents. */
+void zb_eval_result_add(zb_eval_result *r, const zb_task *t, const zb_document_set *docs,
+                        zb_arena *scratch);
+
+const zb_eval_row *zb_eval_find(const zb_eval_result *r, const char *name); /* NULL: no such row */
+
+/* Unweighted mean over the rows of depth 0; `norm` takes acc_norm where a task has it, else acc.
+ * NAN without rows. */
+double zb_eval_average(const zb_eval_result *r, bool norm);
+
+json_t *zb_eval_json(const zb_eval_result *r); /* new reference */
+
+/* 1 if choice `best` is right, else 0, for a scored document. */
+double zb_document_acc(const zb_document *d, bool norm);
+
+#endif
