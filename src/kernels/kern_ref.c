@@ -1,7 +1,8 @@
 /* kern_ref.c - the scalar reference of every kernel: the specification that all other versions are checked against.
  *
  * Plain loops in the order of the formula, libm for exp and log, no tricks; compiled for the baseline without contraction, so
- * that its results are the same everywhere. Sums run in f32 as in the fast versions, except where kernels.h promises f64.
+ * that its results are the same everywhere. Sums run in f32 as in the fast versions, except over a vocabulary and where
+ * kernels.h promises f64.
  *
  * Special values. NaN in gives NaN out. A row of -inf is an empty distribution: softmax gives zeros, its log-sum-exp
  * is -inf. In the losses a probability of exactly 0 contributes 0, whatever the other distribution says there
@@ -116,17 +117,19 @@ static float shift_of(int n, float s, const float *x) {
 }
 
 static float softmax(int n, float s, float *x) {
-    float shift = shift_of(n, s, x), sum = 0;
-    for (int i = 0; i < n; i++) sum += x[i] = exp_one(x[i] * s - shift);
-    float inv = sum == 0 ? 0 : 1 / sum;
+    float shift = shift_of(n, s, x);
+    double sum = 0; /* 130,000 terms of one sign: an f32 sum would lose four digits */
+    for (int i = 0; i < n; i++) sum += (double)(x[i] = exp_one(x[i] * s - shift));
+    float inv = sum == 0 ? 0 : (float)(1 / sum);
     for (int i = 0; i < n; i++) x[i] *= inv;
-    return shift + logf(sum);
+    return shift + (float)log(sum);
 }
 
 static float logsumexp(int n, const float *x) {
-    float shift = shift_of(n, 1, x), sum = 0;
-    for (int i = 0; i < n; i++) sum += exp_one(x[i] - shift);
-    return shift + logf(sum);
+    float shift = shift_of(n, 1, x);
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += (double)exp_one(x[i] - shift);
+    return shift + (float)log(sum);
 }
 
 /* All NaN (or n = 0): 0. */
