@@ -11,13 +11,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { ALIGN = 64, BLOCK_MIN = 1 << 20 };
 
 struct zb_arena_block {
     zb_arena_block *prev, *spare; /* spare: a popped block kept for the next allocation */
     size_t used, cap;
-    char pad[ALIGN - 4 * sizeof(size_t)];
+    size_t mapped; /* bytes of the mapping, 0: from the allocator */
+    char pad[ALIGN - 5 * sizeof(size_t)];
     char data[];
 };
 
@@ -37,9 +39,29 @@ static zb_arena_block *block_new(size_t cap) {
     if (!b) out_of_memory(total);
     atomic_fetch_add(&heap_blocks, 1);
     b->prev = b->spare = NULL;
-    b->used = 0;
+    b->used = b->mapped = 0;
     b->cap = cap;
     return b;
+}
+
+static void block_free(zb_arena_block *b) {
+    if (b && b->mapped)
+        munmap(b, b->mapped);
+    else
+        free(b);
+}
+
+void zb_arena_reserve(zb_arena *a, size_t bytes) {
+    ZB_ASSERT(!a->last);
+    for (; bytes >= BLOCK_MIN; bytes /= 2) { /* address space may be limited: take what there is */
+        zb_arena_block *b = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (b == MAP_FAILED) continue;
+        madvise(b, bytes, MADV_HUGEPAGE);
+        b->mapped = bytes;
+        b->cap = bytes - sizeof *b;
+        a->last = b;
+        return;
+    }
 }
 
 static void push_block(zb_arena *a, size_t need) {
@@ -116,17 +138,17 @@ zb_mark zb_arena_mark(const zb_arena *a) {
 static void pop_block(zb_arena *a) {
     zb_arena_block *b = a->last, *prev = b->prev;
     if (!prev) {
-        free(b->spare);
-        free(b);
+        block_free(b->spare);
+        block_free(b);
     } else {
         zb_arena_block *keep = b, *drop = b->spare;
         if (drop && drop->cap > keep->cap) keep = b->spare, drop = b;
-        free(drop);
+        block_free(drop);
         keep->spare = NULL;
         if (prev->spare && prev->spare->cap >= keep->cap) {
-            free(keep);
+            block_free(keep);
         } else {
-            free(prev->spare);
+            block_free(prev->spare);
             prev->spare = keep;
         }
     }

@@ -26,6 +26,10 @@ typedef struct zb_mark {
     size_t used, bytes;
 } zb_mark;
 
+/* Gives an empty arena one block of address space that takes memory only as it is touched, so that a loop of passes
+ * settles on the same pages and asks the system for nothing. Takes less where address space is limited. */
+void zb_arena_reserve(zb_arena *a, size_t bytes);
+
 void *zb_alloc(zb_arena *a, size_t bytes);             /* zeroed, 64-byte aligned, never NULL */
 void *zb_alloc_array(zb_arena *a, size_t n, size_t size); /* n * size, overflow-checked */
 char *zb_strdup(zb_arena *a, const char *s);

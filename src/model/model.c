@@ -11,6 +11,7 @@
 #include <string.h>
 
 enum { POSITIONS_MAX = 1 << 22 };
+static const size_t step_reserve = (size_t)1 << 40;
 
 const zb_config *zb_model_config(const zb_model *m) { return &m->config; }
 zb_param_table *zb_model_params(zb_model *m) { return &m->params; }
@@ -110,6 +111,7 @@ zb_status zb_runner_new(zb_runner **out, zb_model *m, zb_precision p, zb_err *er
     zb_runner *r = ZB_NEW(&keep, zb_runner);
     r->keep = keep;
     r->model = m;
+    zb_arena_reserve(&r->step, step_reserve);
     r->run = (zb_run){.config = &m->config, .params = &m->params, .mm = mm, .arena = &r->step, .threads = omp_get_max_threads()};
     *out = r;
     return ZB_OK;

@@ -1,0 +1,38 @@
+/* optim.h - AdamW over a list of parameters, clipping, and the learning-rate schedule.
+ *
+ * Masters, moments and gradients are f32. A zb_optim owns the moments (one arena); parameters are borrowed. Frozen parameters (no gradient,
+ * rate factor 0) take no moments. One thread calls; the work is shared inside. */
+#ifndef ZB_TRAIN_OPTIM_H
+#define ZB_TRAIN_OPTIM_H
+
+#include "base/arena.h"
+#include "model/params.h"
+
+typedef struct zb_optim_slot {
+    zb_param *param;
+    float *m, *v;
+    float rate; /* factor on the learning rate */
+    float decay; /* weight decay; 0 for vectors */
+} zb_optim_slot;
+
+typedef struct zb_optim {
+    zb_arena arena;
+    zb_optim_slot *slot;
+    int n, cap;
+    double beta1, beta2, eps;
+    int64_t step; /* steps done */
+} zb_optim;
+
+void zb_optim_init(zb_optim *o, double beta1, double beta2, double eps);
+void zb_optim_add(zb_optim *o, zb_param *p, double rate, double decay);
+void zb_optim_free(zb_optim *o);
+
+/* Global norm of the slots' gradients (f64 sum, fixed order). */
+double zb_optim_grad_norm(const zb_optim *o);
+/* One step with gradients multiplied by grad_scale. */
+void zb_optim_step(zb_optim *o, double lr, double grad_scale);
+
+/* Cosine with linear warm-up, as transformers' get_cosine_schedule_with_warmup: factor of step i of `total`. `floor` is the final factor (0 there). */
+double zb_schedule_cosine(int64_t i, int64_t warmup, int64_t total, double floor);
+
+#endif
