@@ -36,6 +36,7 @@ SIMD_INLINE float value_plain(enum plain type, const uint8_t *row, int p) {
 /* Two vectors per row and turn: with one row at a time there is still some overlap. */
 SIMD_INLINE void tile_plain(const zb_gemv_args *g, int j, int rows, enum plain type) {
     const uint8_t *row[ROWS];
+    size_t ahead = (size_t)rows * g->row_bytes;
     vf s0[ROWS], s1[ROWS];
     for (int r = 0; r < rows; r++) {
         row[r] = row_of(g, j + r);
@@ -45,6 +46,7 @@ SIMD_INLINE void tile_plain(const zb_gemv_args *g, int j, int rows, enum plain t
     for (; p + 2 * VW <= g->k; p += 2 * VW) {
         vf x0 = vf_load(g->x + p), x1 = vf_load(g->x + p + VW);
         for (int r = 0; r < rows; r++) {
+            __builtin_prefetch(row[r] + (size_t)p * (type == F32 ? 4 : 2) + ahead);
             s0[r] += load_plain(type, row[r], p) * x0;
             s1[r] += load_plain(type, row[r], p + VW) * x1;
         }
@@ -64,16 +66,34 @@ static void gemv_f32(const zb_gemv_args *g) { run(g, tile_f32); }
 static void gemv_bf16(const zb_gemv_args *g) { run(g, tile_bf16); }
 static void gemv_f16(const zb_gemv_args *g) { run(g, tile_f16); }
 
+/* Where block b of each row of the tile lies, and its scales: head[2r] is d, head[2r+1] what follows (m in Q4_1, else no
+ * number that means anything). The rows that come next are asked for meanwhile. */
+SIMD_INLINE void heads(const zb_gemv_args *g, int j, int rows, size_t at, const uint8_t *block[ROWS], float head[2 * ROWS]) {
+    for (int r = 0; r < rows; r++) {
+        block[r] = row_of(g, j + r) + at;
+        __builtin_prefetch(block[r] + (size_t)rows * g->row_bytes);
+    }
+    if (rows == ROWS) {
+        load_heads(block, head);
+    } else {
+        head[0] = f32_load_f16(block[0]);
+        head[1] = f32_load_f16(block[0] + 2);
+    }
+}
+
 /* Per block the products of the bare integers are summed in vector lanes, then scaled by d into the row's sum. */
 SIMD_INLINE void tile_q8_0(const zb_gemv_args *g, int j, int rows) {
     vf sum[ROWS];
     for (int r = 0; r < rows; r++) sum[r] = vf_set1(0);
-    for (int p = 0, b = 0; p < g->k; p += KERN_BLOCK, b++) {
+    size_t at = 0;
+    for (int p = 0; p < g->k; p += KERN_BLOCK, at += KERN_Q8_0) {
+        const uint8_t *block[ROWS];
+        float head[2 * ROWS];
+        heads(g, j, rows, at, block, head);
         for (int r = 0; r < rows; r++) {
-            const uint8_t *block = row_of(g, j + r) + (size_t)b * KERN_Q8_0;
             vf part = {0};
-            for (int v = 0; v < BLOCK_VECTORS; v++) part += vf_load_i8(block + 2 + v * VW) * vf_load(g->x + p + v * VW);
-            sum[r] += part * f32_load_f16(block);
+            for (int v = 0; v < BLOCK_VECTORS; v++) part += vf_load_i8(block[r] + 2 + v * VW) * vf_load(g->x + p + v * VW);
+            sum[r] += part * head[2 * r];
         }
     }
     for (int r = 0; r < rows; r++) g->y[j + r] = vf_sum(sum[r]);
@@ -82,20 +102,30 @@ SIMD_INLINE void tile_q8_0(const zb_gemv_args *g, int j, int rows) {
 /* Σ d(q - 8)x = d (Σ q x - 8 Σ x), and Q4_1's Σ (d q + m) x = d Σ q x + m Σ x: one loop, since the sum of x is shared by all
  * rows; `min` tells whether the block carries m, otherwise m = -8 d. */
 SIMD_INLINE void tile_q4(const zb_gemv_args *g, int j, int rows, bool min) {
-    size_t block_bytes = min ? KERN_Q4_1 : KERN_Q4_0, head = min ? 4 : 2;
+    size_t block_bytes = min ? KERN_Q4_1 : KERN_Q4_0, skip = min ? 4 : 2, at = 0;
     vf sum[ROWS];
     for (int r = 0; r < rows; r++) sum[r] = vf_set1(0);
-    for (int p = 0, b = 0; p < g->k; p += KERN_BLOCK, b++) {
-        vf x[BLOCK_VECTORS], total = {0};
-        for (int v = 0; v < BLOCK_VECTORS; v++) total += x[v] = vf_load(g->x + p + v * VW);
+    for (int p = 0; p < g->k; p += KERN_BLOCK, at += block_bytes) {
+        const float *lower = g->x + p, *upper = lower + KERN_BLOCK / 2;
+        vf x0[BLOCK_VECTORS / 2], x1[BLOCK_VECTORS / 2], total = {0};
+        for (int v = 0; v < BLOCK_VECTORS / 2; v++) {
+            x0[v] = vf_load(lower + v * VW);
+            x1[v] = vf_load(upper + v * VW);
+            total += x0[v] + x1[v];
+        }
+        const uint8_t *block[ROWS];
+        float head[2 * ROWS];
+        heads(g, j, rows, at, block, head);
         for (int r = 0; r < rows; r++) {
-            const uint8_t *block = row_of(g, j + r) + (size_t)b * block_bytes;
-            vf q[BLOCK_VECTORS], part = {0};
-            vf_unpack_nibbles(block + head, q);
-            for (int v = 0; v < BLOCK_VECTORS; v++) part += q[v] * x[v];
-            float d = f32_load_f16(block), m = min ? f32_load_f16(block + 2) : -8 * d;
-            sum[r] += part * d;
-            sum[r] += total * m;
+            vf part = {0};
+            for (int v = 0; v < BLOCK_VECTORS / 2; v++) {
+                vi q = vi_load_u8(block[r] + skip + v * VW);
+                part += vf_of_vi(q & 15) * x0[v];
+                part += vf_of_vi(q >> 4) * x1[v];
+            }
+            if (!min) part -= total * 8.0f;
+            sum[r] += part * head[2 * r];
+            if (min) sum[r] += total * head[2 * r + 1];
         }
     }
     for (int r = 0; r < rows; r++) g->y[j + r] = vf_sum(sum[r]);

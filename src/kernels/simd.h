@@ -55,13 +55,16 @@ SIMD_INLINE vf vf_load_i8(const void *p) {
     return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
 }
 SIMD_INLINE float f32_load_f16(const void *p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(kern_load_u16(p)))); }
-/* 16 packed bytes: low nibbles to out[0..15], high nibbles to out[16..31], as floats 0..15. */
-SIMD_INLINE void vf_unpack_nibbles(const void *p, vf out[32 / VW]) {
-    __m128i q = _mm_loadu_si128(p), low = _mm_set1_epi8(15);
-    __m128i lo = _mm_and_si128(q, low), hi = _mm_and_si128(_mm_srli_epi16(q, 4), low);
-    out[0] = (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(lo));
-    out[1] = (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(hi));
+/* The first two halves of each of four blocks as floats: one conversion instead of eight, which would be the bottleneck.
+ * They go through memory, from where a scalar is broadcast for free. */
+SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
+    __m128i b0 = _mm_loadu_si32(block[0]), b1 = _mm_loadu_si32(block[1]);
+    __m128i b2 = _mm_loadu_si32(block[2]), b3 = _mm_loadu_si32(block[3]);
+    __m128i halves = _mm_unpacklo_epi64(_mm_unpacklo_epi32(b0, b1), _mm_unpacklo_epi32(b2, b3));
+    _mm256_storeu_ps(out, _mm256_cvtph_ps(halves));
 }
+SIMD_INLINE vi vi_load_u8(const void *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
+SIMD_INLINE vf vf_of_vi(vi x) { return (vf)_mm512_cvtepi32_ps((__m512i)x); }
 
 typedef __m512d vd; /* half of a vf, in double */
 SIMD_INLINE vd vd_zero(void) { return _mm512_setzero_pd(); }
@@ -103,15 +106,16 @@ SIMD_INLINE vf vf_load_i8(const void *p) {
     return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
 }
 SIMD_INLINE float f32_load_f16(const void *p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(kern_load_u16(p)))); }
-/* 16 packed bytes: low nibbles to out[0..15], high nibbles to out[16..31], as floats 0..15. */
-SIMD_INLINE void vf_unpack_nibbles(const void *p, vf out[32 / VW]) {
-    __m128i q = _mm_loadu_si128(p), low = _mm_set1_epi8(15);
-    __m128i lo = _mm_and_si128(q, low), hi = _mm_and_si128(_mm_srli_epi16(q, 4), low);
-    out[0] = (vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(lo));
-    out[1] = (vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(lo, lo)));
-    out[2] = (vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(hi));
-    out[3] = (vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(hi, hi)));
+/* The first two halves of each of four blocks as floats: one conversion instead of eight, which would be the bottleneck.
+ * They go through memory, from where a scalar is broadcast for free. */
+SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
+    __m128i b0 = _mm_loadu_si32(block[0]), b1 = _mm_loadu_si32(block[1]);
+    __m128i b2 = _mm_loadu_si32(block[2]), b3 = _mm_loadu_si32(block[3]);
+    __m128i halves = _mm_unpacklo_epi64(_mm_unpacklo_epi32(b0, b1), _mm_unpacklo_epi32(b2, b3));
+    _mm256_storeu_ps(out, _mm256_cvtph_ps(halves));
 }
+SIMD_INLINE vi vi_load_u8(const void *p) { return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
+SIMD_INLINE vf vf_of_vi(vi x) { return (vf)_mm256_cvtepi32_ps((__m256i)x); }
 
 typedef __m256d vd; /* half of a vf, in double */
 SIMD_INLINE vd vd_zero(void) { return _mm256_setzero_pd(); }
@@ -143,26 +147,25 @@ SIMD_INLINE vf vf_load_f16(const void *p) {
     memcpy(&h, p, sizeof h);
     return (vf)vcvt_f32_f16(h);
 }
-SIMD_INLINE vf vf_of_i16(int16x4_t x) { return (vf)vcvtq_f32_s32(vmovl_s16(x)); }
 SIMD_INLINE vf vf_load_i8(const void *p) {
     int8x8_t q = vdup_n_s8(0);
     memcpy(&q, p, 4);
-    return vf_of_i16(vget_low_s16(vmovl_s8(q)));
+    return (vf)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(q))));
 }
+SIMD_INLINE vi vi_load_u8(const void *p) {
+    uint8x8_t q = vdup_n_u8(0);
+    memcpy(&q, p, 4);
+    return (vi)vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(q))));
+}
+SIMD_INLINE vf vf_of_vi(vi x) { return (vf)vcvtq_f32_s32((int32x4_t)x); }
 SIMD_INLINE float f32_load_f16(const void *p) { return kern_f32_of_f16(kern_load_u16(p)); }
-/* 16 packed bytes: low nibbles to out[0..15], high nibbles to out[16..31], as floats 0..15. */
-SIMD_INLINE void vf_unpack_nibbles(const void *p, vf out[32 / VW]) {
-    uint8x16_t q = vld1q_u8(p);
-    int8x16_t nibbles[2] = {vreinterpretq_s8_u8(vandq_u8(q, vdupq_n_u8(15))), vreinterpretq_s8_u8(vshrq_n_u8(q, 4))};
-    for (int h = 0; h < 2; h++) {
-        int16x8_t a = vmovl_s8(vget_low_s8(nibbles[h])), b = vmovl_s8(vget_high_s8(nibbles[h]));
-        out[4 * h] = vf_of_i16(vget_low_s16(a));
-        out[4 * h + 1] = vf_of_i16(vget_high_s16(a));
-        out[4 * h + 2] = vf_of_i16(vget_low_s16(b));
-        out[4 * h + 3] = vf_of_i16(vget_high_s16(b));
+/* The first two halves of each of four blocks as floats. */
+SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
+    for (int b = 0; b < 4; b++) {
+        out[2 * b] = f32_load_f16(block[b]);
+        out[2 * b + 1] = f32_load_f16(block[b] + 2);
     }
 }
-
 typedef float64x2_t vd; /* half of a vf, in double */
 SIMD_INLINE vd vd_zero(void) { return vdupq_n_f64(0); }
 SIMD_INLINE vd vd_square_add(vd sum, vf x) {
