@@ -83,7 +83,7 @@ zb_status zb_request_make(zb_request_maker *m, zb_str context, zb_str continuati
         context.n -= spaces;
         continuation = concat(m->arena, (zb_str){context.p + context.n, spaces}, continuation);
     }
-    zb_ids tail;
+    zb_ids tail = {0};
     zb_status s = split(m, context, continuation, &tail, err);
     if (s != ZB_OK) return zb_err_wrap(err, s, "%s", where);
     if (tail.n == 0)
