@@ -1,8 +1,9 @@
 /* tokenizer.h - byte-level BPE: text to token ids and back.
  *
  * Built from a GGUF file or a Hugging Face folder (tokenizer.json, tokenizer_config.json). Owns its tables;
- * immutable after loading, so any thread may encode and decode. The pre-tokenizer is recognised by
- * structure (SmolLM2: single digits, then GPT-2's pattern; Llama 3: its own pattern); an unknown one is an error. */
+ * immutable after loading, so any thread may encode and decode. The pre-tokenizer is taken by its
+ * structure (a chain of Digits, Split and ByteLevel), whatever the model is called; what the chain cannot
+ * express is an error. Ids are those of the `tokenizers` package. */
 #ifndef ZB_FORMAT_TOKENIZER_H
 #define ZB_FORMAT_TOKENIZER_H
 
@@ -14,6 +15,9 @@
 typedef struct zb_tokenizer zb_tokenizer;
 
 zb_status zb_tokenizer_open(zb_tokenizer **out, const char *dir, zb_err *err); /* Hugging Face folder */
+/* The same from the text of tokenizer.json and of tokenizer_config.json (may be empty); `where` names them. */
+zb_status zb_tokenizer_parse(zb_tokenizer **out, zb_str tokenizer, zb_str config, const char *where,
+                             zb_err *err);
 zb_status zb_tokenizer_from_gguf(zb_tokenizer **out, const zb_gguf *g, zb_err *err);
 void zb_tokenizer_close(zb_tokenizer *t);
 

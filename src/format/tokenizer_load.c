@@ -12,7 +12,7 @@
 
 #include <string.h>
 
-enum { TEMPLATE_MAX = 1 << 20, ID_GAPS_MAX = 1 << 16, TOKEN_MAX = 1 << 16 };
+enum { TEMPLATE_MAX = 1 << 20, CONFIG_MAX = 1 << 24, ID_GAPS_MAX = 1 << 16, TOKEN_MAX = 1 << 16 };
 static const size_t FILE_MAX = (size_t)256 << 20;
 
 static zb_status check_id(int64_t id, const char *where, zb_str token, size_t limit, zb_err *err) {
@@ -243,7 +243,7 @@ static zb_status parse_parts(zb_str text, const char *path, parts *p, zb_err *er
     return s;
 }
 
-static zb_status read_text(zb_tokenizer *t, zb_str text, const char *path, zb_err *err) {
+static zb_status read_tokenizer_json(zb_tokenizer *t, zb_str text, const char *path, zb_err *err) {
     parts p = {0};
     zb_buf tmp[2];
     zb_buf_init(&tmp[0], text.n + 1);
@@ -253,17 +253,6 @@ static zb_status read_text(zb_tokenizer *t, zb_str text, const char *path, zb_er
     json_decref(p.root);
     zb_buf_free(&tmp[0]);
     zb_buf_free(&tmp[1]);
-    return s;
-}
-
-static zb_status read_tokenizer_json(zb_tokenizer *t, const char *path, zb_err *err) {
-    zb_map map;
-    ZB_TRY(zb_map_open(&map, path, err));
-    zb_status s = ZB_OK;
-    if (map.size > FILE_MAX)
-        s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %zu bytes, found %zu", path, FILE_MAX, map.size);
-    if (s == ZB_OK) s = read_text(t, (zb_str){map.data ? (const char *)map.data : "", map.size}, path, err);
-    zb_map_close(&map);
     return s;
 }
 
@@ -304,9 +293,9 @@ static zb_status read_template_key(zb_tokenizer *t, const json_t *config, const 
     return ZB_OK;
 }
 
-static zb_status read_config(zb_tokenizer *t, const char *path, zb_err *err) {
+static zb_status read_config(zb_tokenizer *t, zb_str text, const char *path, zb_err *err) {
     json_t *config;
-    ZB_TRY(zb_json_read(path, FILE_MAX, &config, err));
+    ZB_TRY(zb_json_parse(text.p, text.n, path, &config, err));
     zb_status s = ZB_OK;
     if (!json_is_object(config))
         s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", path, zb_json_type(config));
@@ -316,32 +305,66 @@ static zb_status read_config(zb_tokenizer *t, const char *path, zb_err *err) {
     return s;
 }
 
-static zb_status load_folder(zb_tokenizer *t, const char *dir, zb_arena *tmp, zb_err *err) {
-    const char *path = zb_path_join(tmp, dir, "tokenizer.json");
-    ZB_TRY(read_tokenizer_json(t, path, err));
+typedef struct sources {
+    zb_str tokenizer, config, jinja; /* p = NULL: the file is absent */
+    const char *tokenizer_path, *config_path, *jinja_path;
+} sources;
+
+static zb_status load(zb_tokenizer *t, const sources *from, zb_err *err) {
+    ZB_TRY(read_tokenizer_json(t, from->tokenizer, from->tokenizer_path, err));
     if (t->n_prefix) t->role[ZB_ROLE_BOS] = t->prefix[0]; /* if no file says otherwise */
-    path = zb_path_join(tmp, dir, "tokenizer_config.json");
-    if (zb_file_exists(path)) ZB_TRY(read_config(t, path, err));
-    path = zb_path_join(tmp, dir, "chat_template.jinja");
-    if (zb_file_exists(path)) {
-        zb_str text;
-        ZB_TRY(zb_file_read(path, TEMPLATE_MAX, &t->arena, &text, err));
-        if (strlen(text.p) != text.n) return zb_fail(err, ZB_ERR_FORMAT, "%s: expected a text, found a NUL", path);
-        t->chat_template = text.p;
-    }
+    if (from->config.p) ZB_TRY(read_config(t, from->config, from->config_path, err));
+    if (!from->jinja.p) return ZB_OK;
+    if (memchr(from->jinja.p, 0, from->jinja.n))
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected a text, found a NUL", from->jinja_path);
+    t->chat_template = zb_strndup(&t->arena, from->jinja.p, from->jinja.n);
     return ZB_OK;
 }
 
-zb_status zb_tokenizer_open(zb_tokenizer **out, const char *dir, zb_err *err) {
-    *out = NULL;
+static zb_status open_sources(zb_tokenizer **out, const sources *from, zb_err *err) {
     zb_tokenizer *t = zb_tokenizer_new();
-    zb_arena tmp = {0};
-    zb_status s = load_folder(t, dir, &tmp, err);
-    zb_arena_free(&tmp);
+    zb_status s = load(t, from, err);
     if (s == ZB_OK) {
         *out = t;
     } else {
         zb_tokenizer_close(t);
     }
+    return s;
+}
+
+zb_status zb_tokenizer_parse(zb_tokenizer **out, zb_str tokenizer, zb_str config, const char *where, zb_err *err) {
+    *out = NULL;
+    sources from = {.tokenizer = tokenizer, .config = config, .tokenizer_path = where, .config_path = where};
+    if (config.n == 0) from.config.p = NULL;
+    return open_sources(out, &from, err);
+}
+
+/* A small file of the folder if it is there. */
+static zb_status read_optional(const char *path, size_t limit, zb_arena *a, zb_str *out, zb_err *err) {
+    return zb_file_exists(path) ? zb_file_read(path, limit, a, out, err) : ZB_OK;
+}
+
+static zb_status open_folder(zb_tokenizer **out, const char *dir, zb_arena *tmp, zb_err *err) {
+    sources from = {.tokenizer_path = zb_path_join(tmp, dir, "tokenizer.json"),
+                    .config_path = zb_path_join(tmp, dir, "tokenizer_config.json"),
+                    .jinja_path = zb_path_join(tmp, dir, "chat_template.jinja")};
+    ZB_TRY(read_optional(from.config_path, CONFIG_MAX, tmp, &from.config, err));
+    ZB_TRY(read_optional(from.jinja_path, TEMPLATE_MAX, tmp, &from.jinja, err));
+    zb_map map;
+    ZB_TRY(zb_map_open(&map, from.tokenizer_path, err));
+    from.tokenizer = (zb_str){map.data ? (const char *)map.data : "", map.size};
+    zb_status s = map.size <= FILE_MAX
+                      ? open_sources(out, &from, err)
+                      : zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %zu bytes, found %zu", from.tokenizer_path,
+                                FILE_MAX, map.size);
+    zb_map_close(&map);
+    return s;
+}
+
+zb_status zb_tokenizer_open(zb_tokenizer **out, const char *dir, zb_err *err) {
+    *out = NULL;
+    zb_arena tmp = {0};
+    zb_status s = open_folder(out, dir, &tmp, err);
+    zb_arena_free(&tmp);
     return s;
 }
