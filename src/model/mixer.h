@@ -12,20 +12,8 @@
 
 #include "model/params.h"
 #include "model/state.h"
+#include "tensor/batch.h"
 #include "tensor/matmul.h"
-
-typedef struct zb_span {
-    int start, n;    /* tokens start .. start+n-1 of the batch */
-    zb_state *state; /* NULL: fresh */
-} zb_span;
-
-typedef struct zb_batch {
-    const int32_t *ids; /* [n] */
-    int n;
-    const zb_span *span; /* in order, covering 0..n-1 without gaps; states all different */
-    int n_spans;
-} zb_batch;
-
 
 /* Rotary tables for positions 0..rows-1: cos and sin [rows, half], the factor on both included. */
 typedef struct zb_rope_table {

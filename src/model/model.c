@@ -64,12 +64,13 @@ void zb_model_untie(zb_model *m) {
     m->config.tied = false;
 }
 
+void zb_model_add_grad(zb_model *m, zb_param *p) {
+    ZB_ASSERT(p->w);
+    if (!p->grad) p->grad = ZB_NEW_ARRAY(&m->arena, float, zb_param_count(p));
+}
+
 void zb_model_add_grads(zb_model *m) {
-    for (int i = 0; i < m->params.n; i++) {
-        zb_param *p = &m->params.item[i];
-        ZB_ASSERT(p->w);
-        if (!p->grad) p->grad = ZB_NEW_ARRAY(&m->arena, float, zb_param_count(p));
-    }
+    for (int i = 0; i < m->params.n; i++) zb_model_add_grad(m, &m->params.item[i]);
 }
 
 void zb_model_zero_grads(zb_model *m) {

@@ -25,6 +25,7 @@ const char *zb_model_path(const zb_model *m); /* "" for a new one */
 /* Turns a tied head into a matrix of its own (f32 models only). */
 void zb_model_untie(zb_model *m);
 void zb_model_add_grads(zb_model *m);   /* zeroed; f32 models only */
+void zb_model_add_grad(zb_model *m, zb_param *p); /* of one parameter */
 void zb_model_zero_grads(zb_model *m);
 size_t zb_model_bytes(const zb_model *m); /* of all weights as held */
 
