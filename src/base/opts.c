@@ -24,31 +24,12 @@ static const zb_opt *find(const zb_opt_group *g, const char *name, size_t n, con
     return NULL;
 }
 
-/* Edit distance over short names, to suggest what was meant. */
-static int distance(const char *a, const char *b) {
-    int row[64], la = (int)strlen(a), lb = (int)strlen(b);
-    if (la > 60 || lb > 60) return 99;
-    for (int j = 0; j <= lb; j++) row[j] = j;
-    for (int i = 1; i <= la; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= lb; j++) {
-            int up = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
-            if (up + 1 < best) best = up + 1;
-            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            diagonal = up;
-            row[j] = best;
-        }
-    }
-    return row[lb];
-}
-
 static zb_status unknown(const zb_opt_group *g, const char *name, const char *where, zb_err *err) {
     const char *near = NULL;
     int best = 4;
     for (; g->table; g++)
         for (const zb_opt *o = g->table; o->type; o++) {
-            int d = distance(name, o->name);
+            int d = zb_edit_distance(name, o->name);
             if (d < best) {
                 best = d;
                 near = o->name;
@@ -204,17 +185,19 @@ static zb_status yaml_value(const zb_yaml *n, const char *where, zb_arena *a, co
         *out = n->text;
         return ZB_OK;
     }
-    const char *joined = "";
-    for (const zb_yaml *c = n->child; c && n->kind == ZB_YAML_LIST; c = c->next) {
-        if (c->kind != ZB_YAML_SCALAR) break;
-        joined = zb_asprintf(a, "%s%s%s", joined, *joined ? "," : "", c->text);
-        if (!c->next) {
-            *out = joined;
-            return ZB_OK;
-        }
+    bool flat = n->kind == ZB_YAML_LIST;
+    size_t bytes = 1;
+    for (const zb_yaml *c = n->child; c && flat; c = c->next) {
+        flat = c->kind == ZB_YAML_SCALAR;
+        if (flat) bytes += strlen(c->text) + 1;
     }
-    if (n->kind == ZB_YAML_LIST && !n->child) {
-        *out = "";
+    if (flat) {
+        char *joined = zb_alloc(a, bytes), *end = joined;
+        for (const zb_yaml *c = n->child; c; c = c->next) {
+            if (c != n->child) *end++ = ',';
+            end = stpcpy(end, c->text);
+        }
+        *out = joined;
         return ZB_OK;
     }
     return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected a value or a list of values, found %s", where, n->key, zb_yaml_kind_name(n));
@@ -225,7 +208,7 @@ zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *fi
     if (map->kind != ZB_YAML_MAP)
         return zb_fail(err, ZB_ERR_CONFIG, "%s:%d: expected keys and values, found %s", file, map->line, zb_yaml_kind_name(map));
     for (const zb_yaml *c = map->child; c; c = c->next) {
-        const char *value, *where = zb_asprintf(a, "%s:%d", file, c->line);
+        const char *value = NULL, *where = zb_asprintf(a, "%s:%d", file, c->line);
         ZB_TRY(yaml_value(c, where, a, &value, err));
         ZB_TRY(zb_opts_set(g, c->key, value, where, a, err));
     }

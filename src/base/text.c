@@ -144,8 +144,27 @@ bool zb_parse_i64(const char *s, int64_t *out) {
 bool zb_parse_f64(const char *s, double *out) {
     char *end;
     errno = 0;
-    double v = strtod(s, &end);
-    if (*s == 0 || is_space(*s) || *end != 0 || v != v) return false;
+    double v = strtod(s, &end); /* also knows hexadecimal, inf and nan, which are no numbers here */
+    if (*s == 0 || is_space(*s) || *end != 0 || s[strspn(s, "+-.0123456789eE")] != 0) return false;
+    if (errno == ERANGE && (v > 1 || v < -1)) return false; /* too large; too small is as good as zero */
     *out = v;
     return true;
+}
+
+int zb_edit_distance(const char *a, const char *b) {
+    int row[64], la = (int)strlen(a), lb = (int)strlen(b);
+    if (la > 60 || lb > 60) return 99;
+    for (int j = 0; j <= lb; j++) row[j] = j;
+    for (int i = 1; i <= la; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= lb; j++) {
+            int up = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
+            if (up + 1 < best) best = up + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            diagonal = up;
+            row[j] = best;
+        }
+    }
+    return row[lb];
 }

@@ -47,8 +47,11 @@ size_t zb_utf8_encode(uint32_t cp, char out[4]);        /* bytes written */
 size_t zb_utf8_length(const char *s, size_t n);         /* code points; an invalid byte counts as one */
 size_t zb_utf8_complete(const char *s, size_t n);       /* longest prefix that does not cut a code point */
 
-/* Strict numbers: the whole string must be the number. */
+/* Strict decimal numbers: the whole string must be the number, and finite. */
 bool zb_parse_i64(const char *s, int64_t *out);
 bool zb_parse_f64(const char *s, double *out);
+
+/* Edit distance of two short names, to suggest what was meant; 99 if one is longer than 60 bytes. */
+int zb_edit_distance(const char *a, const char *b);
 
 #endif

@@ -1,0 +1,86 @@
+/* main.c - the program `zebra`: finds the command and runs it.
+ *
+ * A new command is one file cmd_<name>.c, its function declared in cli.h, and one row here. */
+#include "cli/cli.h"
+
+#include "base/log.h"
+#include "base/text.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *summary;
+} command;
+
+static const command commands[] = {
+    {"tokenize", zb_cmd_tokenize, "text to token ids and back"},
+};
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+static const command *find(const char *name) {
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (!strcmp(commands[i].name, name)) return &commands[i];
+    return NULL;
+}
+
+static void print_help(void) {
+    static const struct {
+        int status;
+        const char *text;
+    } exits[] = {
+#define ZB_X(code, exit_status, http, text) {exit_status, text},
+        ZB_STATUS_LIST(ZB_X)
+#undef ZB_X
+    };
+    printf("usage: zebra COMMAND [options]\n\n"
+           "Turns a pretrained Transformer into a hybrid of MLA and Mamba2 layers, trains it by distillation,\n"
+           "evaluates it and runs it.\n\ncommands:\n");
+    for (int i = 0; i < N_COMMANDS; i++) printf("  %-10s  %s\n", commands[i].name, commands[i].summary);
+    printf("\n`zebra COMMAND --help` or `zebra help COMMAND` explains one. `zebra --version` prints the version.\n\nexit status:\n");
+    for (size_t i = 0; i < sizeof exits / sizeof exits[0]; i++) printf("  %3d  %s\n", exits[i].status, exits[i].text);
+}
+
+static int unknown(const char *name) {
+    const char *near = NULL;
+    int best = 4;
+    for (int i = 0; i < N_COMMANDS; i++) {
+        int d = zb_edit_distance(name, commands[i].name);
+        if (d < best) {
+            best = d;
+            near = commands[i].name;
+        }
+    }
+    fprintf(stderr, "zebra: error: unknown command \"%.64s\"", name);
+    if (near) fprintf(stderr, " (did you mean \"%s\"?)", near);
+    fprintf(stderr, "; `zebra --help` lists the commands\n");
+    return zb_status_exit(ZB_ERR_USAGE);
+}
+
+int main(int argc, char **argv) {
+    zb_interrupt_install();
+    signal(SIGPIPE, SIG_IGN); /* a reader that leaves is a write error, told like any other */
+    if (argc < 2) {
+        fprintf(stderr, "zebra: error: expected a command; `zebra --help` lists them\n");
+        return zb_status_exit(ZB_ERR_USAGE);
+    }
+    const char *name = argv[1];
+    if (!strcmp(name, "--version")) {
+        printf("zebra %s\n", ZB_VERSION);
+        return 0;
+    }
+    bool help = !strcmp(name, "help");
+    if (!strcmp(name, "--help") || !strcmp(name, "-h") || (help && argc < 3)) {
+        print_help();
+        return 0;
+    }
+    const command *c = find(help ? argv[2] : name);
+    if (!c) return unknown(help ? argv[2] : name);
+    if (!help) return c->run(argc - 1, argv + 1);
+    char flag[] = "--help";
+    char *asked[] = {argv[2], flag, NULL};
+    return c->run(2, asked);
+}
