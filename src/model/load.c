@@ -188,3 +188,13 @@ zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb
     *out = m;
     return ZB_OK;
 }
+
+zb_status zb_model_tokenizer(zb_tokenizer **out, const char *path, zb_err *err) {
+    *out = NULL;
+    if (zb_dir_exists(path)) return zb_tokenizer_open(out, path, err);
+    zb_gguf *g;
+    ZB_TRY(zb_gguf_open(&g, path, err));
+    zb_status s = zb_tokenizer_from_gguf(out, g, err);
+    zb_gguf_close(g);
+    return s;
+}

@@ -7,6 +7,7 @@
 #define ZB_MODEL_MODEL_H
 
 #include "model/layer.h"
+#include "format/tokenizer.h"
 #include "model/mixer.h"
 
 typedef struct zb_model zb_model;
@@ -33,6 +34,9 @@ size_t zb_model_bytes(const zb_model *m); /* of all weights as held */
  * copied from `tokenizer_from` (a folder or .gguf; NULL: none). Provenance goes into the configuration. */
 zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char *tokenizer_from,
                         const json_t *provenance, zb_err *err);
+
+/* The tokenizer that belongs to a model folder or .gguf file. */
+zb_status zb_model_tokenizer(zb_tokenizer **out, const char *path, zb_err *err);
 
 typedef struct zb_runner zb_runner;
 zb_status zb_runner_new(zb_runner **out, zb_model *m, zb_precision p, zb_err *err);

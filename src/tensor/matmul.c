@@ -194,3 +194,16 @@ void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g) {
     r.ldb = b_cols;
     run_f32(&r);
 }
+
+zb_status zb_precision_choose(const char *name, zb_precision *out, zb_err *err) {
+    *out = ZB_PREC_F32;
+    if (!strcmp(name, "f32")) return ZB_OK;
+    *out = ZB_PREC_BF16;
+    if (!strcmp(name, "bf16")) return ZB_OK;
+    if (strcmp(name, "auto")) return zb_fail(err, ZB_ERR_CONFIG, "precision: expected auto, f32 or bf16, found \"%s\"", name);
+    zb_matmul *probe;
+    ZB_TRY(zb_matmul_new(&probe, ZB_PREC_BF16, err));
+    if (!probe->native) *out = ZB_PREC_F32;
+    zb_matmul_free(probe);
+    return ZB_OK;
+}

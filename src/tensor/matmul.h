@@ -16,6 +16,9 @@ typedef enum zb_precision { ZB_PREC_F32, ZB_PREC_BF16 } zb_precision;
 
 typedef struct zb_matmul zb_matmul;
 
+/* "f32", "bf16", or "auto": bf16 where the CPU has it natively, else f32. */
+zb_status zb_precision_choose(const char *name, zb_precision *out, zb_err *err);
+
 zb_status zb_matmul_new(zb_matmul **out, zb_precision p, zb_err *err);
 void zb_matmul_free(zb_matmul *mm);
 zb_precision zb_matmul_precision(const zb_matmul *mm);

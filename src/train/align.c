@@ -1,0 +1,292 @@
+/* align.c - the alignment stage (contract in align.h).
+ *
+ * For layer l with teacher states h_l, h_{l+1} and mixer output m_l:
+ *   loss_l = w_hidden·d(layer_l(h_l), h_{l+1}) + w_mixer·d(mixer_l(h_l), m_l),   mean over tokens, summed over layers,
+ * d the norm of the difference (the paper's) or its mean square. Gradients of both terms meet at the mixer's output. */
+#include "train/align.h"
+
+#include "base/file.h"
+#include "model/loss.h"
+
+#include <math.h>
+#include <string.h>
+
+#define AT(field) offsetof(zb_align_opts, field)
+const zb_opt zb_align_opt_table[] = {
+    {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL, "the base Transformer: model folder or .gguf"},
+    {ZB_OPT_STR, "students", 0, AT(students), NULL, 0, 0, NULL, "student folders, comma-separated"},
+    {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL, "folders for the aligned students, comma-separated"},
+    {ZB_OPT_CHOICE, "trainable", 0, AT(trainable), "layer", 0, 0, "mixer|layer", "what is trained of each layer"},
+    {ZB_OPT_CHOICE, "loss", 0, AT(loss), "norm", 0, 0, "norm|squared", "distance: L2 norm of the difference, or mean square"},
+    {ZB_OPT_F64, "hidden_weight", 0, AT(hidden_weight), "1", 0, 1e6, NULL, "weight of the layer-output term"},
+    {ZB_OPT_F64, "mixer_weight", 0, AT(mixer_weight), "1", 0, 1e6, NULL, "weight of the mixer-output term"},
+    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16", "matrix products; auto: bf16 where the CPU has it"},
+    {0},
+};
+
+enum { STUDENTS_MAX = 4 };
+
+typedef struct student {
+    const char *out;
+    zb_model *model;
+    zb_runner *runner;
+    zb_optim optim[ZB_LAYERS_MAX];
+    double hidden[ZB_LAYERS_MAX], mixer[ZB_LAYERS_MAX]; /* sums over the tokens of a step or validation */
+    double error[ZB_LAYERS_MAX], energy[ZB_LAYERS_MAX]; /* ‖m_s - m_t‖², ‖m_t‖² */
+} student;
+
+typedef struct align {
+    const zb_align_opts *o;
+    const zb_stage_opts *so;
+    zb_arena arena;
+    zb_model *teacher;
+    zb_runner *runner;
+    zb_tokenizer *tokenizer;
+    student *s[STUDENTS_MAX];
+    int n, L, D;
+    float **hidden, **mixer; /* captures of one pass: [L+1][N,D], [L][N,D] */
+} align;
+
+static bool is_trained(const align *a, const zb_param *p) {
+    if (p->layer < 0) return false;
+    bool in_mixer = strstr(p->name, ".mla.") || strstr(p->name, ".mamba.") || strstr(p->name, ".self_attn.");
+    return in_mixer || !strcmp(a->o->trainable, "layer");
+}
+
+static zb_status open_student(align *a, const char *path, const char *out, zb_precision prec, zb_err *err) {
+    student *s = a->s[a->n++] = ZB_NEW(&a->arena, student);
+    s->out = out;
+    ZB_TRY(zb_model_open(&s->model, path, ZB_MODEL_TRAIN, err));
+    const zb_config *c = zb_model_config(s->model), *t = zb_model_config(a->teacher);
+    if (c->L != t->L || c->D != t->D) return zb_fail(err, ZB_ERR_CONFIG, "%s: expected %d layers of size %d as in the teacher, found %d of %d", path, t->L, t->D, c->L, c->D);
+    ZB_TRY(zb_runner_new(&s->runner, s->model, prec, err));
+    zb_param_table *p = zb_model_params(s->model);
+    for (int l = 0; l < c->L; l++) zb_optim_init(&s->optim[l], a->so->beta1, a->so->beta2, a->so->eps);
+    for (int i = 0; i < p->n; i++) {
+        zb_param *x = &p->item[i];
+        if (!is_trained(a, x)) continue;
+        zb_model_add_grad(s->model, x);
+        zb_optim_add(&s->optim[x->layer], x, x->role == ZB_ROLE_GATE ? a->so->gate_rate : 1, x->n_dims == 2 && x->role != ZB_ROLE_GATE ? a->so->weight_decay : 0);
+    }
+    return ZB_OK;
+}
+
+static zb_status open_all(align *a, zb_err *err) {
+    int n_in, n_out;
+    char **in = zb_list_split(a->o->students, &a->arena, &n_in), **out = zb_list_split(a->o->out, &a->arena, &n_out);
+    if (!a->o->teacher) return zb_fail(err, ZB_ERR_CONFIG, "teacher: expected a model folder or .gguf");
+    if (n_in < 1 || n_in > STUDENTS_MAX || n_in != n_out)
+        return zb_fail(err, ZB_ERR_CONFIG, "students, out: expected 1 to %d folders and as many outputs, found %d and %d", STUDENTS_MAX, n_in, n_out);
+    zb_precision prec;
+    ZB_TRY(zb_precision_choose(a->o->precision, &prec, err));
+    ZB_TRY(zb_model_open(&a->teacher, a->o->teacher, ZB_MODEL_TRAIN, err));
+    ZB_TRY(zb_runner_new(&a->runner, a->teacher, prec, err));
+    ZB_TRY(zb_model_tokenizer(&a->tokenizer, a->o->teacher, err));
+    a->L = zb_model_config(a->teacher)->L;
+    a->D = zb_model_config(a->teacher)->D;
+    for (int i = 0; i < n_in; i++) ZB_TRY(open_student(a, in[i], out[i], prec, err));
+    return ZB_OK;
+}
+
+static void close_all(align *a) {
+    for (int i = 0; i < a->n; i++) {
+        for (int l = 0; l < a->L; l++) zb_optim_free(&a->s[i]->optim[l]);
+        zb_runner_free(a->s[i]->runner);
+        zb_model_free(a->s[i]->model);
+    }
+    zb_runner_free(a->runner);
+    zb_model_free(a->teacher);
+    zb_tokenizer_close(a->tokenizer);
+    zb_arena_free(&a->arena);
+}
+
+/* Teacher's states and mixer outputs of the batch, in its runner's arena. */
+static zb_status teach(align *a, const zb_batch *b, zb_err *err) {
+    zb_arena *ar = zb_runner_arena(a->runner);
+    size_t n = (size_t)b->n * a->D;
+    a->hidden = zb_alloc_array(ar, (size_t)a->L + 1, sizeof *a->hidden);
+    a->mixer = zb_alloc_array(ar, (size_t)a->L, sizeof *a->mixer);
+    for (int l = 0; l <= a->L; l++) a->hidden[l] = ZB_NEW_ARRAY(ar, float, n);
+    for (int l = 0; l < a->L; l++) a->mixer[l] = ZB_NEW_ARRAY(ar, float, n);
+    ZB_TRY(zb_runner_begin(a->runner, b, err));
+    zb_runner_forward(a->runner, ZB_NEW_ARRAY(ar, float, n), &(zb_capture){a->hidden, a->mixer});
+    return ZB_OK;
+}
+
+static void add_error(student *s, int l, size_t n, const float *got, const float *want) {
+    double e = 0, w = 0;
+    for (size_t i = 0; i < n; i++) {
+        e += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
+        w += (double)want[i] * (double)want[i];
+    }
+    s->error[l] += e;
+    s->energy[l] += w;
+}
+
+/* One layer on the teacher's input; scale 0: measure only. */
+static void layer_pass(align *a, student *s, int l, int n, float scale) {
+    zb_run *run = zb_runner_run(s->runner);
+    zb_arena *ar = zb_runner_arena(s->runner);
+    zb_mark mark = zb_arena_mark(ar);
+    size_t size = (size_t)n * a->D;
+    bool squared = !strcmp(a->o->loss, "squared"), train = scale > 0;
+    float *y = a->o->hidden_weight > 0 ? ZB_NEW_ARRAY(ar, float, size) : NULL, *m = ZB_NEW_ARRAY(ar, float, size);
+    float *dy = y && train ? ZB_NEW_ARRAY(ar, float, size) : NULL, *dm = train ? ZB_NEW_ARRAY(ar, float, size) : NULL;
+    zb_layer_tape *tape;
+    zb_layer_forward(run, l, a->hidden[l], y, m, train ? &tape : NULL);
+    if (y) s->hidden[l] += zb_ild_loss(n, a->D, y, a->hidden[l + 1], squared, NULL, scale * (float)a->o->hidden_weight, dy);
+    if (a->o->mixer_weight > 0 || !train) s->mixer[l] += zb_ild_loss(n, a->D, m, a->mixer[l], squared, NULL, scale * (float)a->o->mixer_weight, dm);
+    if (train)
+        zb_layer_backward(run, l, dy, dm, NULL, tape);
+    else
+        add_error(s, l, size, m, a->mixer[l]);
+    zb_arena_pop(ar, mark);
+}
+
+static zb_status pass(align *a, const zb_batch *b, float scale, zb_err *err) {
+    zb_mark mark = zb_arena_mark(zb_runner_arena(a->runner));
+    zb_status st = teach(a, b, err);
+    for (int i = 0; i < a->n && st == ZB_OK; i++) {
+        st = zb_runner_begin(a->s[i]->runner, b, err);
+        for (int l = 0; l < a->L && st == ZB_OK; l++) layer_pass(a, a->s[i], l, b->n, scale);
+    }
+    zb_arena_pop(zb_runner_arena(a->runner), mark);
+    return st;
+}
+
+static void clear_sums(align *a) {
+    for (int i = 0; i < a->n; i++) {
+        student *s = a->s[i];
+        memset(s->hidden, 0, sizeof s->hidden);
+        memset(s->mixer, 0, sizeof s->mixer);
+        memset(s->error, 0, sizeof s->error);
+        memset(s->energy, 0, sizeof s->energy);
+    }
+}
+
+/* Per-layer means as JSON lists, one pair per student; returns the total loss. */
+static double report(const align *a, double tokens, json_t *out) {
+    double total = 0;
+    for (int i = 0; i < a->n; i++) {
+        const student *s = a->s[i];
+        json_t *h = json_array(), *m = json_array();
+        for (int l = 0; l < a->L; l++) {
+            json_array_append_new(h, json_real(s->hidden[l] / tokens));
+            json_array_append_new(m, json_real(s->mixer[l] / tokens));
+            total += (a->o->hidden_weight * s->hidden[l] + a->o->mixer_weight * s->mixer[l]) / tokens;
+        }
+        zb_arena scratch = {0};
+        json_object_set_new(out, zb_asprintf(&scratch, "ild_hidden.%s", zb_path_base(s->out)), h);
+        json_object_set_new(out, zb_asprintf(&scratch, "ild_mixer.%s", zb_path_base(s->out)), m);
+        zb_arena_free(&scratch);
+    }
+    return total;
+}
+
+static void update(align *a, double lr) {
+    for (int i = 0; i < a->n; i++) {
+        for (int l = 0; l < a->L; l++) {
+            zb_optim *o = &a->s[i]->optim[l];
+            double norm = a->so->clip > 0 ? zb_optim_grad_norm(o) : 0;
+            zb_optim_step(o, lr, a->so->clip > 0 && norm > a->so->clip ? a->so->clip / norm : 1);
+        }
+        zb_model_zero_grads(a->s[i]->model);
+    }
+}
+
+static zb_status validate(align *a, zb_stage *st, zb_err *err) {
+    zb_arena scratch = {0};
+    clear_sums(a);
+    double tokens = 0;
+    zb_status s = ZB_OK;
+    for (int64_t r = 0; r < st->valid_rows && s == ZB_OK; r += a->so->batch) {
+        int64_t rows = st->valid_rows - r < a->so->batch ? st->valid_rows - r : a->so->batch;
+        zb_mark mark = zb_arena_mark(&scratch);
+        zb_batch b = zb_packer_batch(&st->valid_packer, r, (int)rows, &scratch);
+        s = pass(a, &b, 0, err);
+        tokens += b.n;
+        zb_arena_pop(&scratch, mark);
+    }
+    json_t *o = json_object();
+    double total = report(a, tokens, o);
+    json_object_set_new(o, "valid_loss", json_real(total));
+    for (int i = 0; i < a->n && s == ZB_OK; i++) {
+        double mean = 0;
+        json_t *e = json_array();
+        for (int l = 0; l < a->L; l++) {
+            double r = a->s[i]->error[l] / fmax(a->s[i]->energy[l], 1e-30);
+            json_array_append_new(e, json_real(r));
+            mean += r / a->L;
+        }
+        json_object_set_new(o, zb_asprintf(&scratch, "relative_error.%s", zb_path_base(a->s[i]->out)), e);
+        zb_info("align: step %lld, %s: validation loss %.4g, mean relative error of mixer outputs %.4f", (long long)st->step, zb_path_base(a->s[i]->out), total, mean);
+    }
+    bool best;
+    if (s == ZB_OK)
+        s = zb_stage_log_eval(st, o, total, &best, err);
+    else
+        json_decref(o);
+    zb_arena_free(&scratch);
+    return s;
+}
+
+static zb_status train_step(align *a, zb_stage *st, zb_err *err) {
+    zb_arena scratch = {0};
+    const zb_stage_opts *so = a->so;
+    int rows = (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
+    double tokens = (double)(so->batch * so->sequence_length);
+    clear_sums(a);
+    zb_status s = ZB_OK;
+    for (int r = 0; r < so->batch && s == ZB_OK; r += rows) {
+        zb_mark mark = zb_arena_mark(&scratch);
+        zb_batch b = zb_packer_batch(&st->packer, st->step * so->batch + r, rows, &scratch);
+        s = pass(a, &b, (float)(1 / tokens), err);
+        zb_arena_pop(&scratch, mark);
+    }
+    zb_arena_free(&scratch);
+    if (s != ZB_OK) return s;
+    update(a, zb_stage_lr(st));
+    json_t *o = json_object();
+    double loss = report(a, tokens, o);
+    return zb_stage_step_done(st, o, loss, err);
+}
+
+static zb_status loop(align *a, zb_stage *st, zb_err *err) {
+    while (st->step < st->steps) {
+        if (zb_stage_eval_due(st)) ZB_TRY(validate(a, st, err));
+        ZB_TRY(train_step(a, st, err));
+    }
+    return zb_stage_eval_due(st) ? validate(a, st, err) : ZB_OK;
+}
+
+static zb_status save_all(align *a, const json_t *how, zb_err *err) {
+    for (int i = 0; i < a->n; i++) {
+        json_t *p = json_pack("{s:s,s:O}", "stage", "align", "options", how);
+        zb_status s = zb_model_save(a->s[i]->model, a->s[i]->out, ZB_F32, a->o->teacher, p, err);
+        json_decref(p);
+        if (s != ZB_OK) return s;
+    }
+    return ZB_OK;
+}
+
+zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const char *dir, zb_err *err) {
+    align a = {.o = o, .so = so};
+    zb_stage st = {0};
+    zb_align_opts oc = *o; /* the JSON writer reads through non-const groups */
+    zb_stage_opts sc = *so;
+    zb_opt_group g[] = {{"", zb_align_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};
+    json_t *how = zb_opts_json(g);
+    zb_status s = open_all(&a, err);
+    if (s == ZB_OK) {
+        zb_optim **optim = zb_alloc_array(&a.arena, (size_t)a.n * a.L, sizeof *optim);
+        for (int i = 0; i < a.n * a.L; i++) optim[i] = &a.s[i / a.L]->optim[i % a.L];
+        s = zb_stage_begin(&st, so, "align", dir, a.tokenizer, how, optim, a.n * a.L, err);
+    }
+    if (s == ZB_OK) s = loop(&a, &st, err);
+    if (s == ZB_OK) s = save_all(&a, how, err);
+    if (s == ZB_OK) s = zb_stage_finish(&st, err);
+    json_decref(how);
+    zb_stage_free(&st);
+    close_all(&a);
+    return s;
+}
