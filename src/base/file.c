@@ -169,7 +169,7 @@ zb_status zb_writer_add(zb_writer *w, const void *bytes, size_t n, zb_err *err) 
 }
 
 zb_status zb_writer_close(zb_writer *w, zb_err *err) {
-    bool ok = fflush(w->f) == 0 && fsync(fileno(w->f)) == 0;
+    bool ok = !ferror(w->f) && fflush(w->f) == 0 && fsync(fileno(w->f)) == 0;
     zb_status s = ok ? ZB_OK : io_fail(err, "write", w->tmp);
     if (fclose(w->f) != 0 && s == ZB_OK) s = io_fail(err, "write", w->tmp);
     w->f = NULL;
@@ -233,10 +233,10 @@ zb_status zb_lines_open(zb_lines **out, const char *path, size_t line_limit, zb_
 /* Refills the chunk; have = 0 at the end of the file. */
 static zb_status refill(zb_lines *l, zb_err *err) {
     int got = gzread(l->f, l->chunk, sizeof l->chunk);
-    if (got < 0) {
-        int code;
-        return zb_fail(err, ZB_ERR_IO, "%s: cannot read: %s", l->path, gzerror(l->f, &code));
-    }
+    int code = Z_OK; /* a .gz that is cut short ends without an error of gzread */
+    const char *what = got <= 0 ? gzerror(l->f, &code) : "";
+    if (got < 0 || code == Z_BUF_ERROR)
+        return zb_fail(err, ZB_ERR_IO, "%s: cannot read: %s", l->path, got < 0 ? what : "the file is cut short");
     l->at = 0;
     l->have = (size_t)got;
     return ZB_OK;

@@ -6,13 +6,14 @@
 #include <string.h>
 #include <yaml.h>
 
-enum { DEPTH_MAX = 16, FILE_MAX = 1 << 20, SCALAR_MAX = 1 << 16 };
+enum { DEPTH_MAX = 16, FILE_MAX = 1 << 20, SCALAR_MAX = 1 << 16, NODES_MAX = 10000 };
 
 typedef struct builder {
     yaml_parser_t parser;
     zb_arena *arena;
     const char *where;
     zb_err *err;
+    int nodes;
 } builder;
 
 const char *zb_yaml_kind_name(const zb_yaml *n) {
@@ -39,11 +40,28 @@ static zb_status next_event(builder *b, yaml_event_t *e) {
 
 static zb_status build(builder *b, yaml_event_t *e, int depth, zb_yaml **out);
 
+/* Anchors and tags ("&name", "!!type") of a scalar, list or map. */
+static zb_status refuse_properties(builder *b, const yaml_event_t *e) {
+    const void *anchor = NULL, *tag = NULL;
+    if (e->type == YAML_SCALAR_EVENT) {
+        anchor = e->data.scalar.anchor;
+        tag = e->data.scalar.tag;
+    } else if (e->type == YAML_SEQUENCE_START_EVENT) {
+        anchor = e->data.sequence_start.anchor;
+        tag = e->data.sequence_start.tag;
+    } else if (e->type == YAML_MAPPING_START_EVENT) {
+        anchor = e->data.mapping_start.anchor;
+        tag = e->data.mapping_start.tag;
+    }
+    if (anchor) return fail_at(b, e->start_mark, "anchors are not supported");
+    if (tag) return fail_at(b, e->start_mark, "tags are not supported");
+    return ZB_OK;
+}
+
 static zb_status scalar_text(builder *b, const yaml_event_t *e, const char **out) {
     const char *v = (const char *)e->data.scalar.value;
     size_t n = e->data.scalar.length;
     if (n > SCALAR_MAX || memchr(v, 0, n)) return fail_at(b, e->start_mark, "value too long or with a NUL byte");
-    if (e->data.scalar.anchor) return fail_at(b, e->start_mark, "anchors are not supported");
     *out = zb_strndup(b->arena, v, n);
     return ZB_OK;
 }
@@ -63,7 +81,7 @@ static zb_status build_children(builder *b, zb_yaml *parent, yaml_event_type_t e
         if (parent->kind == ZB_YAML_MAP) {
             if (e.type != YAML_SCALAR_EVENT)
                 s = fail_at(b, e.start_mark, "expected a plain key");
-            else
+            else if ((s = refuse_properties(b, &e)) == ZB_OK)
                 s = scalar_text(b, &e, &key);
             if (s == ZB_OK && zb_yaml_get(parent, key))
                 s = fail_at(b, e.start_mark, zb_asprintf(b->arena, "key \"%s\" is given twice", key));
@@ -83,6 +101,8 @@ static zb_status build_children(builder *b, zb_yaml *parent, yaml_event_type_t e
 
 static zb_status build(builder *b, yaml_event_t *e, int depth, zb_yaml **out) {
     if (depth > DEPTH_MAX) return fail_at(b, e->start_mark, "nested too deeply");
+    if (++b->nodes > NODES_MAX) return fail_at(b, e->start_mark, "too many values");
+    ZB_TRY(refuse_properties(b, e));
     zb_yaml *n = ZB_NEW(b->arena, zb_yaml);
     n->line = (int)e->start_mark.line + 1;
     n->column = (int)e->start_mark.column + 1;

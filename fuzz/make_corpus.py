@@ -1,0 +1,56 @@
+"""Makes the seeds of fuzz/corpus that are not written by hand. Run from the repository root; needs no packages."""
+import pathlib
+import struct
+
+root = pathlib.Path(__file__).parent.parent
+golden, corpus = root / "tests" / "golden", root / "fuzz" / "corpus"
+
+
+def safetensors(name, header, data):
+    (corpus / "safetensors" / name).write_bytes(struct.pack("<Q", len(header)) + header.encode() + data)
+
+
+def string(s):
+    return struct.pack("<Q", len(s)) + s.encode()
+
+
+def gguf(name, keys, tensors=b"", n=0):
+    head = b"GGUF" + struct.pack("<IQQ", 3, n, len(keys)) + b"".join(keys) + tensors
+    (corpus / "gguf" / name).write_bytes(head + bytes(-len(head) % 32) + bytes(96))
+
+
+def u32(key, v):
+    return string(key) + struct.pack("<II", 4, v)
+
+
+def f32(key, v):
+    return string(key) + struct.pack("<If", 6, v)
+
+
+safetensors("two", '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[],"data_offsets":[8,10]}}',
+            bytes(10))
+safetensors("gap", '{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}', bytes(2))
+safetensors("meta", '{"__metadata__":{"format":"pt"}}', b"")
+(corpus / "safetensors" / "python").write_bytes((root / "tests/format/safetensors/python.safetensors").read_bytes())
+
+arch = string("general.architecture") + struct.pack("<I", 8) + string("llama")
+sizes = [u32("llama." + k, v) for k, v in (
+    ("vocab_size", 8), ("context_length", 64), ("embedding_length", 32), ("block_count", 1), ("feed_forward_length", 32),
+    ("attention.head_count", 2), ("attention.head_count_kv", 1), ("attention.key_length", 16),
+    ("attention.value_length", 16), ("rope.dimension_count", 16))]
+sizes += [f32("llama.rope.freq_base", 1e4), f32("llama.attention.layer_norm_rms_epsilon", 1e-5)]
+gguf("llama_config", [arch] + sizes)
+q = string("w") + struct.pack("<IQQIQ", 2, 32, 2, 3, 0)
+b = string("b") + struct.pack("<IQIQ", 1, 3, 0, 64)
+gguf("two_tensors", [u32("general.alignment", 32)], q + b, 2)
+nested = string("k") + struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 8, 1) + string("x")
+texts = string("list.text") + struct.pack("<IIQ", 9, 8, 2) + string("a") + string("")
+gguf("arrays", [nested, texts])
+(corpus / "gguf" / "kinds").write_bytes((root / "tests/format/gguf/kinds.gguf").read_bytes())
+
+for d in ("llama", "llama3-rope-untied", "qwen2-bias", "hybrid", "hybrid-yarn-attention", "mamba2-repeat", "mla-norm-yarn"):
+    text = (golden / d / "config.json").read_bytes()
+    hybrid = golden / d / "hybrid_config.json"
+    if hybrid.exists():
+        text += b"\0" + hybrid.read_bytes()
+    (corpus / "json_config" / d).write_bytes(text)
