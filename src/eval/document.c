@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LINE_MAX_BYTES = 1 << 22, CHOICES_MAX = 256 };
+enum { LINE_MAX_BYTES = 1 << 22 };
 
 /* File and line of the row that is being read; jansson's objects know neither. */
 typedef struct source {
@@ -95,9 +95,9 @@ static zb_status list_texts(const source *s, const zb_task_list *l, const json_t
         return zb_fail(s->err, ZB_ERR_FORMAT, "%s: field \"%s\": expected an array, found %s",
                        s->where, l->path, zb_json_type(list));
     size_t count = json_array_size(list);
-    if (count == 0 || count > CHOICES_MAX)
+    if (count == 0 || count > ZB_CHOICES_MAX)
         return zb_fail(s->err, ZB_ERR_FORMAT, "%s: field \"%s\": expected 1 to %d items, found %zu",
-                       s->where, l->path, CHOICES_MAX, count);
+                       s->where, l->path, ZB_CHOICES_MAX, count);
     *out = ZB_NEW_ARRAY(s->arena, zb_str, count);
     *n = (int)count;
     for (size_t i = 0; i < count; i++) ZB_TRY(list_item(s, list, l->path, i, &(*out)[i]));

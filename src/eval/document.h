@@ -9,6 +9,8 @@
 #include "eval/scorer.h"
 #include "eval/task.h"
 
+enum { ZB_CHOICES_MAX = 256 }; /* of one document */
+
 typedef struct zb_choice {
     zb_str
         context; /* description and prompt; shared bytes (same pointer) if the choices share it */

@@ -16,7 +16,7 @@
 typedef struct zb_eval_opts {
     const char *tasks; /* "piqa,mmlu_stem" */
     const char *tasks_dir, *data_dir;
-    double limit; /* documents of each task (of each part); below 1 a share of them; 0 all */
+    double limit;        /* documents of each task (of each part); below 1 a share of them; 0 all */
     int64_t num_fewshot; /* 0 */
     const char *profile; /* lm-eval | zebra-paper */
     const char *add_bos; /* auto | on | off */
@@ -26,7 +26,8 @@ typedef struct zb_eval_opts {
     const char *model;   /* no option: a name for the results file, may be NULL */
 } zb_eval_opts;
 
-extern const zb_opt zb_eval_opt_table[]; /* defaults: zb_opts_defaults() on a zb_eval_opts */
+/* Start from {0} and zb_opts_defaults(): `model` is in no table. */
+extern const zb_opt zb_eval_opt_table[];
 
 /* zb_eval_result_free must be called, also after an error. */
 zb_status zb_eval_run(const zb_eval_opts *o, const zb_tokenizer *t, const zb_scorer *s,

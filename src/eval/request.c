@@ -18,7 +18,7 @@
 #include <string.h>
 
 enum {
-    CALL_TOKENS = 16384, /* of one call of the scorer: seconds of work, so that progress and Ctrl-C
+    CALL_TOKENS = 4096, /* of one call of the scorer: seconds of work, so that progress and Ctrl-C
                             stay alive */
     CALL_REQUESTS = 4096,
 };

@@ -10,17 +10,15 @@
 #include <string.h>
 #include <time.h>
 
-enum { CHOICES_MAX = 256 };
-
 void zb_eval_result_free(zb_eval_result *r) {
     zb_arena_free(&r->arena);
     *r = (zb_eval_result){0};
 }
 
 double zb_document_acc(const zb_document *d, bool norm) {
-    double score[CHOICES_MAX];
-    int64_t length[CHOICES_MAX];
-    ZB_ASSERT(d->n_choices <= CHOICES_MAX);
+    double score[ZB_CHOICES_MAX];
+    int64_t length[ZB_CHOICES_MAX];
+    ZB_ASSERT(d->n_choices <= ZB_CHOICES_MAX);
     for (int i = 0; i < d->n_choices; i++) {
         score[i] = d->choice[i].score.logprob;
         length[i] = d->choice[i].length;

@@ -4,7 +4,7 @@
  * template.h), where the right answer stands, the metrics, and, for a task made of parts (MMLU's
  * subjects), the field that names the part and the groups of parts. A part is a leaf: the unit that
  * has its own score. A task without parts is its own only leaf. Nothing is compiled in: a new file
- * is a new task. docs of the keys: task.c. Everything lives in the arena given. */
+ * is a new task. The keys: task.c and tasks/README.md. Everything lives in the arena given. */
 #ifndef ZB_EVAL_TASK_H
 #define ZB_EVAL_TASK_H
 

@@ -20,6 +20,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
 #include <cmocka.h>
 
@@ -353,6 +354,38 @@ static void test_limit_and_scores(void **state) {
     check_count(0.5, 3, 2.0 / 3, 1.0 / 3); /* rounded up */
     check_count(0.01, 1, 1, 0);
     check_count(99, 5, 3.0 / 5, 2.0 / 5);
+
+    /* Lengths are code points: -7 / 3 is worse than -2 / 1, though -7 / 6 (bytes) would be better.
+     */
+    write_text("toy.jsonl",
+               "{\"q\": \"the\", \"c\": [\"\\u00e9\\u00e9\\u00e9\", \"b\"], \"g\": 1}\n");
+    zb_eval_opts o = options("toy");
+    zb_eval_result r;
+    assert_int_equal(zb_eval_run(&o, tokenizer, &counting, &r, NULL), ZB_OK);
+    check_near(r.row[0].acc_norm.value, 1, 0);
+    zb_eval_result_free(&r);
+}
+
+/* With no plain file the compressed one is read; what is wrong in it is told by line all the same.
+ */
+static void test_compressed_data(void **state) {
+    (void)state;
+    write_text("packed.yaml", zb_asprintf(&arena, "data: packed.jsonl%s", strchr(toy, '\n')));
+    gzFile f = gzopen(in_folder("packed.jsonl.gz"), "w");
+    gzputs(f, toy_rows);
+    gzclose(f);
+    zb_eval_opts o = options("packed");
+    zb_eval_result r;
+    assert_int_equal(zb_eval_run(&o, tokenizer, &counting, &r, NULL), ZB_OK);
+    assert_int_equal(r.row[0].n, 5);
+    zb_eval_result_free(&r);
+    f = gzopen(in_folder("packed.jsonl.gz"), "w");
+    gzputs(f, "\n{");
+    gzclose(f);
+    zb_err err = {0};
+    assert_int_equal(zb_eval_run(&o, tokenizer, &counting, &r, &err), ZB_ERR_FORMAT);
+    assert_non_null(strstr(err.msg, "packed.jsonl.gz:2: column"));
+    zb_eval_result_free(&r);
 }
 
 static void test_table(void **state) {
@@ -694,11 +727,17 @@ static void test_interruption(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),           cmocka_unit_test(test_golden_mmlu),
-        cmocka_unit_test(test_limit_and_scores), cmocka_unit_test(test_table),
-        cmocka_unit_test(test_boundary),         cmocka_unit_test(test_order),
-        cmocka_unit_test(test_profiles),         cmocka_unit_test(test_broken_data),
-        cmocka_unit_test(test_broken_task),      cmocka_unit_test(test_wrong_options),
+        cmocka_unit_test(test_golden),
+        cmocka_unit_test(test_golden_mmlu),
+        cmocka_unit_test(test_limit_and_scores),
+        cmocka_unit_test(test_compressed_data),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_boundary),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_profiles),
+        cmocka_unit_test(test_broken_data),
+        cmocka_unit_test(test_broken_task),
+        cmocka_unit_test(test_wrong_options),
         cmocka_unit_test(test_interruption),
     };
     return cmocka_run_group_tests_name("eval run", tests, set_up, tear_down);
