@@ -1,0 +1,93 @@
+/* measure.h - what the files of a report say, read and checked.
+ *
+ * Every number that no file gave is NAN (counts: -1), every list may be empty; writers of tables,
+ * plots and pages look here and never at files. The measures own an arena with all they hold and
+ * borrow the strings of the input they were read for. */
+#ifndef ZB_REPORT_MEASURE_H
+#define ZB_REPORT_MEASURE_H
+
+#include "report/report.h"
+
+#include <stdbool.h>
+
+typedef struct zb_report_task {
+    const char *name;
+    double acc, acc_stderr, acc_norm, acc_norm_stderr; /* shares, 0 to 1 */
+    int64_t n;                                         /* documents */
+    bool norm;                                         /* the average takes acc_norm */
+} zb_report_task;
+
+typedef struct zb_report_speed {
+    int64_t at; /* tokens: prompt length (prefill) or context already read (decode) */
+    double rate, sd; /* tokens per second */
+} zb_report_speed;
+
+typedef struct zb_report_measured {
+    const char *name, *title;
+    double kv_percent, kv_bytes_per_token, state_bytes, parameters;
+    double perplexity, kl_to_teacher;
+    int64_t perplexity_tokens, train_tokens;
+    zb_report_task *task;
+    zb_report_speed *decode, *prefill; /* ascending in `at` */
+    int n_tasks, n_decode, n_prefill;
+    const char **layer; /* kind of each layer */
+    int n_layers;
+    const zb_report_time *seconds;
+    int n_seconds;
+} zb_report_measured;
+
+/* One column of a training log against tokens: ascending, gaps left out. */
+typedef struct zb_report_curve {
+    double *x, *y;
+    size_t n, cap;
+} zb_report_curve;
+
+typedef struct zb_report_stage {
+    const char *name;
+    zb_report_curve loss, valid_kl, valid_perplexity;
+    int64_t tokens; /* last count */
+    double rate;    /* median of tokens per second, NAN: not logged */
+} zb_report_stage;
+
+typedef struct zb_report_sample {
+    const char *prompt;
+    const char **text; /* by model; NULL: no text */
+} zb_report_sample;
+
+typedef struct zb_report_measures {
+    zb_arena arena;
+    const zb_report_input *in;
+    zb_report_measured *model;
+    int n_models;
+    zb_report_stage *stage;
+    int n_stages;
+    const char *method; /* of the layer choice; NULL */
+    double *sensitivity;
+    bool *chosen; /* by layer */
+    int n_sensitivity, n_chosen;
+    int *chosen_layer; /* as listed */
+    zb_report_sample *sample;
+    int n_samples;
+    zb_str recipe;
+    const char **missing; /* sentences: what was left out and why */
+    size_t n_missing, missing_cap;
+} zb_report_measures;
+
+zb_status zb_report_measure(zb_report_measures *m, const zb_report_input *in, zb_err *err);
+void zb_report_measures_free(zb_report_measures *m); /* also after an error */
+void zb_report_miss(zb_report_measures *m, const char *fmt, ...) ZB_PRINTF(2, 3);
+
+double zb_report_score(const zb_report_task *t);        /* acc_norm or acc, as the average takes it */
+double zb_report_score_stderr(const zb_report_task *t); /* of that score */
+const zb_report_task *zb_report_task_find(const zb_report_measured *m, const char *name);
+
+/* Unweighted mean of the scores, NAN without tasks; *stderr_of (NULL: not wanted) is that of the
+ * mean of independent tasks, sqrt(sum of squares) / tasks, NAN when a task has none. */
+double zb_report_average(const zb_report_measured *m, double *stderr_of);
+extern const char *const zb_report_average_rule;
+
+double zb_report_chance(const char *task); /* share right by guessing, NAN: not known */
+double zb_report_speed_at(const zb_report_speed *s, int n, int64_t at); /* NAN: not measured */
+double zb_report_seconds(const zb_report_measured *m); /* sum of the stages, NAN without */
+
+#endif
