@@ -1,8 +1,10 @@
-/* mla_paper.h - the paper's start of an MLA layer from the attention it replaces, as a function on matrices.
+/* mla_paper.h - the paper's start of an MLA layer from the attention it replaces, as a function
+ * on matrices.
  *
- * Zebra-Llama (arXiv 2505.17272) and X-EcoMLA (arXiv 2503.11132): truncated singular value decompositions of the query map
- * and of the stacked key and value maps. All weights are f32, row-major [out, in]; the caller owns every buffer;
- * decompositions run in f64 in the arena and are popped before return. Pure apart from that. */
+ * Zebra-Llama (arXiv 2505.17272) and X-EcoMLA (arXiv 2503.11132): truncated singular value
+ * decompositions of the query map and of the stacked key and value maps. All weights are f32,
+ * row-major [out, in]; the caller owns every buffer; decompositions run in f64 in the arena and
+ * are popped before return. Pure apart from that. */
 #ifndef ZB_COMPOSE_MLA_PAPER_H
 #define ZB_COMPOSE_MLA_PAPER_H
 
@@ -13,11 +15,11 @@
 
 typedef struct zb_mla_paper_dims {
     int hidden, heads, kv_heads, head_dim; /* D, H, G, dh; H % G == 0 */
-    int q_rank;                            /* r_q <= min(H·dh, D); 0: one query map without a low rank */
-    int kv_rank;                           /* r_kv <= min(2·G'·dh, D) */
-    int nope_dim, rope_dim;                /* d_nope, d_rope, each <= dh */
-    int v_dim;                             /* must equal dh: out_proj is o_proj */
-    bool full_kv_head;                     /* G' = H (keys and values repeated), else G' = G */
+    int q_rank;             /* r_q <= min(H·dh, D); 0: one query map without a low rank */
+    int kv_rank;            /* r_kv <= min(2·G'·dh, D) */
+    int nope_dim, rope_dim; /* d_nope, d_rope, each <= dh */
+    int v_dim;              /* must equal dh: out_proj is o_proj */
+    bool full_kv_head;      /* G' = H (keys and values repeated), else G' = G */
 } zb_mla_paper_dims;
 
 typedef struct zb_mla_paper_in {
@@ -37,20 +39,23 @@ typedef struct zb_mla_paper_out {
 } zb_mla_paper_out;
 
 /* ZB_ERR_CONFIG for dimensions that do not fit, ZB_ERR_FORMAT for weights that are not finite. */
-zb_status zb_mla_paper_init(const zb_mla_paper_dims *d, const zb_mla_paper_in *in, const zb_mla_paper_out *out,
-                            zb_arena *arena, zb_err *err);
+zb_status zb_mla_paper_init(const zb_mla_paper_dims *d, const zb_mla_paper_in *in,
+                            const zb_mla_paper_out *out, zb_arena *arena, zb_err *err);
 
-/* Smallest rank r <= n with Σ_{i<r} s_i² >= share · Σ s_i², rounded up to a multiple of 8, at most n and at most `cap`
- * (0: no further limit). s[n] descending; share in (0, 1]. All zero: the smallest rank. */
+/* Smallest rank r <= n with Σ_{i<r} s_i² >= share · Σ s_i², rounded up to a multiple of 8, at
+ * most n and at most `cap` (0: no further limit). s[n] descending; share in (0, 1]. All zero: the
+ * smallest rank. */
 int zb_energy_rank(const double *s, int n, double share, int cap);
 
-/* Energy ranks of this layer (X-EcoMLA's dynamic ranks) by the singular values of the query map and of the stacked key
- * and value maps; d's ranks are not read. q_rank or kv_rank may be NULL: not wanted. */
+/* Energy ranks of this layer (X-EcoMLA's dynamic ranks) by the singular values of the query map
+ * and of the stacked key and value maps; d's ranks are not read. q_rank or kv_rank may be NULL:
+ * not wanted. */
 typedef struct zb_mla_paper_energy {
     double q_share, kv_share;
     int q_cap, kv_cap; /* 0: no limit beyond the matrix */
 } zb_mla_paper_energy;
-zb_status zb_mla_paper_ranks(const zb_mla_paper_dims *d, const zb_mla_paper_in *in, const zb_mla_paper_energy *e,
-                             int *q_rank, int *kv_rank, zb_arena *arena, zb_err *err);
+zb_status zb_mla_paper_ranks(const zb_mla_paper_dims *d, const zb_mla_paper_in *in,
+                             const zb_mla_paper_energy *e, int *q_rank, int *kv_rank,
+                             zb_arena *arena, zb_err *err);
 
 #endif

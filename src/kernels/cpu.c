@@ -1,8 +1,8 @@
 /* cpu.c - detection of instruction sets (contract in cpu.h).
  *
- * Compiled for the baseline, so that asking never executes what is asked about. The compiler's own run-time
- * support reads CPUID and, through XGETBV, whether the operating system saves the wide registers: a flag without
- * that counts as absent. */
+ * Compiled for the baseline, so that asking never executes what is asked about. The compiler's
+ * own run-time support reads CPUID and, through XGETBV, whether the operating system saves the
+ * wide registers: a flag without that counts as absent. */
 #include "kernels/cpu.h"
 
 static const char *const names[ZB_CPU_LEVELS] = {"ref", "avx2", "avx512", "neon"};
@@ -10,11 +10,13 @@ static const char *const names[ZB_CPU_LEVELS] = {"ref", "avx2", "avx512", "neon"
 const char *zb_cpu_level_name(zb_cpu_level level) { return names[level]; }
 
 #if defined(__x86_64__)
-/* Everything -march=x86-64-v3 lets the compiler use, not only what we name. gcc before 11 and clang before 12 know no
- * "lzcnt"/"movbe" here; both came with the same processors as AVX2 and BMI2. */
+/* Everything -march=x86-64-v3 lets the compiler use, not only what we name. gcc before 11 and
+ * clang before 12 know no "lzcnt"/"movbe" here; both came with the same processors as AVX2 and
+ * BMI2. */
 static bool has_v3(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+           __builtin_cpu_supports("popcnt");
 }
 
 static bool has_v4(void) {
@@ -26,18 +28,13 @@ static bool has_v4(void) {
 
 bool zb_cpu_has(zb_cpu_level level) {
     switch (level) {
-    case ZB_CPU_REF:
-        return true;
+    case ZB_CPU_REF: return true;
 #if defined(__x86_64__)
-    case ZB_CPU_AVX2:
-        return has_v3();
-    case ZB_CPU_AVX512:
-        return has_v4();
+    case ZB_CPU_AVX2: return has_v3();
+    case ZB_CPU_AVX512: return has_v4();
 #elif defined(__aarch64__)
-    case ZB_CPU_NEON:
-        return true;
+    case ZB_CPU_NEON: return true;
 #endif
-    default:
-        return false;
+    default: return false;
     }
 }

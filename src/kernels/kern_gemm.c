@@ -1,10 +1,12 @@
 /* kern_gemm.c - small and middle matrix products on one core: C[m,n] = alpha * A·B (+ C).
  *
- * The inner tile keeps MR x NR sums in registers and walks k: per step it loads one row of NR values of B and broadcasts MR values
- * of A, so that arithmetic, not loading, is the limit. A is read where it lies, by its two strides; MR rows of KC values
- * stay in the first cache. B is walked in panels of NR columns and KC rows, which fit there too; a panel is copied to
- * the stack where that pays: its rows lie far apart and are used often, or its last columns are missing (they are filled
- * with zeros, so the tile never reads past a row). Loops: k blocks, panels of B, tiles of A. */
+ * The inner tile keeps MR x NR sums in registers and walks k: per step it loads one row of NR
+ * values of B and broadcasts MR values of A, so that arithmetic, not loading, is the limit. A is
+ * read where it lies, by its two strides; MR rows of KC values stay in the first cache. B is
+ * walked in panels of NR columns and KC rows, which fit there too; a panel is copied to the stack
+ * where that pays: its rows lie far apart and are used often, or its last columns are missing
+ * (they are filled with zeros, so the tile never reads past a row). Loops: k blocks, panels of B,
+ * tiles of A. */
 #include "kernels/simd.h"
 
 #if VW == 16
@@ -55,7 +57,8 @@ static void tile_4(const zb_gemm_args *g) { tile(g, 4); }
 static void tile_2(const zb_gemm_args *g) { tile(g, 2); }
 static void tile_1(const zb_gemm_args *g) { tile(g, 1); }
 
-/* All rows of A against one panel of B (g->n <= NR): full tiles, then the rest in tiles of 4, 2 and 1 rows. */
+/* All rows of A against one panel of B (g->n <= NR): full tiles, then the rest in tiles of 4, 2
+ * and 1 rows. */
 static void panel(const zb_gemm_args *g) {
     zb_gemm_args t = *g;
     while (t.m > 0) {

@@ -1,8 +1,10 @@
-/* kern_quant.c - packed weights times one vector, the work of decoding (formulas and layouts in kern_ref.c).
+/* kern_quant.c - packed weights times one vector, the work of decoding (formulas and layouts in
+ * kern_ref.c).
  *
- * Decoding is bound by reading weights, so the weights are widened in registers and summed in f32; nothing is unpacked to
- * memory. Rows are taken ROWS at a time: they share the loads of x and, being independent, hide the latency of the
- * sums. `rows` is a constant wherever these functions are inlined, so the loops over it disappear. */
+ * Decoding is bound by reading weights, so the weights are widened in registers and summed in
+ * f32; nothing is unpacked to memory. Rows are taken ROWS at a time: they share the loads of x
+ * and, being independent, hide the latency of the sums. `rows` is a constant wherever these
+ * functions are inlined, so the loops over it disappear. */
 #include "kernels/simd.h"
 
 enum { ROWS = 4, BLOCK_VECTORS = KERN_BLOCK / VW };
@@ -16,7 +18,9 @@ SIMD_INLINE void run(const zb_gemv_args *g, tile_fn *tile) {
     for (; j < g->last; j++) tile(g, j, 1);
 }
 
-SIMD_INLINE const uint8_t *row_of(const zb_gemv_args *g, int j) { return g->w + (size_t)j * g->row_bytes; }
+SIMD_INLINE const uint8_t *row_of(const zb_gemv_args *g, int j) {
+    return g->w + (size_t)j * g->row_bytes;
+}
 
 enum plain { F32, BF16, F16 };
 
@@ -66,9 +70,11 @@ static void gemv_f32(const zb_gemv_args *g) { run(g, tile_f32); }
 static void gemv_bf16(const zb_gemv_args *g) { run(g, tile_bf16); }
 static void gemv_f16(const zb_gemv_args *g) { run(g, tile_f16); }
 
-/* Where block b of each row of the tile lies, and its scales: head[2r] is d, head[2r+1] what follows (m in Q4_1, else no
- * number that means anything). The rows that come next are asked for meanwhile. */
-SIMD_INLINE void heads(const zb_gemv_args *g, int j, int rows, size_t at, const uint8_t *block[ROWS], float head[2 * ROWS]) {
+/* Where block b of each row of the tile lies, and its scales: head[2r] is d, head[2r+1] what
+ * follows (m in Q4_1, else no number that means anything). The rows that come next are asked for
+ * meanwhile. */
+SIMD_INLINE void heads(const zb_gemv_args *g, int j, int rows, size_t at,
+                       const uint8_t *block[ROWS], float head[2 * ROWS]) {
     for (int r = 0; r < rows; r++) {
         block[r] = row_of(g, j + r) + at;
         __builtin_prefetch(block[r] + (size_t)rows * g->row_bytes);
@@ -81,7 +87,8 @@ SIMD_INLINE void heads(const zb_gemv_args *g, int j, int rows, size_t at, const 
     }
 }
 
-/* Per block the products of the bare integers are summed in vector lanes, then scaled by d into the row's sum. */
+/* Per block the products of the bare integers are summed in vector lanes, then scaled by d into
+ * the row's sum. */
 SIMD_INLINE void tile_q8_0(const zb_gemv_args *g, int j, int rows) {
     vf sum[ROWS];
     for (int r = 0; r < rows; r++) sum[r] = vf_set1(0);
@@ -92,15 +99,17 @@ SIMD_INLINE void tile_q8_0(const zb_gemv_args *g, int j, int rows) {
         heads(g, j, rows, at, block, head);
         for (int r = 0; r < rows; r++) {
             vf part = {0};
-            for (int v = 0; v < BLOCK_VECTORS; v++) part += vf_load_i8(block[r] + 2 + v * VW) * vf_load(g->x + p + v * VW);
+            for (int v = 0; v < BLOCK_VECTORS; v++)
+                part += vf_load_i8(block[r] + 2 + v * VW) * vf_load(g->x + p + v * VW);
             sum[r] += part * head[2 * r];
         }
     }
     for (int r = 0; r < rows; r++) g->y[j + r] = vf_sum(sum[r]);
 }
 
-/* Σ d(q - 8)x = d (Σ q x - 8 Σ x), and Q4_1's Σ (d q + m) x = d Σ q x + m Σ x: one loop, since the sum of x is shared by all
- * rows; `min` tells whether the block carries m, otherwise m = -8 d. */
+/* Σ d(q - 8)x = d (Σ q x - 8 Σ x), and Q4_1's Σ (d q + m) x = d Σ q x + m Σ x: one loop, since
+ * the sum of x is shared by all rows; `min` tells whether the block carries m, otherwise m = -8
+ * d. */
 SIMD_INLINE void tile_q4(const zb_gemv_args *g, int j, int rows, bool min) {
     size_t block_bytes = min ? KERN_Q4_1 : KERN_Q4_0, skip = min ? 4 : 2, at = 0;
     vf sum[ROWS];

@@ -1,17 +1,20 @@
-/* kern_ref.c - the scalar reference of every kernel: the specification that all other versions are checked against.
+/* kern_ref.c - the scalar reference of every kernel: the specification that all other versions
+ * are checked against.
  *
- * Plain loops in the order of the formula, libm for exp and log, no tricks; compiled for the baseline without contraction, so
- * that its results are the same everywhere. Sums run in f32 as in the fast versions, except over a vocabulary and where
- * kernels.h promises f64.
+ * Plain loops in the order of the formula, libm for exp and log, no tricks; compiled for the
+ * baseline without contraction, so that its results are the same everywhere. Sums run in f32 as
+ * in the fast versions, except over a vocabulary and where kernels.h promises f64.
  *
- * Special values. NaN in gives NaN out. A row of -inf is an empty distribution: softmax gives zeros, its log-sum-exp
- * is -inf. In the losses a probability of exactly 0 contributes 0, whatever the other distribution says there
- * (the limit of p log p). Elementwise kernels may run in place (x == y). */
+ * Special values. NaN in gives NaN out. A row of -inf is an empty distribution: softmax gives
+ * zeros, its log-sum-exp is -inf. In the losses a probability of exactly 0 contributes 0,
+ * whatever the other distribution says there (the limit of p log p). Elementwise kernels may run
+ * in place (x == y). */
 #include "kernels/kernels_impl.h"
 
 #include <math.h>
 
-/* C = alpha * A·B (+ C), one row of C at a time: row p of B, scaled by alpha * A[i,p], is added to it. */
+/* C = alpha * A·B (+ C), one row of C at a time: row p of B, scaled by alpha * A[i,p], is added
+ * to it. */
 static void gemm(const zb_gemm_args *g) {
     for (int i = 0; i < g->m; i++) {
         float *restrict c = g->c + i * g->ldc;
@@ -57,7 +60,8 @@ static float rmsnorm(int n, const float *x, const float *w, float eps, float *y)
 }
 
 /* With g_i = dy_i w_i: dL/dx_i = r g_i - x_i r³/n Σ_j g_j x_j;  dL/dw_i = dy_i x_i r. */
-static void rmsnorm_backward(int n, const float *x, const float *w, float r, const float *dy, float *dx, float *dw) {
+static void rmsnorm_backward(int n, const float *x, const float *w, float r, const float *dy,
+                             float *dx, float *dw) {
     float gx = 0;
     for (int i = 0; i < n; i++) gx += dy[i] * (w ? w[i] : 1) * x[i];
     float back = n ? r * r * r * gx / (float)n : 0;
@@ -67,7 +71,8 @@ static void rmsnorm_backward(int n, const float *x, const float *w, float r, con
     }
 }
 
-/* exp with the ends of the range fixed (see kernels_impl.h). NaN passes both comparisons and reaches libm. */
+/* exp with the ends of the range fixed (see kernels_impl.h). NaN passes both comparisons and
+ * reaches libm. */
 static float exp_one(float x) {
     if (x < KERN_EXP_MIN) return 0;
     if (x > KERN_EXP_MAX) return INFINITY;
@@ -100,15 +105,18 @@ static void silu_mul(int n, const float *gate, const float *up, float *y) {
     for (int i = 0; i < n; i++) y[i] = silu_one(gate[i]) * up[i];
 }
 
-static void silu_mul_backward(int n, const float *gate, const float *up, const float *dy, float *dgate, float *dup) {
+static void silu_mul_backward(int n, const float *gate, const float *up, const float *dy,
+                              float *dgate, float *dup) {
     for (int i = 0; i < n; i++) {
-        float g = gate[i], u = up[i], d = dy[i]; /* read first: outputs may be the inputs' own memory */
+        float g = gate[i], u = up[i],
+              d = dy[i]; /* read first: outputs may be the inputs' own memory */
         dgate[i] = d * u * silu_slope(g);
         dup[i] = d * silu_one(g);
     }
 }
 
-/* Largest of x*s, 0 in place of -inf: the shift that keeps exp in range, also for a row of -inf, whose exps are then 0. */
+/* Largest of x*s, 0 in place of -inf: the shift that keeps exp in range, also for a row of -inf,
+ * whose exps are then 0. */
 static float shift_of(int n, float s, const float *x) {
     float max = -INFINITY;
     for (int i = 0; i < n; i++)
@@ -152,11 +160,13 @@ static void rope_halves(int half, const float *cos, const float *sin, bool inver
 }
 
 static void rope_interleaved(int half, const float *cos, const float *sin, bool inverse, float *x) {
-    for (int i = 0; i < half; i++) turn(cos[i], inverse ? -sin[i] : sin[i], &x[2 * i], &x[2 * i + 1]);
+    for (int i = 0; i < half; i++)
+        turn(cos[i], inverse ? -sin[i] : sin[i], &x[2 * i], &x[2 * i + 1]);
 }
 
 /* KL(t ‖ s) = Σ p_t (log p_t - log p_s); its gradient by the student's logits is p_s - p_t. */
-static double kl_row(int n, float *student, float lse_s, const float *teacher, float lse_t, float scale) {
+static double kl_row(int n, float *student, float lse_s, const float *teacher, float lse_t,
+                     float scale) {
     double sum = 0;
     for (int i = 0; i < n; i++) {
         float log_s = student[i] - lse_s, log_t = teacher[i] - lse_t, p_t = exp_one(log_t);
@@ -166,8 +176,10 @@ static double kl_row(int n, float *student, float lse_s, const float *teacher, f
     return sum;
 }
 
-/* KL(s ‖ t) = Σ p_s (log p_s - log p_t) = v; its gradient by the student's logits is p_s (log p_s - log p_t - v). */
-static double reverse_kl_row(int n, float *student, float lse_s, const float *teacher, float lse_t, float scale) {
+/* KL(s ‖ t) = Σ p_s (log p_s - log p_t) = v; its gradient by the student's logits is p_s (log p_s
+ * - log p_t - v). */
+static double reverse_kl_row(int n, float *student, float lse_s, const float *teacher, float lse_t,
+                             float scale) {
     double sum = 0;
     for (int i = 0; i < n; i++) {
         float log_s = student[i] - lse_s, p_s = exp_one(log_s);
@@ -181,7 +193,8 @@ static double reverse_kl_row(int n, float *student, float lse_s, const float *te
 }
 
 static void ce_row(int n, float *x, float lse, int label, float scale_by) {
-    for (int i = 0; i < n; i++) x[i] = scale_by * (exp_one(x[i] - lse) - (i == label ? 1.0f : 0.0f));
+    for (int i = 0; i < n; i++)
+        x[i] = scale_by * (exp_one(x[i] - lse) - (i == label ? 1.0f : 0.0f));
 }
 
 static void adamw(const zb_adamw_args *a) {
@@ -221,7 +234,8 @@ static void gemv_f16(const zb_gemv_args *g) {
     for (int j = g->first; j < g->last; j++) {
         const uint8_t *row = g->w + (size_t)j * g->row_bytes;
         float sum = 0;
-        for (int p = 0; p < g->k; p++) sum += kern_f32_of_f16(kern_load_u16(row + 2 * (size_t)p)) * g->x[p];
+        for (int p = 0; p < g->k; p++)
+            sum += kern_f32_of_f16(kern_load_u16(row + 2 * (size_t)p)) * g->x[p];
         g->y[j] = sum;
     }
 }
@@ -257,7 +271,8 @@ static void gemv_q4_0(const zb_gemv_args *g) {
     }
 }
 
-/* Block: f16 d; f16 m; u8 q[16] as in Q4_0. Weight d·q + m, so the block's part is d Σ q x + m Σ x. */
+/* Block: f16 d; f16 m; u8 q[16] as in Q4_0. Weight d·q + m, so the block's part is d Σ q x + m Σ
+ * x. */
 static void gemv_q4_1(const zb_gemv_args *g) {
     for (int j = g->first; j < g->last; j++) {
         const uint8_t *b = g->w + (size_t)j * g->row_bytes;
@@ -269,7 +284,8 @@ static void gemv_q4_1(const zb_gemv_args *g) {
                 part += (float)(b[4 + i] & 15) * lo + (float)(b[4 + i] >> 4) * hi;
                 total += lo + hi;
             }
-            sum += kern_f32_of_f16(kern_load_u16(b)) * part + kern_f32_of_f16(kern_load_u16(b + 2)) * total;
+            sum += kern_f32_of_f16(kern_load_u16(b)) * part +
+                   kern_f32_of_f16(kern_load_u16(b + 2)) * total;
         }
         g->y[j] = sum;
     }

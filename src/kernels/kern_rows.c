@@ -1,8 +1,10 @@
-/* kern_rows.c - vector versions of the kernels that reduce a row: norms, softmax, vocabulary losses (formulas in kern_ref.c).
+/* kern_rows.c - vector versions of the kernels that reduce a row: norms, softmax, vocabulary
+ * losses (formulas in kern_ref.c).
  *
- * Rows may be a vocabulary long (130,000), so sums run in f32 vectors over BLOCK elements and the blocks are added in
- * double: the error stays that of a sum of BLOCK / VW terms. The last, incomplete vector is filled with a value that the sum does
- * not feel (0, or -inf before an exp). */
+ * Rows may be a vocabulary long (130,000), so sums run in f32 vectors over BLOCK elements and the
+ * blocks are added in double: the error stays that of a sum of BLOCK / VW terms. The last,
+ * incomplete vector is filled with a value that the sum does not feel (0, or -inf before an exp).
+ */
 #include "kernels/simd.h"
 
 enum { BLOCK = 64 * VW };
@@ -33,7 +35,8 @@ static float rmsnorm(int n, const float *x, const float *w, float eps, float *y)
     return r;
 }
 
-static void rmsnorm_backward(int n, const float *x, const float *w, float r, const float *dy, float *dx, float *dw) {
+static void rmsnorm_backward(int n, const float *x, const float *w, float r, const float *dy,
+                             float *dx, float *dw) {
     vf sum = {0};
     for (int i = 0; i < n; i += VW) {
         vf g = vf_load_n(dy + i, n - i) * vf_load_n(x + i, n - i);
@@ -105,7 +108,8 @@ static int argmax(int n, const float *x) {
     return 0;
 }
 
-static double kl_row(int n, float *student, float lse_s, const float *teacher, float lse_t, float scale) {
+static double kl_row(int n, float *student, float lse_s, const float *teacher, float lse_t,
+                     float scale) {
     double sum = 0;
     for (int at = 0; at < n; at = block_end(at, n)) {
         vf part = {0};
@@ -120,7 +124,8 @@ static double kl_row(int n, float *student, float lse_s, const float *teacher, f
     return sum;
 }
 
-static double reverse_kl_row(int n, float *student, float lse_s, const float *teacher, float lse_t, float scale) {
+static double reverse_kl_row(int n, float *student, float lse_s, const float *teacher, float lse_t,
+                             float scale) {
     double sum = 0;
     for (int at = 0; at < n; at = block_end(at, n)) {
         vf part = {0};
@@ -141,7 +146,8 @@ static double reverse_kl_row(int n, float *student, float lse_s, const float *te
 }
 
 static void ce_row(int n, float *x, float lse, int label, float scale) {
-    for (int i = 0; i < n; i += VW) vf_store_n(x + i, n - i, scale * vf_exp(vf_load_n(x + i, n - i) - lse));
+    for (int i = 0; i < n; i += VW)
+        vf_store_n(x + i, n - i, scale * vf_exp(vf_load_n(x + i, n - i) - lse));
     if (label >= 0 && label < n) x[label] -= scale;
 }
 

@@ -1,7 +1,8 @@
-/* kern_vec.c - vector versions of the elementwise kernels and plain sums (formulas in kern_ref.c).
+/* kern_vec.c - vector versions of the elementwise kernels and plain sums (formulas in
+ * kern_ref.c).
  *
- * Compiled once per instruction set. Loops that the compiler turns into vector code by itself stay plain loops; those
- * that need exp, several accumulators or double sums use simd.h. */
+ * Compiled once per instruction set. Loops that the compiler turns into vector code by itself
+ * stay plain loops; those that need exp, several accumulators or double sums use simd.h. */
 #include "kernels/simd.h"
 
 /* Four accumulators hide the latency of the fused multiply-add. */
@@ -64,9 +65,11 @@ static void silu_mul(int n, const float *gate, const float *up, float *y) {
     }
 }
 
-static void silu_mul_backward(int n, const float *gate, const float *up, const float *dy, float *dgate, float *dup) {
+static void silu_mul_backward(int n, const float *gate, const float *up, const float *dy,
+                              float *dgate, float *dup) {
     for (int i = 0; i < n; i += VW) {
-        vf g = vf_load_n(gate + i, n - i), u = vf_load_n(up + i, n - i), d = vf_load_n(dy + i, n - i);
+        vf g = vf_load_n(gate + i, n - i), u = vf_load_n(up + i, n - i),
+           d = vf_load_n(dy + i, n - i);
         vf s = sigmoid(g);
         vf_store_n(dgate + i, n - i, d * u * (s * (1.0f + g * (1.0f - s))));
         vf_store_n(dup + i, n - i, d * (g * s));
@@ -96,7 +99,8 @@ static void rope_interleaved(int half, const float *cos, const float *sin, bool 
 }
 
 static void adamw(const zb_adamw_args *args) {
-    const zb_adamw_args a = *args; /* by value: the compiler need not fear that a store changes it */
+    const zb_adamw_args a =
+        *args; /* by value: the compiler need not fear that a store changes it */
     float *restrict w = a.w, *restrict m = a.m, *restrict v = a.v;
     const float *restrict grad = a.grad;
     float step = a.lr / a.bias1, keep = 1 - a.lr * a.decay;

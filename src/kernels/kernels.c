@@ -1,8 +1,9 @@
 /* kernels.c - builds the tables and chooses one (contract in kernels.h).
  *
- * A table starts as a copy of the scalar reference; each level then replaces the entries it has. So a missing vector
- * version is not an error but a slow entry, and a new entry needs only its reference to exist everywhere. All tables are built
- * at the first call, under pthread_once, and are constant from then on. */
+ * A table starts as a copy of the scalar reference; each level then replaces the entries it has.
+ * So a missing vector version is not an error but a slow entry, and a new entry needs only its
+ * reference to exist everywhere. All tables are built at the first call, under pthread_once, and
+ * are constant from then on. */
 #include "kernels/kernels.h"
 
 #include "base/log.h"
@@ -13,12 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FILL(isa)                                                                                                      \
-    static void fill_##isa(zb_kernels *k) {                                                                            \
-        kern_vec_fill_##isa(k);                                                                                        \
-        kern_rows_fill_##isa(k);                                                                                       \
-        kern_gemm_fill_##isa(k);                                                                                       \
-        kern_quant_fill_##isa(k);                                                                                      \
+#define FILL(isa)                                                                                  \
+    static void fill_##isa(zb_kernels *k) {                                                        \
+        kern_vec_fill_##isa(k);                                                                    \
+        kern_rows_fill_##isa(k);                                                                   \
+        kern_gemm_fill_##isa(k);                                                                   \
+        kern_quant_fill_##isa(k);                                                                  \
     }
 #if defined(ZB_KERN_AVX2)
 FILL(avx2)
@@ -36,7 +37,8 @@ FILL(neon)
 #define fill_neon NULL
 #endif
 
-static void (*const fills[ZB_CPU_LEVELS])(zb_kernels *) = {kern_ref_fill, fill_avx2, fill_avx512, fill_neon};
+static void (*const fills[ZB_CPU_LEVELS])(zb_kernels *) = {kern_ref_fill, fill_avx2, fill_avx512,
+                                                           fill_neon};
 
 static zb_kernels tables[ZB_CPU_LEVELS];
 static bool present[ZB_CPU_LEVELS];
@@ -49,8 +51,8 @@ static int level_find(const char *name) {
     return -1;
 }
 
-/* The best level present; ZB_CPU lowers it. A wish that cannot be met is told, since a measurement under
- * the wrong kernels would be worthless. */
+/* The best level present; ZB_CPU lowers it. A wish that cannot be met is told, since a
+ * measurement under the wrong kernels would be worthless. */
 static void build(void) {
     int best = ZB_CPU_REF;
     for (int l = 0; l < ZB_CPU_LEVELS; l++) {
@@ -65,9 +67,11 @@ static void build(void) {
     if (wish && *wish) {
         int l = level_find(wish);
         if (l < 0)
-            zb_warn("ZB_CPU: expected ref, avx2, avx512 or neon, found '%.20s'; using %s", wish, tables[best].name);
+            zb_warn("ZB_CPU: expected ref, avx2, avx512 or neon, found '%.20s'; using %s", wish,
+                    tables[best].name);
         else if (!present[l])
-            zb_warn("ZB_CPU=%s: this processor or build lacks it; using %s", wish, tables[best].name);
+            zb_warn("ZB_CPU=%s: this processor or build lacks it; using %s", wish,
+                    tables[best].name);
         else
             best = l;
     }

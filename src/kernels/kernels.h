@@ -1,10 +1,11 @@
 /* kernels.h - the table of inner loops.
  *
- * Filled from the scalar reference (kern_ref.c, the specification) and overridden per instruction set at
- * first use; ZB_CPU=ref|avx2|avx512|neon lowers it. Kernels see raw pointers, sizes and strides; they do not
- * allocate, fail, lock or start threads, and accept any alignment and any size >= 0 (tails included).
- * Sums are f32 unless said otherwise; every instruction set agrees with the reference within the rounding of
- * a sum of that length. `+=` in a comment means that the kernel accumulates into that output. */
+ * Filled from the scalar reference (kern_ref.c, the specification) and overridden per instruction
+ * set at first use; ZB_CPU=ref|avx2|avx512|neon lowers it. Kernels see raw pointers, sizes and
+ * strides; they do not allocate, fail, lock or start threads, and accept any alignment and any
+ * size >= 0 (tails included). Sums are f32 unless said otherwise; every instruction set agrees
+ * with the reference within the rounding of a sum of that length. `+=` in a comment means that
+ * the kernel accumulates into that output. */
 #ifndef ZB_KERNELS_KERNELS_H
 #define ZB_KERNELS_KERNELS_H
 
@@ -12,9 +13,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* C[m,n] = alpha * A·B (+ C when `add`). Element (i,p) of A stands at a[i*a_row + p*a_col], so A may be
- * transposed; rows of B and C are contiguous, ldb and ldc elements apart. Small and middle sizes (attention
- * tiles, scan chunks), one thread; large products belong to tensor/matmul.h. */
+/* C[m,n] = alpha * A·B (+ C when `add`). Element (i,p) of A stands at a[i*a_row + p*a_col], so A
+ * may be transposed; rows of B and C are contiguous, ldb and ldc elements apart. Small and middle
+ * sizes (attention tiles, scan chunks), one thread; large products belong to tensor/matmul.h. */
 typedef struct zb_gemm_args {
     int m, n, k;
     const float *a;
@@ -27,9 +28,9 @@ typedef struct zb_gemm_args {
     bool add;
 } zb_gemm_args;
 
-/* One AdamW step over n weights (decoupled decay; torch.optim.AdamW's formula):
- *   w -= lr*decay*w;  m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*g²;
- *   w -= lr/bias1 * m / (sqrt(v/bias2) + eps),  g = grad*grad_scale,  bias_i = 1 - beta_i^step. */
+/* One AdamW step over n weights (decoupled decay; torch.optim.AdamW's formula): w -= lr*decay*w;
+ * m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*g²; w -= lr/bias1 * m / (sqrt(v/bias2) + eps),  g =
+ * grad*grad_scale,  bias_i = 1 - beta_i^step. */
 typedef struct zb_adamw_args {
     int64_t n;
     float *w, *m, *v;
@@ -37,8 +38,8 @@ typedef struct zb_adamw_args {
     float grad_scale, lr, beta1, beta2, eps, decay, bias1, bias2;
 } zb_adamw_args;
 
-/* Partial product of packed weights: y[j] = row_j · x for rows first..last-1 of W[rows, k] as stored;
- * k is a multiple of the type's block, row_bytes the distance of rows. */
+/* Partial product of packed weights: y[j] = row_j · x for rows first..last-1 of W[rows, k] as
+ * stored; k is a multiple of the type's block, row_bytes the distance of rows. */
 typedef struct zb_gemv_args {
     const uint8_t *w;
     size_t row_bytes;
@@ -52,38 +53,44 @@ typedef struct zb_kernels {
 
     void (*gemm)(const zb_gemm_args *g);
     float (*dot)(int n, const float *x, const float *y);
-    double (*sum_squares)(int64_t n, const float *x); /* f64 sum */
-    void (*axpy)(int n, float a, const float *x, float *y);  /* y += a*x */
-    void (*scale)(int n, float a, float *x);                 /* x *= a */
-    void (*add)(int n, const float *x, float *y);            /* y += x */
+    double (*sum_squares)(int64_t n, const float *x);       /* f64 sum */
+    void (*axpy)(int n, float a, const float *x, float *y); /* y += a*x */
+    void (*scale)(int n, float a, float *x);                /* x *= a */
+    void (*add)(int n, const float *x, float *y);           /* y += x */
 
     /* y = x * r * w,  r = 1/sqrt(mean(x²) + eps) is returned. w NULL: ones. */
     float (*rmsnorm)(int n, const float *x, const float *w, float eps, float *y);
     /* dx += gradient of rmsnorm, dw += dy*x*r (dw may be NULL, w NULL: ones). */
-    void (*rmsnorm_backward)(int n, const float *x, const float *w, float r, const float *dy, float *dx,
-                             float *dw);
+    void (*rmsnorm_backward)(int n, const float *x, const float *w, float r, const float *dy,
+                             float *dx, float *dw);
 
-    void (*silu)(int n, const float *x, float *y);                              /* x * sigmoid(x) */
-    void (*silu_backward)(int n, const float *x, const float *dy, float *dx);   /* dx = dy * silu'(x) */
-    void (*silu_mul)(int n, const float *gate, const float *up, float *y);      /* silu(gate) * up */
-    void (*silu_mul_backward)(int n, const float *gate, const float *up, const float *dy, float *dgate,
-                              float *dup);                                      /* assigned */
-    void (*exp)(int n, const float *x, float *y); /* relative error <= 2e-7; 0 below -87.3, inf above 88.7 */
+    /* silu(x) = x * sigmoid(x); dx = dy * silu'(x); silu_mul: silu(gate) * up. All are assigned. */
+    void (*silu)(int n, const float *x, float *y);
+    void (*silu_backward)(int n, const float *x, const float *dy, float *dx);
+    void (*silu_mul)(int n, const float *gate, const float *up, float *y);
+    void (*silu_mul_backward)(int n, const float *gate, const float *up, const float *dy,
+                              float *dgate, float *dup);
+    /* Relative error <= 2e-7; 0 below -87.3, inf above 88.7. */
+    void (*exp)(int n, const float *x, float *y);
 
-    /* x -> exp(x*s - max)/sum in place; returns log of the sum of exp(x*s) (log-sum-exp). n >= 1. */
+    /* x -> exp(x*s - max)/sum in place; returns log of the sum of exp(x*s) (log-sum-exp). n >= 1.
+     * A row of -inf alone gives zeros, and -inf as its log-sum-exp; NaN in gives NaN out. */
     float (*softmax)(int n, float s, float *x);
     float (*logsumexp)(int n, const float *x);
-    int (*argmax)(int n, const float *x); /* first of the largest; NaN never wins against a number */
+    /* First of the largest; NaN never wins against a number; 0 where there is none. */
+    int (*argmax)(int n, const float *x);
 
-    /* Rotary embedding of one head in place; cos, sin [half] for this position; inverse turns by -angle.
-     * halves: pairs (i, i+half); interleaved: pairs (2i, 2i+1). */
+    /* Rotary embedding of one head in place; cos, sin [half] for this position; inverse turns by
+     * -angle. halves: pairs (i, i+half); interleaved: pairs (2i, 2i+1). */
     void (*rope_halves)(int half, const float *cos, const float *sin, bool inverse, float *x);
     void (*rope_interleaved)(int half, const float *cos, const float *sin, bool inverse, float *x);
 
-    /* Rows of the vocabulary losses. lse_* = log-sum-exp of the row.
-     * kl: returns Σ p_t (log p_t - log p_s); student logits are overwritten by scale*(p_s - p_t). */
-    double (*kl_row)(int n, float *student, float lse_s, const float *teacher, float lse_t, float scale);
-    /* reverse: returns Σ p_s (log p_s - log p_t); student overwritten by scale*p_s*(log p_s - log p_t - value). */
+    /* Rows of the vocabulary losses. lse_* = log-sum-exp of the row. A probability of 0 adds 0.
+     * kl: returns Σ p_t (log p_t - log p_s); student logits become scale*(p_s - p_t). */
+    double (*kl_row)(int n, float *student, float lse_s, const float *teacher, float lse_t,
+                     float scale);
+    /* reverse: returns v = Σ p_s (log p_s - log p_t); student logits become
+     * scale*p_s*(log p_s - log p_t - v). */
     double (*reverse_kl_row)(int n, float *student, float lse_s, const float *teacher, float lse_t,
                              float scale);
     /* x = scale*(softmax(x) - onehot(label)) */
@@ -99,12 +106,13 @@ typedef struct zb_kernels {
     void (*gemv_q4_0)(const zb_gemv_args *g);
     void (*gemv_q4_1)(const zb_gemv_args *g);
 
-    void (*round_bf16)(int64_t n, const float *x, float *y); /* to the nearest bf16 value, kept as f32 */
+    /* Nearest bf16, ties to even; round_bf16 keeps the value as f32. NaN stays NaN. */
+    void (*round_bf16)(int64_t n, const float *x, float *y);
     void (*f32_to_bf16)(int64_t n, const float *x, uint16_t *y);
     void (*bf16_to_f32)(int64_t n, const uint16_t *x, float *y);
 } zb_kernels;
 
-const zb_kernels *zb_kernels_get(void);           /* chosen once, thread-safe */
+const zb_kernels *zb_kernels_get(void);              /* chosen once, thread-safe */
 const zb_kernels *zb_kernels_find(const char *name); /* NULL where this CPU or build lacks it */
 
 #endif

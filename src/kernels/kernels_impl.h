@@ -1,7 +1,7 @@
 /* kernels_impl.h - what the kernel files share with the table builder; private to src/kernels.
  *
- * Each file fills its own entries of a table. The vector files are compiled once per instruction set with -DZB_ISA=<level>,
- * which gives their one public symbol its suffix. */
+ * Each file fills its own entries of a table. The vector files are compiled once per instruction
+ * set with -DZB_ISA=<level>, which gives their one public symbol its suffix. */
 #ifndef ZB_KERNELS_KERNELS_IMPL_H
 #define ZB_KERNELS_KERNELS_IMPL_H
 
@@ -9,8 +9,8 @@
 
 #include <string.h>
 
-/* Range in which exp is computed: below it is 0, above it is infinite, on every instruction set alike. exp(-87.3) is still
- * a normal number, exp(88.7) still finite. */
+/* Range in which exp is computed: below it is 0, above it is infinite, on every instruction set
+ * alike. exp(-87.3) is still a normal number, exp(88.7) still finite. */
 #define KERN_EXP_MIN (-87.3f)
 #define KERN_EXP_MAX 88.7f
 
@@ -23,10 +23,10 @@ enum { KERN_BLOCK = 32, KERN_Q8_0 = 34, KERN_Q4_0 = 18, KERN_Q4_1 = 20 };
 
 void kern_ref_fill(zb_kernels *k); /* every entry and the name "ref" */
 
-#define KERN_DECLARE(isa)                                                                                              \
-    void kern_vec_fill_##isa(zb_kernels *k);                                                                           \
-    void kern_rows_fill_##isa(zb_kernels *k);                                                                          \
-    void kern_gemm_fill_##isa(zb_kernels *k);                                                                          \
+#define KERN_DECLARE(isa)                                                                          \
+    void kern_vec_fill_##isa(zb_kernels *k);                                                       \
+    void kern_rows_fill_##isa(zb_kernels *k);                                                      \
+    void kern_gemm_fill_##isa(zb_kernels *k);                                                      \
     void kern_quant_fill_##isa(zb_kernels *k);
 KERN_DECLARE(avx2)
 KERN_DECLARE(avx512)
@@ -44,8 +44,9 @@ static inline uint32_t kern_bits_of_f32(float f) {
     return u;
 }
 
-/* Half precision widened exactly: exponent and mantissa moved to f32's place, the bias (15 against 127) corrected by
- * a product with 2^112, which also normalises subnormals; infinity and NaN get the full exponent. */
+/* Half precision widened exactly: exponent and mantissa moved to f32's place, the bias (15
+ * against 127) corrected by a product with 2^112, which also normalises subnormals; infinity and
+ * NaN get the full exponent. */
 static inline float kern_f32_of_f16(uint16_t h) {
     uint32_t rest = (uint32_t)(h & 0x7fffu) << 13, sign = (uint32_t)(h & 0x8000u) << 16;
     uint32_t value = kern_bits_of_f32(kern_f32_of_bits(rest) * 0x1p112f);
@@ -53,8 +54,8 @@ static inline float kern_f32_of_f16(uint16_t h) {
     return kern_f32_of_bits(value | sign);
 }
 
-/* Nearest bf16, ties to even: add half of the last kept place, one less where that place is even. NaN keeps its upper bits
- * and turns quiet, since adding could carry it into infinity. */
+/* Nearest bf16, ties to even: add half of the last kept place, one less where that place is even.
+ * NaN keeps its upper bits and turns quiet, since adding could carry it into infinity. */
 static inline uint16_t kern_bf16_of_f32(float f) {
     uint32_t u = kern_bits_of_f32(f);
     if (f != f) return (uint16_t)(u >> 16 | 0x40u);

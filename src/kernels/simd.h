@@ -1,9 +1,11 @@
-/* simd.h - one vector type and its helpers, so that each fast kernel is written once; private to src/kernels.
+/* simd.h - one vector type and its helpers, so that each fast kernel is written once; private to
+ * src/kernels.
  *
- * `vf` holds VW floats: 16 with AVX-512, 8 with AVX2, 4 with NEON. Arithmetic and comparison are the compiler's
- * vector extensions (a comparison gives `vi`, all bits set where true). Intrinsics appear only here, where the
- * extensions have no word for it or compile to something slow. Every load and store takes any alignment;
- * the `_n` forms touch only the first n floats, n >= VW meaning all of them. */
+ * `vf` holds VW floats: 16 with AVX-512, 8 with AVX2, 4 with NEON. Arithmetic and comparison are
+ * the compiler's vector extensions (a comparison gives `vi`, all bits set where true). Intrinsics
+ * appear only here, where the extensions have no word for it or compile to something slow. Every
+ * load and store takes any alignment; the `_n` forms touch only the first n floats, n >= VW
+ * meaning all of them. */
 #ifndef ZB_KERNELS_SIMD_H
 #define ZB_KERNELS_SIMD_H
 
@@ -40,7 +42,9 @@ SIMD_INLINE __mmask16 vf_first(int n) { return (__mmask16)((1u << n) - 1); }
 SIMD_INLINE vf vf_load_part(const float *p, int n, vf fill) {
     return (vf)_mm512_mask_loadu_ps((__m512)fill, vf_first(n), p);
 }
-SIMD_INLINE void vf_store_part(float *p, int n, vf x) { _mm512_mask_storeu_ps(p, vf_first(n), (__m512)x); }
+SIMD_INLINE void vf_store_part(float *p, int n, vf x) {
+    _mm512_mask_storeu_ps(p, vf_first(n), (__m512)x);
+}
 SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) {
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); /* one vpternlog */
 }
@@ -54,9 +58,11 @@ SIMD_INLINE vf vf_load_f16(const void *p) { return (vf)_mm512_cvtph_ps(_mm256_lo
 SIMD_INLINE vf vf_load_i8(const void *p) {
     return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
 }
-SIMD_INLINE float f32_load_f16(const void *p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(kern_load_u16(p)))); }
-/* The first two halves of each of four blocks as floats: one conversion instead of eight, which would be the bottleneck.
- * They go through memory, from where a scalar is broadcast for free. */
+SIMD_INLINE float f32_load_f16(const void *p) {
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(kern_load_u16(p))));
+}
+/* The first two halves of each of four blocks as floats: one conversion instead of eight, which
+ * would be the bottleneck. They go through memory, from where a scalar is broadcast for free. */
 SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
     __m128i b0 = _mm_loadu_si32(block[0]), b1 = _mm_loadu_si32(block[1]);
     __m128i b2 = _mm_loadu_si32(block[2]), b3 = _mm_loadu_si32(block[3]);
@@ -85,8 +91,12 @@ SIMD_INLINE vf vf_load_part(const float *p, int n, vf fill) {
     __m256i m = vf_first(n);
     return (vf)_mm256_blendv_ps((__m256)fill, _mm256_maskload_ps(p, m), (__m256)m);
 }
-SIMD_INLINE void vf_store_part(float *p, int n, vf x) { _mm256_maskstore_ps(p, vf_first(n), (__m256)x); }
-SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) { return (vf)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)mask); }
+SIMD_INLINE void vf_store_part(float *p, int n, vf x) {
+    _mm256_maskstore_ps(p, vf_first(n), (__m256)x);
+}
+SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) {
+    return (vf)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)mask);
+}
 SIMD_INLINE vf vf_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 SIMD_INLINE float vf_sum(vf x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
@@ -105,9 +115,11 @@ SIMD_INLINE vf vf_load_f16(const void *p) { return (vf)_mm256_cvtph_ps(_mm_loadu
 SIMD_INLINE vf vf_load_i8(const void *p) {
     return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
 }
-SIMD_INLINE float f32_load_f16(const void *p) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(kern_load_u16(p)))); }
-/* The first two halves of each of four blocks as floats: one conversion instead of eight, which would be the bottleneck.
- * They go through memory, from where a scalar is broadcast for free. */
+SIMD_INLINE float f32_load_f16(const void *p) {
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(kern_load_u16(p))));
+}
+/* The first two halves of each of four blocks as floats: one conversion instead of eight, which
+ * would be the bottleneck. They go through memory, from where a scalar is broadcast for free. */
 SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
     __m128i b0 = _mm_loadu_si32(block[0]), b1 = _mm_loadu_si32(block[1]);
     __m128i b2 = _mm_loadu_si32(block[2]), b3 = _mm_loadu_si32(block[3]);
@@ -133,8 +145,12 @@ SIMD_INLINE vf vf_load_part(const float *p, int n, vf fill) {
     return fill;
 }
 SIMD_INLINE void vf_store_part(float *p, int n, vf x) { memcpy(p, &x, 4 * (size_t)n); }
-SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
-SIMD_INLINE vf vf_max(vf a, vf b) { return vf_select(a > b, a, b); } /* as on x86: a NaN in `a` is passed over */
+SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) {
+    return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
+}
+SIMD_INLINE vf vf_max(vf a, vf b) {
+    return vf_select(a > b, a, b);
+} /* as on x86: a NaN in `a` is passed over */
 SIMD_INLINE float vf_sum(vf x) { return vaddvq_f32((float32x4_t)x); }
 SIMD_INLINE float vf_hmax(vf x) { return vmaxvq_f32((float32x4_t)x); }
 SIMD_INLINE vf vf_load_bf16(const void *p) {
@@ -176,7 +192,8 @@ SIMD_INLINE double vd_sum(vd x) { return vaddvq_f64(x); }
 
 #endif
 
-/* The first n floats (the rest `fill`, or 0): loops over rows run `for (i = 0; i < n; i += VW)` on n - i. */
+/* The first n floats (the rest `fill`, or 0): loops over rows run `for (i = 0; i < n; i += VW)`
+ * on n - i. */
 SIMD_INLINE vf vf_load_fill(const float *p, int n, float fill) {
     return n >= VW ? vf_load(p) : vf_load_part(p, n, vf_set1(fill));
 }
@@ -190,14 +207,16 @@ SIMD_INLINE void vf_store_n(float *p, int n, vf x) {
 
 /* exp with relative error below 1.5e-7 between KERN_EXP_MIN and KERN_EXP_MAX.
  *
- * x = k ln2 + r, |r| <= ln2/2. Adding 1.5·2^23 rounds x/ln2 to the integer k and leaves it in the low mantissa bits. ln2 comes in two
- * parts, the first short enough that k times it is exact. e^r = 1 + r + r² q(r), q of degree 4 interpolated at
- * Chebyshev nodes (1e-8). The result is scaled by adding k to its exponent, which cannot leave the normal range here. */
+ * x = k ln2 + r, |r| <= ln2/2. Adding 1.5·2^23 rounds x/ln2 to the integer k and leaves it in the
+ * low mantissa bits. ln2 comes in two parts, the first short enough that k times it is exact. e^r
+ * = 1 + r + r² q(r), q of degree 4 interpolated at Chebyshev nodes (1e-8). The result is scaled
+ * by adding k to its exponent, which cannot leave the normal range here. */
 SIMD_INLINE vf vf_exp(vf x) {
     const float shift = 0x1.8p23f;
     vf t = x * 1.44269504f + shift, k = t - shift;
     vf r = x - k * 0x1.62e4p-1f - k * 1.42860677e-6f;
-    vf q = (((r * 0x1.6d118p-10f + 0x1.120be2p-7f) * r + 0x1.555518p-5f) * r + 0x1.5554dcp-3f) * r + 0.5f;
+    vf q = (((r * 0x1.6d118p-10f + 0x1.120be2p-7f) * r + 0x1.555518p-5f) * r + 0x1.5554dcp-3f) * r +
+           0.5f;
     vf p = r * r * q + r + 1.0f;
     vf y = (vf)((vi)p + ((vi)t << 23));
     y = vf_select(x <= KERN_EXP_MAX, y, x * INFINITY); /* infinity above, NaN stays NaN */

@@ -1,8 +1,9 @@
 /* bench.c - the speed of each kernel beside what the machine can do (`check --bench`).
  *
- * First the ceilings of one core: fused multiply-adds on registers, and the rate of summing a buffer far larger than the
- * caches. Then each kernel of the table in use (ZB_CPU chooses): sizes as attention, scans and decoding of small models
- * have them; time is the best of several runs of about 30 ms, since anything slower was disturbed. */
+ * First the ceilings of one core: fused multiply-adds on registers, and the rate of summing a
+ * buffer far larger than the caches. Then each kernel of the table in use (ZB_CPU chooses): sizes
+ * as attention, scans and decoding of small models have them; time is the best of several runs of
+ * about 30 ms, since anything slower was disturbed. */
 #include "check.h"
 
 #include "base/log.h"
@@ -28,8 +29,9 @@ static double best_seconds(void (*fn)(void *), void *ctx) {
     return best;
 }
 
-/* A product that never leaves the first cache and is large enough to hide start and end: the FMA rate our tile reaches at
- * best. The true peak cannot be higher than 2 FMA units allow; both are printed. */
+/* A product that never leaves the first cache and is large enough to hide start and end: the FMA
+ * rate our tile reaches at best. The true peak cannot be higher than 2 FMA units allow; both are
+ * printed. */
 typedef struct job {
     const zb_kernels *k;
     zb_gemm_args gemm;
@@ -58,7 +60,8 @@ static float *floats(int64_t n) {
 #if defined(__x86_64__)
 __attribute__((target("avx2,fma"), optimize("no-trapping-math")))
 #endif
-static void fma_chains(void *ctx) {
+static void
+fma_chains(void *ctx) {
     typedef float v8 __attribute__((vector_size(32)));
     job *j = ctx;
     v8 a[12], m = (v8){0} + 0.999f, c = (v8){0} + 0.001f;
@@ -98,39 +101,83 @@ static void bench_gemm(const zb_kernels *k, int m, int n, int p, bool a_t, doubl
     float *a = floats((int64_t)m * p), *b = floats((int64_t)p * n), *c = floats((int64_t)m * n);
     j.gemm = (zb_gemm_args){m, n, p, a, a_t ? 1 : p, a_t ? m : 1, b, n, c, n, 1, true};
     double rate = 2e-9 * m * n * p / best_seconds(run_gemm, &j);
-    printf("  gemm %4d x %4d x %4d%s %8.1f GFLOP/s  %3.0f %% of peak\n", m, n, p, a_t ? " A^T" : "    ", rate,
-           100 * rate / peak);
+    printf("  gemm %4d x %4d x %4d%s %8.1f GFLOP/s  %3.0f %% of peak\n", m, n, p,
+           a_t ? " A^T" : "    ", rate, 100 * rate / peak);
     free(a);
     free(b);
     free(c);
 }
 
 static void bench_gemv(const zb_kernels *k, int type, int rows, int p, double read) {
-    static const struct { const char *name; int block, bytes, halves; } types[] = {
-        {"f32", 1, 4, 0}, {"bf16", 1, 2, 0}, {"f16", 1, 2, 1}, {"q8_0", 32, 34, 1}, {"q4_0", 32, 18, 1}, {"q4_1", 32, 20, 2}};
-    void (*const fn[])(const zb_gemv_args *) = {k->gemv_f32, k->gemv_bf16, k->gemv_f16, k->gemv_q8_0, k->gemv_q4_0, k->gemv_q4_1};
+    static const struct {
+        const char *name;
+        int block, bytes, halves;
+    } types[] = {{"f32", 1, 4, 0},    {"bf16", 1, 2, 0},   {"f16", 1, 2, 1},
+                 {"q8_0", 32, 34, 1}, {"q4_0", 32, 18, 1}, {"q4_1", 32, 20, 2}};
+    void (*const fn[])(const zb_gemv_args *) = {k->gemv_f32,  k->gemv_bf16, k->gemv_f16,
+                                                k->gemv_q8_0, k->gemv_q4_0, k->gemv_q4_1};
     size_t row = (size_t)(p / types[type].block * types[type].bytes), bytes = row * (size_t)rows;
     uint8_t *w = buffer(bytes);
-    size_t unit = 1 << 16; /* random bytes for the first rows, then copies: drawing all would take longer than measuring */
-    draw_packed(w, (bytes < unit ? bytes : unit) / (size_t)types[type].bytes, types[type].bytes, types[type].halves);
+    size_t unit = 1 << 16; /* random bytes for the first rows, then copies: drawing all would take
+                              longer than measuring */
+    draw_packed(w, (bytes < unit ? bytes : unit) / (size_t)types[type].bytes, types[type].bytes,
+                types[type].halves);
     if (type < 2) memset(w, 0x3c, unit < bytes ? unit : bytes);
     unit -= unit % (size_t)types[type].bytes;
-    for (size_t at = unit; at < bytes; at += unit) memcpy(w + at, w, bytes - at < unit ? bytes - at : unit);
+    for (size_t at = unit; at < bytes; at += unit)
+        memcpy(w + at, w, bytes - at < unit ? bytes - at : unit);
     float *x = floats(p), *y = floats(rows);
     job j = {.k = k, .gemv = {w, row, 0, rows, p, x, y}, .gemv_fn = fn[type]};
     double rate = 1e-9 * (double)bytes / best_seconds(run_gemv, &j);
-    printf("  gemv %-5s %6d x %5d %8.1f GB/s  %3.0f %% of read rate\n", types[type].name, rows, p, rate, 100 * rate / read);
+    printf("  gemv %-5s %6d x %5d %8.1f GB/s  %3.0f %% of read rate\n", types[type].name, rows, p,
+           rate, 100 * rate / read);
     free(w);
     free(x);
     free(y);
 }
 
-enum kind { DOT, SUM_SQUARES, AXPY, RMSNORM, RMSNORM_BACK, SILU_MUL, SILU_MUL_BACK, EXP, SOFTMAX, LSE, ARGMAX, ROPE_H, ROPE_I, KL, RKL, CE, TO_BF16, ROUND_BF16, KINDS };
-static const struct { const char *name; int n, bytes; } rows[KINDS] = {
-    {"dot", 1024, 8}, {"sum_squares", 1024, 4}, {"axpy", 1024, 12}, {"rmsnorm", 576, 12}, {"rmsnorm_backward", 576, 20},
-    {"silu_mul", 1536, 12}, {"silu_mul_backward", 1536, 20}, {"exp", 1024, 8}, {"softmax", 1024, 8}, {"logsumexp", 49152, 4},
-    {"argmax", 49152, 4}, {"rope_halves", 32, 16}, {"rope_interleaved", 32, 16}, {"kl_row", 49152, 12},
-    {"reverse_kl_row", 49152, 12}, {"ce_row", 49152, 8}, {"f32_to_bf16", 4096, 6}, {"round_bf16", 4096, 8}};
+enum kind {
+    DOT,
+    SUM_SQUARES,
+    AXPY,
+    RMSNORM,
+    RMSNORM_BACK,
+    SILU_MUL,
+    SILU_MUL_BACK,
+    EXP,
+    SOFTMAX,
+    LSE,
+    ARGMAX,
+    ROPE_H,
+    ROPE_I,
+    KL,
+    RKL,
+    CE,
+    TO_BF16,
+    ROUND_BF16,
+    KINDS
+};
+static const struct {
+    const char *name;
+    int n, bytes;
+} rows[KINDS] = {{"dot", 1024, 8},
+                 {"sum_squares", 1024, 4},
+                 {"axpy", 1024, 12},
+                 {"rmsnorm", 576, 12},
+                 {"rmsnorm_backward", 576, 20},
+                 {"silu_mul", 1536, 12},
+                 {"silu_mul_backward", 1536, 20},
+                 {"exp", 1024, 8},
+                 {"softmax", 1024, 8},
+                 {"logsumexp", 49152, 4},
+                 {"argmax", 49152, 4},
+                 {"rope_halves", 32, 16},
+                 {"rope_interleaved", 32, 16},
+                 {"kl_row", 49152, 12},
+                 {"reverse_kl_row", 49152, 12},
+                 {"ce_row", 49152, 8},
+                 {"f32_to_bf16", 4096, 6},
+                 {"round_bf16", 4096, 8}};
 
 static void run_row(void *ctx) {
     job *j = ctx;
@@ -168,17 +215,26 @@ static void run_adamw(void *ctx) {
 static void bench_rows(const zb_kernels *k) {
     for (int kind = 0; kind < KINDS; kind++) {
         int n = rows[kind].n;
-        job j = {.k = k, .kind = kind, .n = n, .x = floats(2 * n), .y = floats(2 * n), .z = floats(2 * n)};
+        job j = {.k = k,
+                 .kind = kind,
+                 .n = n,
+                 .x = floats(2 * n),
+                 .y = floats(2 * n),
+                 .z = floats(2 * n)};
         double t = best_seconds(run_row, &j);
-        printf("  %-18s n %6d %8.3f ns each %8.1f GB/s\n", rows[kind].name, n, 1e9 * t / n, 1e-9 * n * rows[kind].bytes / t);
+        printf("  %-18s n %6d %8.3f ns each %8.1f GB/s\n", rows[kind].name, n, 1e9 * t / n,
+               1e-9 * n * rows[kind].bytes / t);
         free(j.x);
         free(j.y);
         free(j.z);
     }
     int64_t n = 1 << 22;
-    job j = {.k = k, .adamw = {n, floats(n), floats(n), floats(n), floats(n), 1, 1e-3f, 0.9f, 0.99f, 1e-8f, 0.1f, 1, 1}};
+    job j = {.k = k,
+             .adamw = {n, floats(n), floats(n), floats(n), floats(n), 1, 1e-3f, 0.9f, 0.99f, 1e-8f,
+                       0.1f, 1, 1}};
     double t = best_seconds(run_adamw, &j);
-    printf("  %-18s n %6d %8.3f ns each %8.1f GB/s\n", "adamw", (int)n, 1e9 * t / (double)n, 28e-9 * (double)n / t);
+    printf("  %-18s n %6d %8.3f ns each %8.1f GB/s\n", "adamw", (int)n, 1e9 * t / (double)n,
+           28e-9 * (double)n / t);
     free(j.adamw.w);
     free(j.adamw.m);
     free(j.adamw.v);
@@ -195,7 +251,8 @@ int bench_run(void) {
     j.x = buffer((size_t)j.n * sizeof(float));
     double read = 4e-9 * j.n / best_seconds(read_all, &j);
     free(j.x);
-    printf("kernels %s; one core: %.1f GFLOP/s of multiply-add (8 lanes), %.1f GB/s read\n", k->name, peak, read);
+    printf("kernels %s; one core: %.1f GFLOP/s of multiply-add (8 lanes), %.1f GB/s read\n",
+           k->name, peak, read);
     for (int n = 64; n <= 512; n *= 2) bench_gemm(k, 64, n, 64, false, peak);
     for (int p = 128; p <= 512; p *= 2) bench_gemm(k, 64, 64, p, false, peak);
     bench_gemm(k, 64, 64, 64, true, peak);

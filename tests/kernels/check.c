@@ -1,12 +1,15 @@
-/* check.c - every kernel of every instruction set of this processor against its formula in double precision.
+/* check.c - every kernel of every instruction set of this processor against its formula in double
+ * precision.
  *
- * The scalar reference goes through the same checks as the vector versions, so that agreement with it is agreement with the
- * formula. Sizes cover 0, 1, all tails and the blocks of the long rows; buffers end at a trapping page and have
- * guarded margins. Special values (infinity, NaN, denormals) must come out exactly as from the reference.
+ * The scalar reference goes through the same checks as the vector versions, so that agreement
+ * with it is agreement with the formula. Sizes cover 0, 1, all tails and the blocks of the long
+ * rows; buffers end at a trapping page and have guarded margins. Special values (infinity, NaN,
+ * denormals) must come out exactly as from the reference.
  *
- * Tolerances. One rounding is EPS = 2^-24 relative. A sum of n terms in any order is allowed SUM * sqrt(n) roundings of
- * the sum of magnitudes; an elementwise formula OPS roundings of the magnitudes it adds. exp adds 2e-7 (its contract), and what
- * its argument lost before: one rounding of the largest magnitude that was added there. No other constants are used.
+ * Tolerances. One rounding is EPS = 2^-24 relative. A sum of n terms in any order is allowed SUM
+ * * sqrt(n) roundings of the sum of magnitudes; an elementwise formula OPS roundings of the
+ * magnitudes it adds. exp adds 2e-7 (its contract), and what its argument lost before: one
+ * rounding of the largest magnitude that was added there. No other constants are used.
  *
  * `check` exits 1 after printing each failure; `check --bench` times the same calls instead. */
 #include "check.h"
@@ -35,7 +38,8 @@ static int failures, checks;
 void *guard_take(int slot, size_t bytes) {
     if (bytes + MARGIN > SLOT_BYTES) abort();
     if (!slots[slot].base) {
-        slots[slot].base = mmap(NULL, SLOT_BYTES + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        slots[slot].base = mmap(NULL, SLOT_BYTES + 4096, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (slots[slot].base == MAP_FAILED) abort();
         if (mprotect(slots[slot].base + SLOT_BYTES, 4096, PROT_NONE)) abort();
     }
@@ -62,7 +66,8 @@ void draw_floats(float *x, int64_t n, double scale) {
 void draw_packed(uint8_t *w, size_t blocks, int block_bytes, int halves) {
     for (size_t b = 0; b < blocks; b++, w += block_bytes) {
         for (int i = 0; i < block_bytes; i++) w[i] = (uint8_t)draw_below(256);
-        for (int h = 0; h < halves; h++) w[2 * h + 1] = (uint8_t)((w[2 * h + 1] & 0x83) | 0x20); /* about ±0.01 */
+        for (int h = 0; h < halves; h++)
+            w[2 * h + 1] = (uint8_t)((w[2 * h + 1] & 0x83) | 0x20); /* about ±0.01 */
     }
 }
 
@@ -84,8 +89,8 @@ static float *copy_of(const float *x, int64_t n) {
 
 static void fail(int n, int64_t at, double got, double want, double tolerance) {
     if (failures++ < 40)
-        printf("FAIL %s %s size %d at %lld: got %.9g, want %.9g, tolerance %.3g\n", isa, kernel, n, (long long)at, got,
-               want, tolerance);
+        printf("FAIL %s %s size %d at %lld: got %.9g, want %.9g, tolerance %.3g\n", isa, kernel, n,
+               (long long)at, got, want, tolerance);
 }
 
 /* Infinities must agree in kind and sign; NaN only with NaN. */
@@ -100,20 +105,24 @@ static void guards(int n) {
     if (!guard_ok()) fail(n, -1, NAN, NAN, 0);
 }
 
-static double sum_tolerance(int64_t n, double magnitude) { return SUM * sqrt((double)(n + 1)) * EPS * magnitude + TINY; }
+static double sum_tolerance(int64_t n, double magnitude) {
+    return SUM * sqrt((double)(n + 1)) * EPS * magnitude + TINY;
+}
 static double op_tolerance(double magnitude) { return OPS * EPS * magnitude + TINY; }
 /* Relative error of exp(x) where x came from adding numbers of that magnitude. */
 static double exp_relative(double magnitude) { return 2e-7 + OPS * EPS * (1 + magnitude); }
 
-static const int sizes[] = {0,  1,  2,  3,  4,  5,  7,  8,   9,   12,  15,  16,  17,  23,  31,   32,  33,
-                            47, 48, 63, 64, 65, 96, 100, 127, 128, 129, 255, 256, 257, 576, 1000, 4099};
+static const int sizes[] = {0,  1,   2,   3,   4,   5,   7,   8,   9,   12,   15,
+                            16, 17,  23,  31,  32,  33,  47,  48,  63,  64,   65,
+                            96, 100, 127, 128, 129, 255, 256, 257, 576, 1000, 4099};
 enum { N_SIZES = sizeof sizes / sizeof *sizes };
 
 static void check_gemm_one(const zb_kernels *k, int m, int n, int p) {
     bool t = draw_below(2), add = draw_below(2);
     int lda = (t ? m : p) + draw_below(4), ldb = n + draw_below(9), ldc = n + draw_below(9);
     float alpha = draw_below(3) ? (float)draw() : 1.0f;
-    const float *a = take_random(0, (int64_t)(t ? p : m) * lda, 1), *b = take_random(1, (int64_t)p * ldb, 1);
+    const float *a = take_random(0, (int64_t)(t ? p : m) * lda, 1),
+                *b = take_random(1, (int64_t)p * ldb, 1);
     float *c = take_random(2, (int64_t)m * ldc, 1);
     if (!add)
         for (int i = 0; i < m; i++)
@@ -131,18 +140,22 @@ static void check_gemm_one(const zb_kernels *k, int m, int n, int p) {
             }
             want = j >= n ? old : (double)alpha * want + (add ? old : 0);
             size = fabs((double)alpha) * size + (add ? fabs(old) : 0);
-            near(m * 1000000 + n * 1000 + p, i * ldc + j, (double)c[i * ldc + j], want, j < n ? sum_tolerance(p, size) : 0);
+            near(m * 1000000 + n * 1000 + p, i * ldc + j, (double)c[i * ldc + j], want,
+                 j < n ? sum_tolerance(p, size) : 0);
         }
     guards(m);
     free(before);
 }
 
 static void check_gemm(const zb_kernels *k) {
-    static const int dims[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 24, 25, 31, 32, 33, 63, 64, 65, 90};
+    static const int dims[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  11, 12, 13,
+                               15, 16, 17, 24, 25, 31, 32, 33, 63, 64, 65, 90};
     enum { N_DIMS = sizeof dims / sizeof *dims };
     for (int r = 0; r < 600; r++)
-        check_gemm_one(k, dims[draw_below(N_DIMS)], dims[draw_below(N_DIMS)], dims[draw_below(N_DIMS)]);
-    for (int r = 0; r < 12; r++) check_gemm_one(k, 1 + draw_below(70), 1 + draw_below(70), 200 + draw_below(400));
+        check_gemm_one(k, dims[draw_below(N_DIMS)], dims[draw_below(N_DIMS)],
+                       dims[draw_below(N_DIMS)]);
+    for (int r = 0; r < 12; r++)
+        check_gemm_one(k, 1 + draw_below(70), 1 + draw_below(70), 200 + draw_below(400));
 }
 
 static void check_dot(const zb_kernels *k) {
@@ -165,17 +178,20 @@ static void check_dot(const zb_kernels *k) {
 static void check_axpy(const zb_kernels *k) {
     for (int s = 0; s < N_SIZES; s++) {
         int n = sizes[s];
-        float *x = take_random(0, n, 1), *y = take_random(1, n, 1), *z = take_random(2, n, 1), a = (float)draw();
+        float *x = take_random(0, n, 1), *y = take_random(1, n, 1), *z = take_random(2, n, 1),
+              a = (float)draw();
         float *y0 = copy_of(y, n), *z0 = copy_of(z, n);
         k->axpy(n, a, x, y);
         k->scale(n, a, z);
         for (int i = 0; i < n; i++) {
             double ax = (double)a * (double)x[i];
-            near(n, i, (double)y[i], ax + (double)y0[i], op_tolerance(fabs(ax) + fabs((double)y0[i])));
+            near(n, i, (double)y[i], ax + (double)y0[i],
+                 op_tolerance(fabs(ax) + fabs((double)y0[i])));
             near(n, i, (double)z[i], (double)(a * z0[i]), 0);
         }
         k->add(n, x, z);
-        for (int i = 0; i < n; i++) near(n, i, (double)z[i], (double)(a * z0[i] + x[i]), op_tolerance(2));
+        for (int i = 0; i < n; i++)
+            near(n, i, (double)z[i], (double)(a * z0[i] + x[i]), op_tolerance(2));
         guards(n);
         free(y0);
         free(z0);
@@ -186,7 +202,8 @@ static void check_rmsnorm_one(const zb_kernels *k, int n, bool weighted) {
     float *x = take_random(0, n, 3), *w = take_random(1, n, 1), *y = take(2, n), eps = 1e-5f;
     double squares = 0;
     for (int i = 0; i < n; i++) squares += (double)x[i] * (double)x[i];
-    double r = 1 / sqrt(squares / (n ? n : 1) + (double)eps), rel = OPS * EPS + SUM * EPS * sqrt(n + 1.0);
+    double r = 1 / sqrt(squares / (n ? n : 1) + (double)eps),
+           rel = OPS * EPS + SUM * EPS * sqrt(n + 1.0);
     near(n, -1, (double)k->rmsnorm(n, x, weighted ? w : NULL, eps, y), r, r * rel);
     for (int i = 0; i < n; i++) {
         double want = (double)x[i] * r * (weighted ? (double)w[i] : 1);
@@ -203,11 +220,14 @@ static void check_rmsnorm_one(const zb_kernels *k, int n, bool weighted) {
     }
     r = (double)(float)r;
     for (int i = 0; i < n; i++) {
-        double direct = r * (double)dy[i] * (weighted ? (double)w[i] : 1), back = r * r * r / n * (double)x[i];
+        double direct = r * (double)dy[i] * (weighted ? (double)w[i] : 1),
+               back = r * r * r / n * (double)x[i];
         double dw_i = weighted ? (double)dy[i] * (double)x[i] * r : 0;
         near(n, i, (double)dx[i], (double)dx0[i] + direct - back * gx,
-             op_tolerance(fabs((double)dx0[i]) + fabs(direct) + fabs(back * gx)) + sum_tolerance(n, fabs(back) * size));
-        near(n, i, (double)dw[i], (double)dw0[i] + dw_i, op_tolerance(fabs((double)dw0[i]) + fabs(dw_i)));
+             op_tolerance(fabs((double)dx0[i]) + fabs(direct) + fabs(back * gx)) +
+                 sum_tolerance(n, fabs(back) * size));
+        near(n, i, (double)dw[i], (double)dw0[i] + dw_i,
+             op_tolerance(fabs((double)dw0[i]) + fabs(dw_i)));
     }
     guards(n);
     free(dx0);
@@ -224,27 +244,32 @@ static void check_rmsnorm(const zb_kernels *k) {
 static void check_silu(const zb_kernels *k) {
     for (int s = 0; s < N_SIZES; s++) {
         int n = sizes[s];
-        float *x = take_random(0, n, s % 3 ? 6 : 120), *u = take_random(1, n, 2), *d = take_random(2, n, 1);
-        float *y = take(3, n), *dx = take(4, n), *z = take(5, n), *dg = take(6, n), *du = take(7, n);
+        float *x = take_random(0, n, s % 3 ? 6 : 120), *u = take_random(1, n, 2),
+              *d = take_random(2, n, 1);
+        float *y = take(3, n), *dx = take(4, n), *z = take(5, n), *dg = take(6, n),
+              *du = take(7, n);
         k->silu(n, x, y);
         k->silu_backward(n, x, d, dx);
         k->silu_mul(n, x, u, z);
         k->silu_mul_backward(n, x, u, d, dg, du);
         for (int i = 0; i < n; i++) {
             double v = (double)x[i], p = 1 / (1 + exp(-v)), f = v * p, rel = exp_relative(0);
-            double slope = p * (1 + v * (1 - p)), slope_size = p * (1 + fabs(v) * (1 - p)), di = (double)d[i], ui = (double)u[i];
+            double slope = p * (1 + v * (1 - p)), slope_size = p * (1 + fabs(v) * (1 - p)),
+                   di = (double)d[i], ui = (double)u[i];
             double floor = 150 * TINY; /* where exp(-x) leaves the range */
             near(n, i, (double)y[i], f, fabs(f) * rel + floor);
             near(n, i, (double)z[i], f * ui, fabs(f * ui) * rel + floor);
             near(n, i, (double)dx[i], di * slope, fabs(di) * (slope_size * 4 * rel + floor));
-            near(n, i, (double)dg[i], di * ui * slope, fabs(di * ui) * (slope_size * 4 * rel + floor));
+            near(n, i, (double)dg[i], di * ui * slope,
+                 fabs(di * ui) * (slope_size * 4 * rel + floor));
             near(n, i, (double)du[i], di * f, fabs(di * f) * rel + floor);
         }
         guards(n);
     }
 }
 
-/* All of the range in equal steps, which also meets every tail; then the ends and what lies beyond them. */
+/* All of the range in equal steps, which also meets every tail; then the ends and what lies
+ * beyond them. */
 static void check_exp(const zb_kernels *k) {
     enum { N = 100000 };
     float *x = take(0, N), *y = take(1, N);
@@ -257,15 +282,17 @@ static void check_exp(const zb_kernels *k) {
             near(n, i, (double)y[i], want, 2e-7 * want);
         }
     }
-    static const float special[] = {0,        -0.0f,  1e-45f,  -1e-45f, 1e-30f,    INFINITY,  -INFINITY, NAN, 88.7f,
-                                    88.8f,    1e30f,  -87.3f,  -87.4f,  -1e30f,    -103.9f,   128,       -128,
-                                    3.4e38f, -3.4e38f, 1.0f, 88.72284f, -87.33655f, 88.70001f, -87.30001f};
+    static const float special[] = {
+        0,     -0.0f,   1e-45f,   -1e-45f, 1e-30f,    INFINITY,   -INFINITY, NAN,
+        88.7f, 88.8f,   1e30f,    -87.3f,  -87.4f,    -1e30f,     -103.9f,   128,
+        -128,  3.4e38f, -3.4e38f, 1.0f,    88.72284f, -87.33655f, 88.70001f, -87.30001f};
     enum { N_SPECIAL = sizeof special / sizeof *special };
     float *in = take(2, N_SPECIAL), *out = take(3, N_SPECIAL), *want = take(4, N_SPECIAL);
     memcpy(in, special, sizeof special);
     k->exp(N_SPECIAL, in, out);
     ref->exp(N_SPECIAL, in, want);
-    for (int i = 0; i < N_SPECIAL; i++) near(N_SPECIAL, i, (double)out[i], (double)want[i], 4e-7 * fabs((double)want[i]));
+    for (int i = 0; i < N_SPECIAL; i++)
+        near(N_SPECIAL, i, (double)out[i], (double)want[i], 4e-7 * fabs((double)want[i]));
     guards(N_SPECIAL);
 }
 
@@ -292,8 +319,10 @@ static void check_softmax_one(const zb_kernels *k, int n, double range, float s,
     }
     float *before = copy_of(x, n), lse = k->softmax(n, s, x), lse1 = k->logsumexp(n, x1);
     double rel = exp_relative(2 * size) + SUM * EPS * sqrt(n + 1.0);
-    near(n, -1, (double)lse, sum > 0 ? max + log(sum) : -HUGE_VAL, rel + op_tolerance(size + log(n + 1.0)));
-    near(n, -2, (double)lse1, sum1 > 0 ? max1 + log(sum1) : -HUGE_VAL, rel + op_tolerance(size + log(n + 1.0)));
+    near(n, -1, (double)lse, sum > 0 ? max + log(sum) : -HUGE_VAL,
+         rel + op_tolerance(size + log(n + 1.0)));
+    near(n, -2, (double)lse1, sum1 > 0 ? max1 + log(sum1) : -HUGE_VAL,
+         rel + op_tolerance(size + log(n + 1.0)));
     for (int i = 0; i < n; i++) {
         double want = before[i] == -INFINITY ? 0 : exp((double)before[i] * (double)s - max) / sum;
         near(n, i, (double)x[i], want, want * rel + TINY);
@@ -340,7 +369,8 @@ static void check_rope(const zb_kernels *k) {
         for (int kind = 0; kind < 4; kind++) {
             int half = sizes[s];
             bool halves = kind & 1, inverse = kind & 2;
-            float *c = take(0, half), *sn = take(1, half), *x = take_random(2, 2 * half, 3), *x0 = copy_of(x, 2 * half);
+            float *c = take(0, half), *sn = take(1, half), *x = take_random(2, 2 * half, 3),
+                  *x0 = copy_of(x, 2 * half);
             for (int i = 0; i < half; i++) {
                 double angle = 3 * draw();
                 c[i] = (float)cos(angle);
@@ -349,9 +379,12 @@ static void check_rope(const zb_kernels *k) {
             (halves ? k->rope_halves : k->rope_interleaved)(half, c, sn, inverse, x);
             for (int i = 0; i < half; i++) {
                 int ia = halves ? i : 2 * i, ib = halves ? i + half : 2 * i + 1;
-                double a = (double)x0[ia], b = (double)x0[ib], si = inverse ? -(double)sn[i] : (double)sn[i];
-                near(half, ia, (double)x[ia], a * (double)c[i] - b * si, op_tolerance(fabs(a) + fabs(b)));
-                near(half, ib, (double)x[ib], b * (double)c[i] + a * si, op_tolerance(fabs(a) + fabs(b)));
+                double a = (double)x0[ia], b = (double)x0[ib],
+                       si = inverse ? -(double)sn[i] : (double)sn[i];
+                near(half, ia, (double)x[ia], a * (double)c[i] - b * si,
+                     op_tolerance(fabs(a) + fabs(b)));
+                near(half, ib, (double)x[ib], b * (double)c[i] + a * si,
+                     op_tolerance(fabs(a) + fabs(b)));
             }
             guards(half);
             free(x0);
@@ -366,7 +399,8 @@ static float lse_of(int n, const float *x) {
 }
 
 static void check_losses_one(const zb_kernels *k, int n, int masked) {
-    float *t = take_random(0, n, 8), *s = take_random(1, n, 8), *s2 = take(2, n), *s3 = take(3, n), scale = 0.37f;
+    float *t = take_random(0, n, 8), *s = take_random(1, n, 8), *s2 = take(2, n), *s3 = take(3, n),
+          scale = 0.37f;
     mask_row(t, n, masked);
     float *s0 = copy_of(s, n), lt = lse_of(n, t), ls = lse_of(n, s);
     memcpy(s2, s, (size_t)n * sizeof(float));
@@ -374,20 +408,24 @@ static void check_losses_one(const zb_kernels *k, int n, int masked) {
     int label = draw_below(n);
     double kl = 0, kl_size = 0, rkl = 0, rkl_size = 0, rel = exp_relative(40);
     for (int i = 0; i < n; i++) {
-        double a = (double)t[i] - (double)lt, b = (double)s0[i] - (double)ls, pt = exp(a), ps = exp(b);
+        double a = (double)t[i] - (double)lt, b = (double)s0[i] - (double)ls, pt = exp(a),
+               ps = exp(b);
         kl += pt > 0 ? pt * (a - b) : 0;
         kl_size += pt > 0 ? pt * (fabs(a - b) + 40) : 0;
         rkl += ps * (b - a);
         rkl_size += ps * (fabs(b - a) + 40);
     }
     near(n, -1, k->kl_row(n, s, ls, t, lt, scale), kl, kl_size * rel + sum_tolerance(n, kl_size));
-    near(n, -2, k->reverse_kl_row(n, s2, ls, t, lt, scale), rkl, rkl_size * rel + sum_tolerance(n, rkl_size));
+    near(n, -2, k->reverse_kl_row(n, s2, ls, t, lt, scale), rkl,
+         rkl_size * rel + sum_tolerance(n, rkl_size));
     k->ce_row(n, s3, ls, label, scale);
     double value_error = isfinite(rkl) ? rkl_size * rel + sum_tolerance(n, rkl_size) : 0;
     for (int i = 0; i < n; i++) {
-        double a = (double)t[i] - (double)lt, b = (double)s0[i] - (double)ls, pt = exp(a), ps = exp(b), f = (double)scale;
+        double a = (double)t[i] - (double)lt, b = (double)s0[i] - (double)ls, pt = exp(a),
+               ps = exp(b), f = (double)scale;
         near(n, i, (double)s[i], f * (ps - pt), f * (ps + pt) * rel + TINY);
-        near(n, i, (double)s2[i], f * ps * (b - a - rkl), f * ps * ((fabs(b - a) + fabs(rkl) + 40) * rel + value_error));
+        near(n, i, (double)s2[i], f * ps * (b - a - rkl),
+             f * ps * ((fabs(b - a) + fabs(rkl) + 40) * rel + value_error));
         near(n, i, (double)s3[i], f * (ps - (i == label)), f * ((ps + (i == label)) * rel) + TINY);
     }
     guards(n);
@@ -405,7 +443,8 @@ static void check_losses(const zb_kernels *k) {
 static void check_adamw(const zb_kernels *k) {
     for (int s = 0; s < N_SIZES; s++) {
         int n = sizes[s], step = 1 + s;
-        float *w = take_random(0, n, 1), *m = take_random(1, n, 0.01), *v = take(2, n), *g = take_random(3, n, 0.1);
+        float *w = take_random(0, n, 1), *m = take_random(1, n, 0.01), *v = take(2, n),
+              *g = take_random(3, n, 0.1);
         for (int i = 0; i < n; i++) v[i] = (float)(1e-4 * fabs(draw()));
         if (n) g[0] = v[0] = m[0] = 0;
         float *w0 = copy_of(w, n), *m0 = copy_of(m, n), *v0 = copy_of(v, n);
@@ -414,16 +453,21 @@ static void check_adamw(const zb_kernels *k) {
         a.bias2 = (float)(1 - pow(0.999, step));
         k->adamw(&a);
         for (int i = 0; i < n; i++) {
-            double gi = (double)g[i] * (double)a.grad_scale, b1 = (double)a.beta1, b2 = (double)a.beta2;
-            double mi = b1 * (double)m0[i] + (1 - b1) * gi, vi = b2 * (double)v0[i] + (1 - b2) * gi * gi;
+            double gi = (double)g[i] * (double)a.grad_scale, b1 = (double)a.beta1,
+                   b2 = (double)a.beta2;
+            double mi = b1 * (double)m0[i] + (1 - b1) * gi,
+                   vi = b2 * (double)v0[i] + (1 - b2) * gi * gi;
             double keep = (double)w0[i] * (1 - (double)a.lr * (double)a.decay);
-            double root = sqrt(vi / (double)a.bias2) + (double)a.eps, by = (double)a.lr / (double)a.bias1 / root;
+            double root = sqrt(vi / (double)a.bias2) + (double)a.eps,
+                   by = (double)a.lr / (double)a.bias1 / root;
             /* (1 - beta) loses digits of beta: one rounding of 1 seen at the size of 1 - beta */
-            double m_size = b1 * fabs((double)m0[i]) + fabs(gi), v_size = b2 * (double)v0[i] + gi * gi;
+            double m_size = b1 * fabs((double)m0[i]) + fabs(gi),
+                   v_size = b2 * (double)v0[i] + gi * gi;
             near(n, i, (double)m[i], mi, op_tolerance(m_size));
             near(n, i, (double)v[i], vi, op_tolerance(v_size));
             double v_part = vi > 0 ? fabs(mi) * by * v_size / vi : 0;
-            near(n, i, (double)w[i], keep - by * mi, op_tolerance(fabs((double)w0[i]) + by * m_size + v_part));
+            near(n, i, (double)w[i], keep - by * mi,
+                 op_tolerance(fabs((double)w0[i]) + by * m_size + v_part));
         }
         guards(n);
         free(w0);
@@ -440,12 +484,14 @@ static double half_value(uint16_t h) {
 }
 
 typedef enum packing { PLAIN_F32, PLAIN_BF16, PLAIN_F16, Q8_0, Q4_0, Q4_1, PACKINGS } packing;
-static const struct { int block, bytes, halves; } packings[PACKINGS] = {{1, 4, 0},   {1, 2, 0},   {1, 2, 1},
-                                                                        {32, 34, 1}, {32, 18, 1}, {32, 20, 2}};
+static const struct {
+    int block, bytes, halves;
+} packings[PACKINGS] = {{1, 4, 0}, {1, 2, 0}, {1, 2, 1}, {32, 34, 1}, {32, 18, 1}, {32, 20, 2}};
 
 static uint16_t u16_at(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
 
-/* Weight p of a row, and in *size the magnitude that may be rounded on the way to it (d·8 and m are added separately). */
+/* Weight p of a row, and in *size the magnitude that may be rounded on the way to it (d·8 and m
+ * are added separately). */
 static double weight(packing t, const uint8_t *row, int p, double *size) {
     const uint8_t *b = row + (size_t)(p / packings[t].block) * (size_t)packings[t].bytes;
     int i = p % 32, nibble = 0;
@@ -467,15 +513,9 @@ static double weight(packing t, const uint8_t *row, int p, double *size) {
         v = (double)f;
         break;
     }
-    case PLAIN_F16:
-        v = d;
-        break;
-    case Q8_0:
-        v = d * (int8_t)b[2 + i];
-        break;
-    default:
-        v = d * nibble;
-        break;
+    case PLAIN_F16: v = d; break;
+    case Q8_0: v = d * (int8_t)b[2 + i]; break;
+    default: v = d * nibble; break;
     }
     *size = fabs(v) + fabs(m);
     return v + m;
@@ -488,18 +528,22 @@ static void gemv_call(const zb_kernels *k, packing t, const zb_gemv_args *g) {
 }
 
 static void check_gemv_one(const zb_kernels *k, packing t, int rows, int p) {
-    static const char *const names[PACKINGS] = {"gemv_f32", "gemv_bf16", "gemv_f16", "gemv_q8_0", "gemv_q4_0", "gemv_q4_1"};
+    static const char *const names[PACKINGS] = {"gemv_f32",  "gemv_bf16", "gemv_f16",
+                                                "gemv_q8_0", "gemv_q4_0", "gemv_q4_1"};
     kernel = names[t];
     int first = draw_below(rows + 1), last = first + draw_below(rows + 1 - first);
-    size_t blocks = (size_t)(p / packings[t].block), used = blocks * (size_t)packings[t].bytes, stride = used;
-    if (rows > 1 && t >= Q8_0) stride += (size_t)draw_below(5); /* odd distances: no alignment is promised */
+    size_t blocks = (size_t)(p / packings[t].block), used = blocks * (size_t)packings[t].bytes,
+           stride = used;
+    if (rows > 1 && t >= Q8_0)
+        stride += (size_t)draw_below(5); /* odd distances: no alignment is promised */
     uint8_t *w = guard_take(0, rows ? stride * (size_t)(rows - 1) + used : 0);
     for (int j = 0; j < rows; j++) {
         uint8_t *row = w + stride * (size_t)j;
         if (t == PLAIN_F32) {
             for (int i = 0; i < p; i++) memcpy(row + 4 * i, &(float){(float)draw()}, 4);
         } else if (t == PLAIN_BF16) {
-            for (int i = 0; i < p; i++) memcpy(row + 2 * i, &(uint16_t){(uint16_t)(0x3f00 + draw_below(256))}, 2);
+            for (int i = 0; i < p; i++)
+                memcpy(row + 2 * i, &(uint16_t){(uint16_t)(0x3f00 + draw_below(256))}, 2);
         } else {
             draw_packed(row, blocks, packings[t].bytes, packings[t].halves);
         }
@@ -514,7 +558,8 @@ static void check_gemv_one(const zb_kernels *k, packing t, int rows, int p) {
             size += part * fabs((double)x[i]);
         }
         bool inside = j >= first && j < last;
-        near(rows * 10000 + p, j, (double)y[j], inside ? want : (double)y0[j], inside ? sum_tolerance(p, size) : 0);
+        near(rows * 10000 + p, j, (double)y[j], inside ? want : (double)y0[j],
+             inside ? sum_tolerance(p, size) : 0);
     }
     guards(rows);
     free(y0);
@@ -528,7 +573,8 @@ static void check_gemv(const zb_kernels *k) {
         }
 }
 
-/* Each of the 65,536 halves times 1, in the vector part of a row and in its tail; infinity and NaN among them. */
+/* Each of the 65,536 halves times 1, in the vector part of a row and in its tail; infinity and
+ * NaN among them. */
 static void check_halves(const zb_kernels *k) {
     enum { K = 33 };
     uint16_t *w = guard_take(0, K * sizeof(uint16_t));
@@ -545,7 +591,8 @@ static void check_halves(const zb_kernels *k) {
     }
 }
 
-/* The nearer of the two bf16 neighbours; of equally near ones the even. Beyond the largest the next would be 2^128. */
+/* The nearer of the two bf16 neighbours; of equally near ones the even. Beyond the largest the
+ * next would be 2^128. */
 static float nearest_bf16(float f) {
     uint32_t u, below, above;
     memcpy(&u, &f, 4);
@@ -555,7 +602,8 @@ static float nearest_bf16(float f) {
     float lo, hi;
     memcpy(&lo, &below, 4);
     memcpy(&hi, &above, 4);
-    double high = isinf(hi) ? copysign(0x1p128, (double)hi) : (double)hi, to_lo = fabs((double)f - (double)lo), to_hi = fabs(high - (double)f);
+    double high = isinf(hi) ? copysign(0x1p128, (double)hi) : (double)hi,
+           to_lo = fabs((double)f - (double)lo), to_hi = fabs(high - (double)f);
     return to_lo < to_hi || (to_lo == to_hi && !(below >> 16 & 1)) ? lo : hi;
 }
 
@@ -565,7 +613,8 @@ static void check_bf16(const zb_kernels *k) {
         float *x = take(0, n), *y = take(1, n), *z = take(3, n);
         uint16_t *h = guard_take(2, (size_t)n * 2);
         for (int i = 0; i < n; i++) { /* any bits, every fourth on a tie */
-            uint32_t u = (uint32_t)draw_below(1 << 16) << 16 | (i % 4 ? (uint32_t)draw_below(1 << 16) : 0x8000u);
+            uint32_t u = (uint32_t)draw_below(1 << 16) << 16 |
+                         (i % 4 ? (uint32_t)draw_below(1 << 16) : 0x8000u);
             memcpy(&x[i], &u, 4);
         }
         k->round_bf16(n, x, y);
@@ -581,11 +630,24 @@ static void check_bf16(const zb_kernels *k) {
     }
 }
 
-static const struct { const char *name; void (*fn)(const zb_kernels *k); } tests[] = {
-    {"gemm", check_gemm},       {"dot, sum_squares", check_dot}, {"axpy, scale, add", check_axpy}, {"rmsnorm", check_rmsnorm},
-    {"silu", check_silu},       {"exp", check_exp},              {"softmax, logsumexp", check_softmax},
-    {"argmax", check_argmax},   {"rope", check_rope},            {"losses", check_losses},
-    {"adamw", check_adamw},     {"gemv", check_gemv},            {"halves", check_halves},         {"bf16", check_bf16},
+static const struct {
+    const char *name;
+    void (*fn)(const zb_kernels *k);
+} tests[] = {
+    {"gemm", check_gemm},
+    {"dot, sum_squares", check_dot},
+    {"axpy, scale, add", check_axpy},
+    {"rmsnorm", check_rmsnorm},
+    {"silu", check_silu},
+    {"exp", check_exp},
+    {"softmax, logsumexp", check_softmax},
+    {"argmax", check_argmax},
+    {"rope", check_rope},
+    {"losses", check_losses},
+    {"adamw", check_adamw},
+    {"gemv", check_gemv},
+    {"halves", check_halves},
+    {"bf16", check_bf16},
 };
 
 int main(int argc, char **argv) {

@@ -60,8 +60,9 @@ static zb_mla_paper_in layer_of(int layer) {
 }
 
 static float *room(int rows, int cols) {
-    float *x = ZB_NEW_ARRAY(&arena, float, (int64_t)rows * cols);
-    for (int64_t i = 0; i < (int64_t)rows * cols; i++) x[i] = NAN; /* every element must be written */
+    float *x = ZB_NEW_ARRAY(&arena, float, (int64_t)rows *cols);
+    for (int64_t i = 0; i < (int64_t)rows * cols; i++)
+        x[i] = NAN; /* every element must be written */
     return x;
 }
 
@@ -92,9 +93,17 @@ static void check_product(const float *a, const float *b, int m, int n, int k, c
 
 /* Sizes from the file's own shapes and the golden README. */
 static zb_mla_paper_dims golden_dims(void) {
-    return (zb_mla_paper_dims){.hidden = (int)find(model, "model.layers.0.self_attn.q_proj.weight")->shape[1],
-                               .heads = 6, .kv_heads = 2, .head_dim = 16, .q_rank = 20, .kv_rank = 12,
-                               .nope_dim = 8, .rope_dim = 8, .v_dim = 16, .full_kv_head = true};
+    return (zb_mla_paper_dims){
+        .hidden = (int)find(model, "model.layers.0.self_attn.q_proj.weight")->shape[1],
+        .heads = 6,
+        .kv_heads = 2,
+        .head_dim = 16,
+        .q_rank = 20,
+        .kv_rank = 12,
+        .nope_dim = 8,
+        .rope_dim = 8,
+        .v_dim = 16,
+        .full_kv_head = true};
 }
 
 static void test_golden(void **state) {
@@ -105,7 +114,8 @@ static void test_golden(void **state) {
         zb_mla_paper_out out = outputs(&d);
         assert_int_equal(zb_mla_paper_init(&d, &in, &out, &arena, &err), ZB_OK);
         check_product(out.q_b, out.q_a, 6 * 16, d.hidden, 20, values(golden, "%d.%s", layer, "q"));
-        check_product(out.kv_b, out.kv_a, 6 * 24, d.hidden, 12, values(golden, "%d.%s", layer, "kv"));
+        check_product(out.kv_b, out.kv_a, 6 * 24, d.hidden, 12,
+                      values(golden, "%d.%s", layer, "kv"));
         const float *rope = values(golden, "%d.%s", layer, "k_rope");
         for (int i = 0; i < 8 * d.hidden; i++)
             assert_true(fabsf(out.kv_a[12 * d.hidden + i] - rope[i]) <= 0x1p-23f * fabsf(rope[i]));
@@ -120,7 +130,8 @@ static void test_golden_ranks(void **state) {
     for (int layer = 0; layer < 4; layer++)
         for (int i = 0; i < 3; i++) {
             zb_mla_paper_in in = layer_of(layer);
-            const zb_tensor *want = find(golden, zb_asprintf(&arena, "%d.rank_%s", layer, shares[i]));
+            const zb_tensor *want =
+                find(golden, zb_asprintf(&arena, "%d.rank_%s", layer, shares[i]));
             int32_t rank;
             memcpy(&rank, want->data, sizeof rank);
             zb_mla_paper_energy e = {.q_share = 1, .kv_share = i == 0 ? 0.8 : i == 1 ? 0.9 : 0.95};
@@ -138,7 +149,8 @@ static void test_golden_ranks(void **state) {
     assert_int_equal(zb_mla_paper_ranks(&d, &in, &wrong, &q, NULL, &arena, &err), ZB_ERR_CONFIG);
 }
 
-/* Full ranks lose nothing: the products are the original rows, for repeated and for grouped kv heads. */
+/* Full ranks lose nothing: the products are the original rows, for repeated and for grouped kv
+ * heads. */
 static void test_full_rank(void **state) {
     (void)state;
     for (int full = 0; full < 2; full++) {
@@ -156,8 +168,10 @@ static void test_full_rank(void **state) {
         assert_int_equal(zb_mla_paper_init(&no_low_rank, &in, &direct, &arena, &err), ZB_OK);
         size_t row = (size_t)d.hidden, bytes = row * sizeof(float);
         for (int h = 0; h < 6; h++) { /* query rows 0..9 and 8..15 of each head */
-            assert_memory_equal(direct.q + (size_t)(h * 18) * row, in.q + (size_t)(h * 16) * row, 10 * bytes);
-            assert_memory_equal(direct.q + (size_t)(h * 18 + 10) * row, in.q + (size_t)(h * 16 + 8) * row, 8 * bytes);
+            assert_memory_equal(direct.q + (size_t)(h * 18) * row, in.q + (size_t)(h * 16) * row,
+                                10 * bytes);
+            assert_memory_equal(direct.q + (size_t)(h * 18 + 10) * row,
+                                in.q + (size_t)(h * 16 + 8) * row, 8 * bytes);
         }
         check_product(out.q_b, out.q_a, 6 * 18, d.hidden, d.q_rank, direct.q);
         float *want = room(heads * 26, d.hidden);
@@ -179,7 +193,7 @@ static void test_energy_rank(void **state) {
     assert_int_equal(zb_energy_rank(s, 20, 0.5, 6), 6);
     double flat[40];
     for (int i = 0; i < 40; i++) flat[i] = 1;
-    assert_int_equal(zb_energy_rank(flat, 40, 0.2, 0), 8);   /* exactly 8 */
+    assert_int_equal(zb_energy_rank(flat, 40, 0.2, 0), 8);    /* exactly 8 */
     assert_int_equal(zb_energy_rank(flat, 40, 0.225, 0), 16); /* 9, rounded up */
     assert_int_equal(zb_energy_rank(flat, 40, 1.0, 0), 40);
     const double zero[10] = {0};
@@ -221,8 +235,10 @@ static void test_errors(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_golden, clear),      cmocka_unit_test_teardown(test_golden_ranks, clear),
-        cmocka_unit_test_teardown(test_full_rank, clear),   cmocka_unit_test_teardown(test_energy_rank, clear),
+        cmocka_unit_test_teardown(test_golden, clear),
+        cmocka_unit_test_teardown(test_golden_ranks, clear),
+        cmocka_unit_test_teardown(test_full_rank, clear),
+        cmocka_unit_test_teardown(test_energy_rank, clear),
         cmocka_unit_test_teardown(test_errors, clear),
     };
     return cmocka_run_group_tests(tests, open_files, close_files);

@@ -1,4 +1,5 @@
-/* test_smart.c - the choice of layers against exhaustive search and against every published choice. */
+/* test_smart.c - the choice of layers against exhaustive search and against every published
+ * choice. */
 #include "base/rng.h"
 #include "compose/smart.h"
 
@@ -79,7 +80,9 @@ static void test_exhaustive(void **state) {
     assert_true(with_choice > 50); /* the search had something to decide */
 }
 
-static const struct published { int total, count, layers[LAYERS_MAX]; } published[] = {
+static const struct published {
+    int total, count, layers[LAYERS_MAX];
+} published[] = {
     {16, 4, {0, 5, 10, 14}},
     {16, 6, {0, 2, 5, 8, 11, 14}},
     {16, 8, {0, 2, 4, 6, 8, 10, 12, 14}},
@@ -93,7 +96,8 @@ static void test_published(void **state) {
         for (uint64_t round = 0; round < 20; round++) {
             const struct published *want = &published[p];
             double s[LAYERS_MAX];
-            for (int i = 0; i < want->total; i++) s[i] = 0.05 * zb_rng_uniform(round, ZB_RNG_TEST, (uint64_t)i);
+            for (int i = 0; i < want->total; i++)
+                s[i] = 0.05 * zb_rng_uniform(round, ZB_RNG_TEST, (uint64_t)i);
             for (int i = 0; i < want->count; i++) s[want->layers[i]] += 1;
             int c[LAYERS_MAX];
             assert_true(allowed(s, want->total, want->layers, want->count));
@@ -139,7 +143,8 @@ static void test_uniform(void **state) {
     assert_int_equal(zb_smart_uniform(0, 0, c, &err), ZB_OK);
     assert_int_equal(zb_smart_uniform(3, 4, c, &err), ZB_ERR_CONFIG);
     for (int total = 2; total <= LAYERS_MAX; total++)
-        for (int count = 2; count <= total; count++) { /* ends included, gaps differ by at most one */
+        for (int count = 2; count <= total;
+             count++) { /* ends included, gaps differ by at most one */
             assert_int_equal(zb_smart_uniform(total, count, c, &err), ZB_OK);
             assert_int_equal(c[0], 0);
             assert_int_equal(c[count - 1], total - 1);
@@ -158,8 +163,10 @@ static int clear(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_exhaustive, clear), cmocka_unit_test_teardown(test_published, clear),
-        cmocka_unit_test_teardown(test_edges, clear),      cmocka_unit_test_teardown(test_uniform, clear),
+        cmocka_unit_test_teardown(test_exhaustive, clear),
+        cmocka_unit_test_teardown(test_published, clear),
+        cmocka_unit_test_teardown(test_edges, clear),
+        cmocka_unit_test_teardown(test_uniform, clear),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
