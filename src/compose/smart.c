@@ -49,7 +49,7 @@ zb_status zb_smart_select(const double *sensitivity, int total, int count, int *
     /* best[j * total + p], -inf where no allowed choice continues */
     zb_mark mark = zb_arena_mark(arena);
     double *best = ZB_NEW_ARRAY(arena, double, total *(int64_t)count);
-    for (int64_t i = 0; i < (int64_t)count * total; i++) best[i] = -INFINITY;
+    for (int64_t i = 0; i < (int64_t)count * total; i++) best[i] = -HUGE_VAL;
     best[(count - 1) * total + last] = sensitivity[last];
     for (int j = count - 2; j >= 0; j--) {
         const double *next = best + (int64_t)(j + 1) * total;
