@@ -1,0 +1,193 @@
+/* model_scorer.c - log-probabilities by batches of contexts and continuations (contract in model_scorer.h). */
+#include "eval/model_scorer.h"
+
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+enum { TOKENS = 2048, STATE_BYTES = 1 << 30, LOGIT_ROWS = 64 }; /* limits of one batch, and of one tile of logits */
+
+struct zb_model_scorer {
+    zb_arena arena; /* holds this struct */
+    zb_arena pass;  /* states and batches */
+    zb_runner *runner;
+    int max_length;
+};
+
+/* A wanted log-probability: row of hidden states, token, where it is added. */
+typedef struct want {
+    int row;
+    int32_t token;
+    zb_loglik *out;
+} want;
+
+typedef struct plan {
+    const zb_loglik_request *r;
+    zb_loglik *out;
+    int n, groups;
+    int *first;       /* [groups+1] first request of each group */
+    zb_state **state; /* [groups] behind the context; NULL where no continuation needs it */
+} plan;
+
+/* Adds log p of every wanted token; rows of hidden states are taken in tiles. */
+static void read_logits(zb_model_scorer *m, const float *hidden, const want *w, int n) {
+    const zb_kernels *kn = zb_kernels_get();
+    zb_arena *a = zb_runner_arena(m->runner);
+    zb_mark mark = zb_arena_mark(a);
+    int D = zb_runner_run(m->runner)->config->D, V = zb_runner_run(m->runner)->config->V;
+    float *x = ZB_NEW_ARRAY(a, float, (size_t)LOGIT_ROWS * D), *logits = ZB_NEW_ARRAY(a, float, (size_t)LOGIT_ROWS * V);
+    int *slot = ZB_NEW_ARRAY(a, int, n);
+    for (int i = 0; i < n;) {
+        int rows = 0, j = i;
+        for (; j < n; j++) { /* neighbours that want the same row share it */
+            if (j == i || w[j].row != w[j - 1].row) {
+                if (rows == LOGIT_ROWS) break;
+                memcpy(x + (size_t)rows * D, hidden + (size_t)w[j].row * D, (size_t)D * sizeof(float));
+                rows++;
+            }
+            slot[j] = rows - 1;
+        }
+        zb_runner_logits(m->runner, x, rows, logits);
+        float lse[LOGIT_ROWS];
+        int best[LOGIT_ROWS];
+#pragma omp parallel for schedule(static)
+        for (int k = 0; k < rows; k++) {
+            lse[k] = kn->logsumexp(V, logits + (size_t)k * V);
+            best[k] = kn->argmax(V, logits + (size_t)k * V);
+        }
+        for (; i < j; i++) {
+            w[i].out->logprob += (double)logits[(size_t)slot[i] * V + w[i].token] - (double)lse[slot[i]];
+            if (best[slot[i]] != w[i].token) w[i].out->greedy = false;
+        }
+    }
+    zb_arena_pop(a, mark);
+}
+
+static zb_status run_batch(zb_model_scorer *m, const zb_batch *b, const want *w, int n_want, zb_err *err) {
+    zb_arena *a = zb_runner_arena(m->runner);
+    zb_mark mark = zb_arena_mark(a);
+    zb_status s = zb_runner_begin(m->runner, b, err);
+    if (s == ZB_OK) {
+        float *h = ZB_NEW_ARRAY(a, float, (size_t)b->n * zb_runner_run(m->runner)->config->D);
+        zb_runner_forward(m->runner, h, NULL);
+        read_logits(m, h, w, n_want);
+    }
+    zb_arena_pop(a, mark);
+    return s;
+}
+
+static zb_state *new_state(zb_model_scorer *m, int tokens) {
+    const zb_config *c = zb_runner_run(m->runner)->config;
+    return zb_state_init(zb_alloc(&m->pass, zb_state_size(c, tokens)), c, tokens);
+}
+
+/* Contexts of all groups in one batch; first tokens of all continuations are read from their last rows. */
+static zb_status pass_contexts(zb_model_scorer *m, plan *p, zb_err *err) {
+    int total = 0, at = 0, n_want = 0;
+    for (int g = 0; g < p->groups; g++) total += p->r[p->first[g]].n_context;
+    int32_t *ids = ZB_NEW_ARRAY(&m->pass, int32_t, total);
+    zb_span *span = ZB_NEW_ARRAY(&m->pass, zb_span, p->groups);
+    want *w = ZB_NEW_ARRAY(&m->pass, want, p->n);
+    for (int g = 0; g < p->groups; g++) {
+        const zb_loglik_request *r = &p->r[p->first[g]];
+        bool more = false;
+        for (int i = p->first[g]; i < p->first[g + 1]; i++) {
+            p->out[i] = (zb_loglik){0, true};
+            more = more || p->r[i].n_continuation > 1;
+            w[n_want++] = (want){at + r->n_context - 1, p->r[i].continuation[0], &p->out[i]};
+        }
+        if (more) p->state[g] = new_state(m, r->n_context);
+        span[g] = (zb_span){at, r->n_context, p->state[g]};
+        memcpy(ids + at, r->context, (size_t)r->n_context * sizeof *ids);
+        at += r->n_context;
+    }
+    return run_batch(m, &(zb_batch){ids, total, span, p->groups}, w, n_want, err);
+}
+
+/* Tokens 0 .. n-2 of every longer continuation from a copy of its context's state; each row predicts the next token. */
+static zb_status pass_continuations(zb_model_scorer *m, plan *p, zb_err *err) {
+    const zb_config *c = zb_runner_run(m->runner)->config;
+    int total = 0, at = 0, n_spans = 0, n_want = 0;
+    for (int i = 0; i < p->n; i++) total += p->r[i].n_continuation - 1;
+    if (total == 0) return ZB_OK;
+    int32_t *ids = ZB_NEW_ARRAY(&m->pass, int32_t, total);
+    zb_span *span = ZB_NEW_ARRAY(&m->pass, zb_span, p->n);
+    want *w = ZB_NEW_ARRAY(&m->pass, want, total);
+    for (int g = 0; g < p->groups; g++)
+        for (int i = p->first[g]; i < p->first[g + 1]; i++) {
+            int n = p->r[i].n_continuation - 1;
+            if (n == 0) continue;
+            zb_state *s = new_state(m, p->r[i].n_context + n);
+            zb_state_copy(s, p->state[g], c);
+            span[n_spans++] = (zb_span){at, n, s};
+            memcpy(ids + at, p->r[i].continuation, (size_t)n * sizeof *ids);
+            for (int k = 0; k < n; k++) w[n_want++] = (want){at + k, p->r[i].continuation[k + 1], &p->out[i]};
+            at += n;
+        }
+    return run_batch(m, &(zb_batch){ids, total, span, n_spans}, w, n_want, err);
+}
+
+/* Whether request i starts a group. */
+static bool starts_group(const zb_loglik_request *r, int i) { return i == 0 || r[i].group != r[i - 1].group || r[i].n_context != r[i - 1].n_context; }
+
+/* Requests from `from` that fit one batch, in whole groups (at least one). */
+static int batch_end(const zb_model_scorer *m, const zb_loglik_request *r, int from, int n) {
+    const zb_config *c = zb_runner_run(m->runner)->config;
+    size_t bytes = 0, tokens = 0;
+    int end = from;
+    for (int i = from; i < n;) {
+        int j = i;
+        size_t more = zb_state_size(c, r[i].n_context), rows = (size_t)r[i].n_context;
+        do {
+            more += zb_state_size(c, r[j].n_context + r[j].n_continuation);
+            rows += (size_t)r[j].n_continuation;
+            j++;
+        } while (j < n && !starts_group(r, j));
+        if (end > from && (bytes + more > STATE_BYTES || tokens + rows > TOKENS)) break;
+        bytes += more;
+        tokens += rows;
+        end = i = j;
+    }
+    return end;
+}
+
+static zb_status loglik(void *self, const zb_loglik_request *r, int n, zb_loglik *out, zb_err *err) {
+    zb_model_scorer *m = self;
+    for (int i = 0; i < n;) {
+        int end = batch_end(m, r, i, n);
+        zb_mark mark = zb_arena_mark(&m->pass);
+        plan p = {.r = r + i, .out = out + i, .n = end - i};
+        p.first = ZB_NEW_ARRAY(&m->pass, int, p.n + 1);
+        for (int k = 0; k < p.n; k++)
+            if (k == 0 || starts_group(p.r, k)) p.first[p.groups++] = k;
+        p.first[p.groups] = p.n;
+        p.state = zb_alloc_array(&m->pass, (size_t)p.groups, sizeof *p.state);
+        zb_status s = pass_contexts(m, &p, err);
+        if (s == ZB_OK) s = pass_continuations(m, &p, err);
+        zb_arena_pop(&m->pass, mark);
+        if (s != ZB_OK) return s;
+        i = end;
+    }
+    return ZB_OK;
+}
+
+zb_status zb_model_scorer_new(zb_model_scorer **out, zb_runner *r, int max_length, zb_err *err) {
+    (void)err;
+    zb_arena first = {0};
+    zb_model_scorer *m = ZB_NEW(&first, zb_model_scorer);
+    m->arena = first;
+    m->runner = r;
+    m->max_length = max_length > 0 ? max_length : zb_runner_run(r)->config->context_max;
+    zb_arena_reserve(&m->pass, (size_t)1 << 38);
+    *out = m;
+    return ZB_OK;
+}
+
+void zb_model_scorer_free(zb_model_scorer *m) {
+    if (!m) return;
+    zb_arena_free(&m->pass);
+    zb_arena a = m->arena;
+    zb_arena_free(&a);
+}
+
+zb_scorer zb_model_scorer_get(zb_model_scorer *m) { return (zb_scorer){.self = m, .max_length = m->max_length, .prefix_token = -1, .loglik = loglik}; }

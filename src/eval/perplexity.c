@@ -1,0 +1,83 @@
+/* perplexity.c - see perplexity.h. The standard error treats rows as independent samples: tokens of one row are not. */
+#include "eval/perplexity.h"
+
+#include "base/log.h"
+#include "data/corpus.h"
+#include "model/loss.h"
+
+#include <jansson.h>
+#include <math.h>
+
+static zb_status row_pass(const zb_perplexity_job *j, const zb_batch *b, zb_vocab_sums *sums, zb_err *err) {
+    zb_arena *a = zb_runner_arena(j->model), *ta = j->teacher ? zb_runner_arena(j->teacher) : NULL;
+    zb_mark mark = zb_arena_mark(a), tm = {0};
+    float *h = ZB_NEW_ARRAY(a, float, (size_t)b->n * zb_runner_run(j->model)->config->D), *ht = NULL;
+    int32_t *labels = ZB_NEW_ARRAY(a, int32_t, b->n);
+    zb_labels_next(b, labels);
+    zb_status s = zb_runner_begin(j->model, b, err);
+    if (s == ZB_OK) zb_runner_forward(j->model, h, NULL);
+    if (s == ZB_OK && j->teacher) {
+        tm = zb_arena_mark(ta);
+        ht = ZB_NEW_ARRAY(ta, float, (size_t)b->n * zb_runner_run(j->teacher)->config->D);
+        s = zb_runner_begin(j->teacher, b, err);
+        if (s == ZB_OK) zb_runner_forward(j->teacher, ht, NULL);
+    }
+    if (s == ZB_OK)
+        zb_vocab_loss_run(&(zb_vocab_loss){.student = j->model, .teacher = j->teacher, .hidden = h, .teacher_hidden = ht, .labels = labels, .n = b->n, .weights = {.kl = 1, .ce = 1}}, sums);
+    if (ta) zb_arena_pop(ta, tm);
+    zb_arena_pop(a, mark);
+    return s;
+}
+
+zb_status zb_perplexity_run(const zb_perplexity_job *j, zb_perplexity *out, zb_err *err) {
+    zb_arena a = {0};
+    zb_corpus c;
+    zb_packer p;
+    *out = (zb_perplexity){0};
+    zb_status s = zb_corpus_read(&c, j->text, j->tokenizer, j->tokens_max, &a, err);
+    int length = s == ZB_OK && c.n_tokens < j->sequence_length ? (int)c.n_tokens : j->sequence_length;
+    if (s == ZB_OK) s = zb_packer_init(&p, &c, length, false, 0, &a, err);
+    int64_t rows = s == ZB_OK ? p.rows : 0;
+    zb_vocab_sums total = {0};
+    double *mean = ZB_NEW_ARRAY(&a, double, rows), sum = 0, square = 0;
+    zb_progress bar;
+    if (rows) zb_progress_begin(&bar, "perplexity", "tokens", 0, (double)(rows * length));
+    for (int64_t r = 0; r < rows && s == ZB_OK; r++) {
+        zb_mark mark = zb_arena_mark(&a);
+        zb_batch b = zb_packer_batch(&p, r, 1, &a);
+        zb_vocab_sums row = {0};
+        s = row_pass(j, &b, &row, err);
+        mean[r] = row.ce / fmax(1, (double)row.predicted);
+        total.kl += row.kl;
+        total.ce += row.ce;
+        total.tokens += row.tokens;
+        total.predicted += row.predicted;
+        total.agree += row.agree;
+        zb_arena_pop(&a, mark);
+        zb_progress_update(&bar, (double)((r + 1) * length), NULL);
+        if (s == ZB_OK && zb_interrupted()) s = zb_fail(err, ZB_ERR_INTERRUPTED, "perplexity: interrupted");
+    }
+    if (s == ZB_OK) {
+        zb_progress_end(&bar, (double)(rows * length), NULL);
+        for (int64_t r = 0; r < rows; r++) sum += mean[r];
+        for (int64_t r = 0; r < rows; r++) square += (mean[r] - sum / (double)rows) * (mean[r] - sum / (double)rows);
+        out->predicted = total.predicted;
+        out->tokens = rows * length;
+        out->nats = total.ce / (double)total.predicted;
+        out->nats_error = rows > 1 ? sqrt(square / (double)(rows - 1) / (double)rows) : 0;
+        out->perplexity = exp(out->nats);
+        out->kl = total.tokens ? total.kl / (double)total.tokens : 0;
+        out->agreement = total.tokens ? (double)total.agree / (double)total.tokens : 0;
+    }
+    zb_arena_free(&a);
+    return s;
+}
+
+json_t *zb_perplexity_json(const zb_perplexity *p, bool with_teacher) {
+    json_t *o = json_pack("{s:f,s:f,s:f,s:I,s:I}", "perplexity", p->perplexity, "nats_per_token", p->nats, "nats_stderr", p->nats_error, "predicted_tokens", (json_int_t)p->predicted, "tokens", (json_int_t)p->tokens);
+    if (with_teacher) {
+        json_object_set_new(o, "kl_to_teacher", json_real(p->kl));
+        json_object_set_new(o, "agreement", json_real(p->agreement));
+    }
+    return o;
+}
