@@ -1,0 +1,339 @@
+/* plot.c - data files, scripts and SVGs (contract in plot.h).
+ *
+ * Colours are those of Okabe and Ito, which stay apart for all common kinds of colour blindness and
+ * on white; the first model is blue, the second vermilion. No text from outside enters a script or
+ * data file except through zb_label_plot, whose characters mean nothing to gnuplot inside single
+ * quotes nor to XML.
+ *
+ * Memory of a sequence of T tokens: cache bytes per token * T + bytes of the fixed states. */
+#include "report/plot.h"
+
+#include "base/file.h"
+#include "base/log.h"
+#include "report/gnuplot.h"
+#include "report/label.h"
+#include "report/training.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { POINTS = 400, SVG_MAX = 8 << 20, TEXT_MAX = 16 << 20 };
+
+static const char *const colour[ZB_REPORT_MODELS_MAX] = {"#0072B2", "#D55E00", "#009E73",
+                                                         "#CC79A7", "#E69F00", "#56B4E9"};
+
+static const char preamble[] =
+    "set encoding utf8\n"
+    "set terminal svg size 720,400 font 'Helvetica Neue,Arial,sans-serif,14' background rgb 'white' "
+    "noenhanced\n"
+    "set datafile separator ','\n"
+    "set datafile missing 'nan'\n"
+    "set border 3 lc rgb '#555555'\n"
+    "set tics nomirror out scale 0.6 textcolor rgb '#333333'\n"
+    "set grid ytics lt 1 lw 1 lc rgb '#E4E4E4'\n"
+    "set key at graph 1,1.1 right top horizontal samplen 1.6 textcolor rgb '#333333'\n"
+    "set tmargin 3.4\n"
+    "set bmargin 3.6\n"
+    "set rmargin 3\n";
+
+typedef struct workshop {
+    zb_report_measures *m;
+    zb_report_plots *out;
+    zb_arena *a;
+    const char *dir;
+    zb_gnuplot gnuplot;
+    bool absent; /* gnuplot is not installed: said once */
+    zb_buf csv, script;
+} workshop;
+
+/* Starts a picture; the title is our own text or passed through zb_label_plot. */
+static void begin(workshop *w, const char *name, const char *title) {
+    zb_buf_clear(&w->csv);
+    zb_buf_clear(&w->script);
+    zb_buf_adds(&w->script, preamble);
+    zb_buf_addf(&w->script, "set output '%s.svg'\n", name);
+    zb_buf_addf(&w->script, "set label 1 '%s' at graph 0,1.09 left font ',16'\n", title);
+}
+
+static void axes(workshop *w, const char *x, const char *y) {
+    zb_buf_addf(&w->script, "set xlabel '%s'\nset ylabel '%s'\n", x, y);
+}
+
+static void cell(workshop *w, double x) {
+    if (isfinite(x))
+        zb_buf_addf(&w->csv, ",%.10g", x);
+    else
+        zb_buf_adds(&w->csv, ",nan");
+}
+
+static zb_status draw(workshop *w, const char *name, zb_report_plot *plot, zb_err *err) {
+    char *svg = zb_path_join(w->a, w->dir, zb_asprintf(w->a, "%s.svg", name));
+    unlink(svg); /* an older picture must not pass for this one */
+    if (w->absent) return ZB_OK;
+    zb_err reason = {0};
+    zb_status s = zb_gnuplot_run(&w->gnuplot, w->dir, zb_asprintf(w->a, "%s.gp", name), &reason);
+    if (s == ZB_OK) s = zb_file_read(svg, SVG_MAX, w->a, &plot->svg, &reason);
+    if (s == ZB_OK && (!strstr(plot->svg.p, "<svg") || !strstr(plot->svg.p, "</svg>")))
+        s = zb_fail(&reason, ZB_ERR_INTERNAL, "%s: gnuplot made no whole picture", svg);
+    if (s == ZB_OK) return ZB_OK;
+    plot->svg = (zb_str){0};
+    unlink(svg);
+    if (s == ZB_ERR_INTERRUPTED) return zb_fail(err, s, "%s", reason.msg);
+    w->absent = s == ZB_ERR_UNSUPPORTED;
+    zb_warn("%s", reason.msg);
+    zb_report_miss(w->m, "%s: %s", w->absent ? "all pictures" : "a picture", reason.msg);
+    return ZB_OK;
+}
+
+/* Writes the data file and the script, runs it and lists the picture. */
+static zb_status finish(workshop *w, zb_report_topic topic, const char *name, const char *caption,
+                        zb_err *err) {
+    ZB_ASSERT(!w->csv.overflow && !w->script.overflow); /* sizes are bounded by POINTS and rows */
+    char *data = zb_path_join(w->a, w->dir, zb_asprintf(w->a, "%s.csv", name));
+    char *script = zb_path_join(w->a, w->dir, zb_asprintf(w->a, "%s.gp", name));
+    ZB_TRY(zb_file_write(data, w->csv.p, w->csv.n, err));
+    ZB_TRY(zb_file_write(script, w->script.p, w->script.n, err));
+    zb_report_plots *p = w->out;
+    p->plot = zb_grow(w->a, p->plot, &p->cap, p->n + 1, sizeof *p->plot);
+    p->plot[p->n] = (zb_report_plot){
+        .topic = topic, .name = zb_strdup(w->a, name), .caption = zb_strdup(w->a, caption)};
+    return draw(w, name, &p->plot[p->n++], err);
+}
+
+/* "count,<model>,<model>": the heading of a data file. */
+static void heading(workshop *w, const char *first, const char *suffix) {
+    zb_buf_adds(&w->csv, first);
+    for (int i = 0; i < w->m->n_models; i++) {
+        const char *name = zb_label_plot(w->a, w->m->model[i].name, 40);
+        zb_buf_addf(&w->csv, ",%s", name);
+        if (suffix) zb_buf_addf(&w->csv, ",%s %s", name, suffix);
+    }
+    zb_buf_addc(&w->csv, '\n');
+}
+
+static zb_status memory_plot(workshop *w, zb_err *err) {
+    zb_report_measures *m = w->m;
+    bool any = false;
+    for (int i = 0; i < m->n_models; i++) any |= !isnan(m->model[i].kv_bytes_per_token);
+    if (!any) return ZB_OK;
+    begin(w, "memory", "Memory of one sequence");
+    axes(w, "context, tokens", "cache and states, MiB");
+    heading(w, "context_tokens", NULL);
+    for (int64_t t = 1024; t <= 131072; t *= 2) {
+        zb_buf_addf(&w->csv, "%lld", (long long)t);
+        for (int i = 0; i < m->n_models; i++) {
+            const zb_report_measured *r = &m->model[i];
+            double state = isnan(r->state_bytes) ? 0 : r->state_bytes;
+            cell(w, (r->kv_bytes_per_token * (double)t + state) / (1 << 20));
+        }
+        zb_buf_addc(&w->csv, '\n');
+    }
+    zb_buf_adds(&w->script, "set logscale xy 2\nset logscale y 10\nset xrange [1024:131072]\n"
+                            "set xtics ('1k' 1024, '2k' 2048, '4k' 4096, '8k' 8192, '16k' 16384, "
+                            "'32k' 32768, '64k' 65536, '128k' 131072)\nset format y '%g'\nplot ");
+    for (int i = 0; i < m->n_models; i++)
+        zb_buf_addf(&w->script,
+                    "%s'memory.csv' skip 1 using 1:%d with linespoints pt 7 ps 0.5 lw 2.5 lc rgb '%s' "
+                    "title '%s'",
+                    i ? ", \\\n  " : "", 2 + i, colour[i], zb_label_plot(w->a, m->model[i].name, 40));
+    zb_buf_addc(&w->script, '\n');
+    return finish(w, ZB_TOPIC_MEMORY, "memory",
+                  "Bytes one sequence holds while it is decoded: cache that grows with the context "
+                  "plus states of fixed size, computed from the sizes in the table.",
+                  err);
+}
+
+static zb_status speed_plot(workshop *w, bool decode, zb_err *err) {
+    zb_report_measures *m = w->m;
+    const char *name = decode ? "decode" : "prefill";
+    int points = 0;
+    for (int i = 0; i < m->n_models; i++)
+        points += decode ? m->model[i].n_decode : m->model[i].n_prefill;
+    if (!points) return ZB_OK;
+    begin(w, name, decode ? "Decoding" : "Reading a prompt");
+    axes(w, decode ? "tokens already in the context" : "length of the prompt, tokens", "tokens/s");
+    zb_buf_adds(&w->csv, "model,tokens,tokens_per_second,sd\n");
+    zb_buf_adds(&w->script, "set yrange [0:*]\nset xrange [0:*]\nset offsets graph 0.03, graph 0.03, graph 0.06, 0\nplot ");
+    const char *join = "";
+    for (int i = 0; i < m->n_models; i++) {
+        const zb_report_measured *r = &m->model[i];
+        const zb_report_speed *s = decode ? r->decode : r->prefill;
+        int n = decode ? r->n_decode : r->n_prefill;
+        if (!n) continue;
+        const char *label = zb_label_plot(w->a, r->name, 40);
+        for (int k = 0; k < n; k++) {
+            zb_buf_addf(&w->csv, "%s,%lld", label, (long long)s[k].at);
+            cell(w, s[k].rate);
+            cell(w, isnan(s[k].sd) ? 0 : s[k].sd);
+            zb_buf_addc(&w->csv, '\n');
+        }
+        /* the rows of this model only: those of others become undefined and are skipped */
+        zb_buf_addf(&w->script,
+                    "%s'%s.csv' skip 1 using (strcol(1) eq '%s' ? $2 : NaN):3:4 with yerrorlines pt 7 "
+                    "ps 0.6 lw 2.5 lc rgb '%s' title '%s'",
+                    join, name, label, colour[i], label);
+        join = ", \\\n  ";
+    }
+    zb_buf_addc(&w->script, '\n');
+    return finish(w, ZB_TOPIC_SPEED, name,
+                  decode ? "Tokens per second of one sequence against the tokens it already holds; bars: "
+                           "standard deviation over the runs."
+                         : "Tokens per second while a prompt is read; bars: standard deviation over the "
+                           "runs.",
+                  err);
+}
+
+static zb_status task_plot(workshop *w, zb_err *err) {
+    zb_report_measures *m = w->m;
+    const zb_report_measured *widest = &m->model[0];
+    for (int i = 1; i < m->n_models; i++)
+        if (m->model[i].n_tasks > widest->n_tasks) widest = &m->model[i];
+    if (!widest->n_tasks) return ZB_OK;
+    int shown = widest->n_tasks < 24 ? widest->n_tasks : 24;
+    begin(w, "tasks", "Zero-shot tasks");
+    zb_buf_adds(&w->script, "set ylabel 'score, %'\nset yrange [0:*]\nset offsets 0, 0, graph 0.05, 0\n"
+                            "set style fill solid 0.85 noborder\nset xtics scale 0\n");
+    heading(w, "place,task,chance", "stderr");
+    for (int k = 0; k < shown; k++) {
+        const zb_report_task *t = &widest->task[k];
+        zb_buf_addf(&w->csv, "%d,%s", k, zb_label_plot(w->a, t->name, 16));
+        cell(w, 100 * zb_report_chance(t->name));
+        for (int i = 0; i < m->n_models; i++) {
+            const zb_report_task *u = zb_report_task_find(&m->model[i], t->name);
+            double e = u ? zb_report_score_stderr(u) : (double)NAN;
+            cell(w, u ? 100 * zb_report_score(u) : (double)NAN);
+            cell(w, isnan(e) ? 0 : 100 * e);
+        }
+        zb_buf_addc(&w->csv, '\n');
+    }
+    double width = 0.8 / m->n_models;
+    zb_buf_addf(&w->script, "set boxwidth %.3f\nset xrange [-0.6:%.1f]\n", width * 0.92, shown - 0.4);
+    if (shown > 5) zb_buf_adds(&w->script, "set xtics rotate by -25 left\nset bmargin 5\nset rmargin 7\n");
+    zb_buf_adds(&w->script, "plot ");
+    for (int i = 0; i < m->n_models; i++) {
+        double shift = ((double)i - 0.5 * (m->n_models - 1)) * width;
+        zb_buf_addf(&w->script,
+                    "'tasks.csv' skip 1 using ($1%+.3f):%d:xtic(2) with boxes lc rgb '%s' title '%s', \\\n"
+                    "  'tasks.csv' skip 1 using ($1%+.3f):%d:%d with yerrorbars pt 0 lw 1.5 lc rgb "
+                    "'#222222' notitle, \\\n  ",
+                    shift, 4 + 2 * i, colour[i], zb_label_plot(w->a, m->model[i].name, 40), shift,
+                    4 + 2 * i, 5 + 2 * i);
+    }
+    zb_buf_adds(&w->script, "'tasks.csv' skip 1 using ($1-0.42):3:(0.84):(0) with vectors nohead lw 2 dt 2 lc "
+                            "rgb '#666666' title 'chance'\n");
+    return finish(w, ZB_TOPIC_TASKS, "tasks",
+                  "Accuracy as the average takes it; bars: one standard error; dashed: guessing.", err);
+}
+
+static zb_status loss_plot(workshop *w, int index, zb_err *err) {
+    const zb_report_stage *s = &w->m->stage[index];
+    if (s->loss.n < 2) return ZB_OK;
+    zb_report_curve raw = zb_report_curve_thin(&s->loss, POINTS, w->a);
+    zb_report_curve mean = zb_report_curve_smooth(&raw, raw.n / 20 + 1, w->a);
+    bool positive = true;
+    for (size_t i = 0; i < raw.n; i++) positive &= raw.y[i] > 0;
+    const char *stage = zb_label_plot(w->a, s->name, 40);
+    char *name = zb_asprintf(w->a, "loss-%d", index + 1);
+    begin(w, name, zb_asprintf(w->a, "Loss of stage %s", stage));
+    axes(w, "tokens of training, thousands", positive ? "loss (log scale)" : "loss");
+    zb_buf_adds(&w->csv, "tokens,loss,smoothed\n");
+    for (size_t i = 0; i < raw.n; i++) {
+        zb_buf_addf(&w->csv, "%.10g", raw.x[i]);
+        cell(w, raw.y[i]);
+        cell(w, mean.y[i]);
+        zb_buf_addc(&w->csv, '\n');
+    }
+    if (positive) zb_buf_adds(&w->script, "set logscale y\nset format y '%g'\n");
+    zb_buf_addf(&w->script,
+                "plot '%s.csv' skip 1 using ($1/1000):2 with lines lw 1 lc rgb '#A9CCE3' title 'steps', \\\n"
+                "  '%s.csv' skip 1 using ($1/1000):3 with lines lw 2.5 lc rgb '%s' title 'running mean'\n",
+                name, name, colour[0]);
+    return finish(w, ZB_TOPIC_TRAINING, name,
+                  zb_asprintf(w->a, "Loss of stage \"%s\" over the tokens it has seen.", s->name), err);
+}
+
+static const zb_report_curve *valid_curve(const zb_report_stage *s, bool kl) {
+    return kl ? &s->valid_kl : &s->valid_perplexity;
+}
+
+static zb_status valid_plot(workshop *w, bool kl, zb_err *err) {
+    zb_report_measures *m = w->m;
+    const char *name = kl ? "valid-kl" : "valid-perplexity";
+    bool any = false;
+    for (int i = 0; i < m->n_stages; i++) any |= valid_curve(&m->stage[i], kl)->n > 0;
+    if (!any) return ZB_OK;
+    begin(w, name, kl ? "Validation: KL to the teacher" : "Validation: perplexity");
+    axes(w, "tokens of training, thousands", kl ? "nats per token (log scale)" : "perplexity (log scale)");
+    zb_buf_adds(&w->csv, "stage,tokens,value\n");
+    zb_buf_adds(&w->script, "set logscale y\nset format y '%g'\nplot ");
+    const char *join = "";
+    for (int i = 0; i < m->n_stages; i++) {
+        const zb_report_curve *full = valid_curve(&m->stage[i], kl);
+        if (!full->n) continue;
+        zb_report_curve c = zb_report_curve_thin(full, POINTS, w->a);
+        const char *stage = zb_label_plot(w->a, m->stage[i].name, 40);
+        for (size_t k = 0; k < c.n; k++) {
+            zb_buf_addf(&w->csv, "%d,%.10g", i, c.x[k]);
+            cell(w, c.y[k]);
+            zb_buf_addc(&w->csv, '\n');
+        }
+        zb_buf_addf(&w->script,
+                    "%s'%s.csv' skip 1 using ($1 == %d ? $2/1000 : NaN):3 with linespoints pt 7 ps 0.6 lw "
+                    "2.5 lc rgb '%s' title '%s'",
+                    join, name, i, colour[i % ZB_REPORT_MODELS_MAX], stage);
+        join = ", \\\n  ";
+    }
+    zb_buf_addc(&w->script, '\n');
+    return finish(w, ZB_TOPIC_TRAINING, name,
+                  kl ? "Mean KL divergence from the teacher's next-token distribution on held-out text."
+                     : "Perplexity of the student on held-out text.",
+                  err);
+}
+
+static zb_status layer_plot(workshop *w, zb_err *err) {
+    zb_report_measures *m = w->m;
+    if (!m->n_sensitivity) return ZB_OK;
+    begin(w, "layers", "Sensitivity of the layers");
+    axes(w, "layer", "lower KL with MLA here, nats/token");
+    zb_buf_adds(&w->csv, "layer,sensitivity,chosen\n");
+    for (int i = 0; i < m->n_sensitivity; i++) {
+        zb_buf_addf(&w->csv, "%d", i);
+        cell(w, m->sensitivity[i]);
+        zb_buf_addf(&w->csv, ",%d\n", m->chosen[i]);
+    }
+    zb_buf_addf(&w->script,
+                "set style fill solid 0.9 noborder\nset boxwidth 0.7\nset xrange [-0.8:%.1f]\n"
+                "set xtics %d\nset xzeroaxis lt 1 lc rgb '#555555'\n"
+                "plot 'layers.csv' skip 1 using 1:($3 == 1 ? $2 : NaN) with boxes lc rgb '%s' title "
+                "'chosen', \\\n"
+                "  'layers.csv' skip 1 using 1:($3 == 0 ? $2 : NaN) with boxes lc rgb '#B8B8B8' title "
+                "'not chosen'\n",
+                m->n_sensitivity - 0.2, m->n_sensitivity <= 40 ? 2 : m->n_sensitivity / 16, colour[1]);
+    return finish(w, ZB_TOPIC_LAYERS, "layers",
+                  "What the choice of layers rests on: how much the divergence from the teacher falls "
+                  "when this layer alone is MLA and all others are Mamba2.",
+                  err);
+}
+
+zb_status zb_report_plots_make(zb_report_measures *m, zb_report_plots *out, zb_arena *a, zb_err *err) {
+    *out = (zb_report_plots){0};
+    workshop w = {.m = m, .out = out, .a = a};
+    w.dir = zb_path_join(a, m->in->out_dir, "plots");
+    w.gnuplot.program = m->in->gnuplot ? m->in->gnuplot : "gnuplot";
+    w.gnuplot.seconds = m->in->plot_seconds > 0 ? m->in->plot_seconds : 30;
+    ZB_TRY(zb_dir_make(w.dir, err));
+    zb_buf_init(&w.csv, TEXT_MAX);
+    zb_buf_init(&w.script, TEXT_MAX);
+    zb_status s = memory_plot(&w, err);
+    if (s == ZB_OK) s = speed_plot(&w, true, err);
+    if (s == ZB_OK) s = speed_plot(&w, false, err);
+    if (s == ZB_OK) s = task_plot(&w, err);
+    for (int i = 0; s == ZB_OK && i < m->n_stages; i++) s = loss_plot(&w, i, err);
+    if (s == ZB_OK) s = valid_plot(&w, true, err);
+    if (s == ZB_OK) s = valid_plot(&w, false, err);
+    if (s == ZB_OK) s = layer_plot(&w, err);
+    zb_buf_free(&w.csv);
+    zb_buf_free(&w.script);
+    return s;
+}
