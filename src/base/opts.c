@@ -131,8 +131,10 @@ static zb_status long_option(const zb_opt_group *g, int argc, char **argv, int *
     const char *value = arg[n] ? arg + n + 1 : NULL;
     const zb_opt_group *in;
     const zb_opt *o = find(g, arg, n, &in);
-    if (!o && !value && !strncmp(arg, "no-", 3) && (o = find(g, arg + 3, n - 3, &in)) && o->type == ZB_OPT_BOOL)
-        return set_value(in, o, "false", argv[*i], a, err);
+    if (!o && !value && !strncmp(arg, "no-", 3)) {
+        const zb_opt *turned_off = find(g, arg + 3, n - 3, &in);
+        if (turned_off && turned_off->type == ZB_OPT_BOOL) return set_value(in, turned_off, "false", arg, a, err);
+    }
     if (!o) return unknown(g, zb_strndup(a, arg, n), "command line", err);
     if (!value) {
         if (o->type == ZB_OPT_BOOL)

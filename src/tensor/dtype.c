@@ -223,6 +223,8 @@ void zb_dtype_from_f32(zb_dtype t, const float *src, void *dst, int64_t n) {
 
 int64_t zb_tensor_count(const zb_tensor *t) {
     int64_t n = 1;
+    for (int i = 0; i < t->n_dims; i++) /* [huge, huge, 0] is legal and empty: its product must not be taken */
+        if (t->shape[i] == 0) return 0;
     for (int i = 0; i < t->n_dims; i++) n *= t->shape[i];
     return n;
 }

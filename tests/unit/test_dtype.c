@@ -130,6 +130,8 @@ static void shape_text(void **state) {
     t = (zb_tensor){.dtype = ZB_F32};
     assert_string_equal(zb_tensor_shape_text(&t, text), "F32 []");
     assert_int_equal(zb_tensor_count(&t), 1);
+    t = (zb_tensor){.dtype = ZB_F32, .n_dims = 3, .shape = {INT64_MAX, INT64_MAX, 0}};
+    assert_int_equal(zb_tensor_count(&t), 0);
     t = (zb_tensor){.dtype = ZB_BOOL, .n_dims = 4, .shape = {INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX}};
     assert_int_equal(strlen(zb_tensor_shape_text(&t, text)), 4 + 2 + 4 * 19 + 3 + 1);
 }

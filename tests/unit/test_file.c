@@ -1,0 +1,259 @@
+/* test_file.c - mappings, atomic writing, folders, lines (plain and .gz). */
+#include "base/file.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <signal.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <cmocka.h>
+
+static zb_arena arena;
+static char *dir;
+
+static int make_dir(void **state) {
+    (void)state;
+    dir = zb_strdup(&arena, "/tmp/zb_file_XXXXXX");
+    return mkdtemp(dir) ? 0 : -1;
+}
+
+static int remove_dir(void **state) {
+    (void)state;
+    zb_status s = zb_dir_remove(dir, NULL);
+    zb_arena_free(&arena);
+    return s == ZB_OK ? 0 : -1;
+}
+
+static char *in_dir(const char *name) { return zb_path_join(&arena, dir, name); }
+
+static size_t files_in(const char *path) {
+    char **names;
+    size_t n;
+    assert_int_equal(zb_dir_list(path, "", &arena, &names, &n, NULL), ZB_OK);
+    return n;
+}
+
+static void write_and_read(void **state) {
+    (void)state;
+    zb_err err;
+    zb_str s;
+    zb_map m;
+    char *path = in_dir("x");
+    assert_int_equal(zb_file_write(path, "old", 3, &err), ZB_OK);
+    assert_int_equal(zb_file_write(path, "a\0b", 3, &err), ZB_OK);
+    assert_int_equal(zb_file_read(path, 3, &arena, &s, &err), ZB_OK);
+    assert_true(s.n == 3 && !memcmp(s.p, "a\0b", 4)); /* and a NUL behind */
+    assert_int_equal(zb_file_read(path, 2, &arena, &s, &err), ZB_ERR_FORMAT);
+    assert_non_null(strstr(err.msg, "expected at most 2 bytes, found 3"));
+    assert_int_equal(zb_map_open(&m, path, &err), ZB_OK);
+    assert_int_equal(m.size, 3);
+    zb_map_close(&m);
+    zb_map_close(&m);
+    assert_int_equal(zb_file_write(path, NULL, 0, &err), ZB_OK);
+    assert_int_equal(zb_map_open(&m, path, &err), ZB_OK);
+    assert_true(m.size == 0 && !m.data);
+    zb_map_close(&m);
+    assert_int_equal(zb_file_read(path, 0, &arena, &s, &err), ZB_OK);
+    assert_int_equal(s.n, 0);
+    assert_int_equal(files_in(dir), 1);
+}
+
+static void errors_name_the_path(void **state) {
+    (void)state;
+    zb_err err;
+    zb_map m;
+    assert_int_equal(zb_map_open(&m, "/nonexistent/x", &err), ZB_ERR_IO);
+    assert_string_equal(err.msg, "/nonexistent/x: cannot open: No such file or directory");
+    assert_int_equal(zb_map_open(&m, dir, &err), ZB_ERR_IO);
+    assert_non_null(strstr(err.msg, "expected a regular file"));
+    assert_int_equal(zb_file_write("/nonexistent/x", "", 0, &err), ZB_ERR_IO);
+    assert_int_equal(zb_file_copy("/nonexistent/x", in_dir("y"), &err), ZB_ERR_IO);
+    char **names;
+    size_t n;
+    assert_int_equal(zb_dir_list("/nonexistent", "", &arena, &names, &n, &err), ZB_ERR_IO);
+    assert_int_equal(n, 0);
+    zb_lines *l;
+    assert_int_equal(zb_lines_open(&l, dir, 10, &err), ZB_ERR_IO);
+    assert_null(l);
+    assert_int_equal(zb_lines_open(&l, "/nonexistent/x", 10, &err), ZB_ERR_IO);
+    zb_lines_close(NULL);
+}
+
+static void writer_is_atomic(void **state) {
+    (void)state;
+    zb_err err;
+    zb_writer w;
+    zb_str s;
+    char *path = in_dir("w");
+    assert_int_equal(zb_file_write(path, "old", 3, &err), ZB_OK);
+    size_t before = files_in(dir);
+    assert_int_equal(zb_writer_open(&w, path, &arena, &err), ZB_OK);
+    assert_int_equal(zb_writer_add(&w, "new and", 7, &err), ZB_OK);
+    assert_int_equal(zb_file_read(path, 100, &arena, &s, &err), ZB_OK);
+    assert_true(zb_str_is(s, "old"));
+    zb_writer_abort(&w);
+    zb_writer_abort(&w);
+    assert_int_equal(files_in(dir), before);
+    assert_int_equal(zb_writer_open(&w, path, &arena, &err), ZB_OK);
+    assert_int_equal(zb_writer_add(&w, "new", 3, &err), ZB_OK);
+    assert_int_equal(zb_writer_add(&w, NULL, 0, &err), ZB_OK);
+    assert_int_equal(w.written, 3);
+    assert_int_equal(zb_writer_close(&w, &err), ZB_OK);
+    zb_writer_abort(&w);
+    assert_int_equal(zb_file_read(path, 100, &arena, &s, &err), ZB_OK);
+    assert_true(zb_str_is(s, "new"));
+}
+
+/* A write that fails half-way (here: the limit on file size) never replaces the old file, even when the
+ * caller overlooks the error and closes. */
+static void failed_write_keeps_the_old_file(void **state) {
+    (void)state;
+    zb_err err;
+    zb_writer w;
+    zb_str s;
+    char *path = in_dir("full"), *big = zb_alloc(&arena, 1 << 20);
+    assert_int_equal(zb_file_write(path, "old", 3, &err), ZB_OK);
+    size_t before = files_in(dir);
+    struct rlimit keep, small;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &keep), 0);
+    small = keep;
+    small.rlim_cur = 1 << 16;
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(zb_writer_open(&w, path, &arena, &err), ZB_OK);
+    setrlimit(RLIMIT_FSIZE, &small);
+    zb_status added = zb_writer_add(&w, big, 1 << 20, &err);
+    zb_status closed = zb_writer_close(&w, &err);
+    zb_status whole = zb_file_write(path, big, 1 << 20, &err);
+    setrlimit(RLIMIT_FSIZE, &keep);
+    signal(SIGXFSZ, handler);
+    assert_int_equal(added, ZB_ERR_IO);
+    assert_int_equal(closed, ZB_ERR_IO);
+    assert_int_equal(whole, ZB_ERR_IO);
+    assert_int_equal(zb_file_read(path, 100, &arena, &s, &err), ZB_OK);
+    assert_true(zb_str_is(s, "old"));
+    assert_int_equal(files_in(dir), before);
+}
+
+static void folders(void **state) {
+    (void)state;
+    zb_err err;
+    char *deep = in_dir("a/b/c"), **names;
+    size_t n;
+    assert_int_equal(zb_dir_make(deep, &err), ZB_OK);
+    assert_int_equal(zb_dir_make(zb_path_join(&arena, deep, ""), &err), ZB_OK); /* trailing slash, exists */
+    assert_true(zb_dir_exists(deep) && !zb_file_exists(deep));
+    for (const char *p = "zxy"; *p; p++) {
+        char name[] = {'f', *p, 0};
+        assert_int_equal(zb_file_write(zb_path_join(&arena, deep, name), p, 1, &err), ZB_OK);
+    }
+    assert_int_equal(zb_file_write(zb_path_join(&arena, deep, "g"), "", 0, &err), ZB_OK);
+    assert_int_equal(zb_dir_list(deep, "f", &arena, &names, &n, &err), ZB_OK);
+    assert_int_equal(n, 3);
+    assert_string_equal(names[0], "fx");
+    assert_string_equal(names[2], "fz");
+    assert_int_equal(zb_dir_make(zb_path_join(&arena, deep, "fx/y"), &err), ZB_ERR_IO);
+    /* A link to a folder is removed, not what it points to. */
+    char *outside = in_dir("outside");
+    assert_int_equal(zb_dir_make(outside, &err), ZB_OK);
+    assert_int_equal(zb_file_write(zb_path_join(&arena, outside, "keep"), "k", 1, &err), ZB_OK);
+    assert_int_equal(symlink(outside, zb_path_join(&arena, deep, "link")), 0);
+    assert_int_equal(zb_dir_remove(in_dir("a"), &err), ZB_OK);
+    assert_false(zb_dir_exists(in_dir("a")));
+    assert_true(zb_file_exists(zb_path_join(&arena, outside, "keep")));
+    assert_int_equal(zb_dir_remove(in_dir("a"), &err), ZB_OK);
+    assert_int_equal(zb_path_rename(outside, in_dir("moved"), &err), ZB_OK);
+    assert_true(zb_dir_exists(in_dir("moved")));
+    assert_int_equal(zb_path_rename(outside, in_dir("again"), &err), ZB_ERR_IO);
+}
+
+static void paths(void **state) {
+    (void)state;
+    assert_string_equal(zb_path_join(&arena, "a", "b"), "a/b");
+    assert_string_equal(zb_path_join(&arena, "a/", "b"), "a/b");
+    assert_string_equal(zb_path_join(&arena, "", "b"), "b");
+    assert_string_equal(zb_path_base("/x/y"), "y");
+    assert_string_equal(zb_path_base("y"), "y");
+}
+
+/* The lines of a file joined by '|', or "!" and the message. */
+static const char *lines_of(const char *path, size_t limit) {
+    zb_lines *l;
+    zb_err err;
+    zb_buf b;
+    zb_buf_init(&b, 1 << 20);
+    bool more = true;
+    zb_str line;
+    zb_status s = zb_lines_open(&l, path, limit, &err);
+    for (int64_t i = 1; s == ZB_OK; i++) {
+        s = zb_lines_next(l, &line, &more, &err);
+        if (s != ZB_OK || !more) break;
+        assert_int_equal(zb_lines_number(l), i);
+        zb_buf_add(&b, line.p, line.n);
+        zb_buf_addc(&b, '|');
+    }
+    if (s != ZB_OK) zb_buf_addf(&b, "!%s", err.msg);
+    zb_lines_close(l);
+    const char *text = zb_strdup(&arena, b.p ? b.p : "");
+    zb_buf_free(&b);
+    return text;
+}
+
+static const char *lines_in(const char *content, size_t limit) {
+    char *path = in_dir("lines");
+    assert_int_equal(zb_file_write(path, content, strlen(content), NULL), ZB_OK);
+    return lines_of(path, limit);
+}
+
+static void lines(void **state) {
+    (void)state;
+    assert_string_equal(lines_in("", 10), "");
+    assert_string_equal(lines_in("a", 10), "a|");
+    assert_string_equal(lines_in("a\n", 10), "a|");
+    assert_string_equal(lines_in("\n\na\r\nb\rc", 10), "||a|b\rc|");
+    assert_non_null(strstr(lines_in("ok\n12345678901\n", 10), "ok|!"));
+    assert_non_null(strstr(lines_in("ok\n12345678901\n", 10), "lines:2: expected lines of at most 10 bytes"));
+    /* A line across many chunks. */
+    char *big = zb_alloc(&arena, 300001);
+    memset(big, 'x', 300000);
+    big[150000] = '\n';
+    const char *got = lines_in(big, 200000);
+    assert_int_equal(strlen(got), 300001);
+    assert_int_equal(got[150000], '|');
+}
+
+static void lines_of_gz(void **state) {
+    (void)state;
+    char *path = in_dir("x.gz"), *cut = in_dir("cut.gz");
+    gzFile f = gzopen(path, "wb");
+    for (int i = 0; i < 20000; i++) gzprintf(f, "line %d %d\n", i, i * 7919 % 10007);
+    gzclose(f);
+    const char *got = lines_of(path, 100);
+    assert_memory_equal(got, "line 0 0|line 1 7919|", 21);
+    assert_null(strchr(got, '!'));
+    zb_str whole;
+    assert_int_equal(zb_file_read(path, 1 << 20, &arena, &whole, NULL), ZB_OK);
+    /* Cut in the data, and cut in the checksum behind it. */
+    const size_t sizes[] = {whole.n / 2, whole.n - 3};
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(zb_file_write(cut, whole.p, sizes[i], NULL), ZB_OK);
+        assert_non_null(strstr(lines_of(cut, 100), "cut.gz: cannot read: "));
+    }
+    char *broken = zb_strndup(&arena, whole.p, whole.n);
+    for (size_t i = whole.n / 2; i < whole.n / 2 + 40; i++) broken[i] = (char)~broken[i];
+    assert_int_equal(zb_file_write(cut, broken, whole.n, NULL), ZB_OK);
+    assert_non_null(strstr(lines_of(cut, 1000), "!"));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(write_and_read), cmocka_unit_test(errors_name_the_path), cmocka_unit_test(writer_is_atomic),
+        cmocka_unit_test(failed_write_keeps_the_old_file),
+        cmocka_unit_test(folders),        cmocka_unit_test(paths),
+        cmocka_unit_test(lines),          cmocka_unit_test(lines_of_gz),
+    };
+    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
