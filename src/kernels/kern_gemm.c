@@ -17,7 +17,8 @@ enum { MR = 6 };
 enum { MR = 12 };
 #endif
 /* NR is two vectors: with MR rows that fills the registers (24 + 2 of 32, 12 + 2 of 16). */
-enum { NR = 2 * VW, KC = 4096 / NR };
+enum { NR = 2 * VW,
+       KC = 4096 / NR };
 
 /* One tile; g->m is the constant `rows`, g->n <= NR columns are stored though NR are computed. */
 SIMD_INLINE void tile(const zb_gemm_args *g, int rows) {
@@ -62,8 +63,12 @@ static void tile_1(const zb_gemm_args *g) { tile(g, 1); }
 static void panel(const zb_gemm_args *g) {
     zb_gemm_args t = *g;
     while (t.m > 0) {
-        int rows = t.m >= MR ? MR : t.m >= 4 ? 4 : t.m >= 2 ? 2 : 1;
-        (rows == MR ? tile_full : rows == 4 ? tile_4 : rows == 2 ? tile_2 : tile_1)(&t);
+        int rows = t.m >= MR ? MR : t.m >= 4 ? 4
+                                : t.m >= 2   ? 2
+                                             : 1;
+        (rows == MR ? tile_full : rows == 4 ? tile_4
+                              : rows == 2   ? tile_2
+                                            : tile_1)(&t);
         t.m -= rows;
         t.a += rows * t.a_row;
         t.c += rows * t.ldc;

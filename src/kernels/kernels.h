@@ -28,9 +28,9 @@ typedef struct zb_gemm_args {
     bool add;
 } zb_gemm_args;
 
-/* One AdamW step over n weights (decoupled decay; torch.optim.AdamW's formula): w -= lr*decay*w;
- * m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*g²; w -= lr/bias1 * m / (sqrt(v/bias2) + eps),  g =
- * grad*grad_scale,  bias_i = 1 - beta_i^step. */
+/* One AdamW step over n weights (decoupled decay; torch.optim.AdamW's formula):
+ *   w -= lr*decay*w;  m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*g²;
+ *   w -= lr/bias1 * m / (sqrt(v/bias2) + eps),  g = grad*grad_scale,  bias_i = 1 - beta_i^step. */
 typedef struct zb_adamw_args {
     int64_t n;
     float *w, *m, *v;

@@ -43,7 +43,7 @@ static double total_of(const double *s, const int *c, int count) {
 
 /* Largest sum over all subsets; how many subsets were allowed at all. */
 static double exhaustive(const double *s, int total, int count, int *allowed_count) {
-    double best = -INFINITY;
+    double best = -HUGE_VAL;
     *allowed_count = 0;
     for (uint32_t set = 0; set < 1u << total; set++) {
         int c[LAYERS_MAX], n = 0;
@@ -127,7 +127,7 @@ static void test_edges(void **state) {
     assert_int_equal(zb_smart_select(s, 6, 7, c, &arena, &err), ZB_ERR_CONFIG);
     assert_non_null(strstr(err.msg, "0 to 6, found 7"));
     assert_int_equal(zb_smart_select(s, 6, -1, c, &arena, &err), ZB_ERR_CONFIG);
-    s[4] = NAN;
+    s[4] = nan("");
     assert_int_equal(zb_smart_select(s, 6, 2, c, &arena, &err), ZB_ERR_FORMAT);
     assert_non_null(strstr(err.msg, "layer 4"));
 }
