@@ -109,8 +109,8 @@ static zb_status read_gold(const source *s, const json_t *row, zb_document *d) {
     zb_str value;
     ZB_TRY(zb_template_render(&t->gold, row, s->where, s->arena, &value, s->err));
     if (t->gold_among.path || t->gold_among.item) {
-        zb_str *text;
-        int n;
+        zb_str *text = NULL;
+        int n = 0;
         ZB_TRY(list_texts(s, &t->gold_among, row, &text, &n));
         for (d->gold = 0; d->gold < n; d->gold++)
             if (zb_str_eq(text[d->gold], value)) break;
@@ -120,6 +120,8 @@ static zb_status read_gold(const source *s, const json_t *row, zb_document *d) {
                            s->where, value.p, t->gold.source, d->n_choices);
         return ZB_OK;
     }
+    /* Data sets disagree whether a label is a number or its text: the template gives text for both.
+     */
     int64_t position;
     zb_str digits = zb_str_trim(value);
     if (!zb_parse_i64(zb_strndup(s->arena, digits.p, digits.n), &position) ||
@@ -132,6 +134,7 @@ static zb_status read_gold(const source *s, const json_t *row, zb_document *d) {
     return ZB_OK;
 }
 
+/* The task's rule on a prompt or choice; rules without argument apply to any text. */
 static zb_str clean(const source *s, zb_str text) {
     if (s->task->clean) s->task->clean->apply(text, ZB_STR(""), s->arena, &text);
     return text;
@@ -144,6 +147,7 @@ static zb_str join(const source *s, zb_str head, zb_str tail) {
     return (zb_str){p, head.n + tail.n};
 }
 
+/* description + prompt. The description is not cleaned: it is ours, not the data set's. */
 static zb_status render_context(const source *s, const zb_template *prompt, const json_t *row,
                                 zb_str *out) {
     zb_str description = {"", 0}, text;
@@ -155,6 +159,7 @@ static zb_status render_context(const source *s, const zb_template *prompt, cons
     return ZB_OK;
 }
 
+/* The length that divides in acc_norm leaves the delimiter out. */
 static void set_continuation(const source *s, zb_choice *c, zb_str text) {
     c->continuation = join(s, ZB_STR(" "), text);
     c->length = (int64_t)zb_utf8_length(text.p, text.n);
@@ -162,7 +167,7 @@ static void set_continuation(const source *s, zb_choice *c, zb_str text) {
 
 static zb_status read_choices(const source *s, const json_t *row, zb_document *d) {
     const zb_task *t = s->task;
-    zb_str *text, context;
+    zb_str *text = NULL, context;
     if (t->prompts) {
         zb_str tail;
         ZB_TRY(zb_template_render(&t->continuation, row, s->where, s->arena, &tail, s->err));
@@ -202,6 +207,8 @@ static zb_status read_document(const source *s, const json_t *row, zb_document *
     return ZB_OK;
 }
 
+/* Which part of the task the row belongs to. A value that no group names means that data and task
+ * file do not fit together, so it is an error and not a row to skip. */
 static zb_status leaf_of(const source *s, const json_t *row, int *leaf) {
     const zb_task *t = s->task;
     *leaf = 0;
@@ -214,12 +221,14 @@ static zb_status leaf_of(const source *s, const json_t *row, int *leaf) {
                    s->where, t->split_by, name, t->file);
 }
 
+/* Documents to take of `total`: a share is rounded up, as in the harness. */
 static int64_t quota(double limit, int64_t total) {
     if (limit <= 0) return total;
     double n = limit < 1 ? ceil((double)total * limit) : floor(limit);
     return n < (double)total ? (int64_t)n : total;
 }
 
+/* A data set that lost rows on its way here would still give a number, only a wrong one. */
 static zb_status check_counts(const source *s, const zb_document_set *set) {
     const zb_task *t = s->task;
     size_t n = json_array_size(set->rows);
@@ -234,6 +243,8 @@ static zb_status check_counts(const source *s, const zb_document_set *set) {
     return ZB_OK;
 }
 
+/* All rows are parsed before any document is made: the counts of the parts decide how many to take,
+ * and a broken line is found even if --limit would leave it out. */
 static zb_status build(source *s, double limit, zb_document_set *set) {
     int64_t *line_of = NULL;
     ZB_TRY(read_rows(s, set->rows, &line_of));

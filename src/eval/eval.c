@@ -40,14 +40,13 @@ const zb_opt zb_eval_opt_table[] = {
     {0},
 };
 
+/* What profile, options, tokenizer and model make of BOS, prefix and length. */
 static zb_status make_maker(const zb_eval_opts *o, const zb_tokenizer *t, const zb_scorer *s,
                             zb_request_maker *out, zb_err *err) {
     bool paper = !strcmp(o->profile, "zebra-paper");
     int32_t bos = zb_tokenizer_bos(t), eos = zb_tokenizer_eos(t);
-    *out = (zb_request_maker){.tokenizer = t,
-                              .bos = -1,
-                              .prefix = s->prefix_token,
-                              .max_length = s->max_length};
+    *out = (zb_request_maker){
+        .tokenizer = t, .bos = -1, .prefix = s->prefix_token, .max_length = s->max_length};
     if (!strcmp(o->add_bos, "on") && bos < 0)
         return zb_fail(
             err, ZB_ERR_CONFIG,
@@ -66,6 +65,7 @@ static zb_status make_maker(const zb_eval_opts *o, const zb_tokenizer *t, const 
     return ZB_OK;
 }
 
+/* Tokens of every choice, the scorer's answers, and these back to their choices. */
 static zb_status score_documents(const zb_request_maker *rules, const zb_scorer *s,
                                  const char *what, const zb_document_set *docs, zb_err *err) {
     zb_request_maker maker = *rules;
@@ -86,6 +86,7 @@ static zb_status score_documents(const zb_request_maker *rules, const zb_scorer 
     return ZB_OK;
 }
 
+/* Samples are written before the row is added, so a task counts only when its files are there. */
 static zb_status run_task(const zb_eval_opts *o, const zb_request_maker *rules, const zb_scorer *s,
                           const zb_task *t, zb_eval_result *out, zb_err *err) {
     zb_arena a = {0};

@@ -35,6 +35,7 @@ static const char *indent(zb_eval_result *r, int depth, const char *alias) {
     return depth ? zb_asprintf(&r->arena, "%*s- %s", depth, "", alias) : alias;
 }
 
+/* The row of one part: means over its documents, which carry their position as id. */
 static zb_eval_row leaf_row(const zb_task *t, int leaf, const zb_document_set *docs,
                             zb_arena *scratch) {
     zb_eval_row row = {.name = t->leaf[leaf].name,
@@ -82,6 +83,7 @@ static zb_eval_row pool_row(const zb_task *t, int group, const zb_eval_row *leaf
     return row;
 }
 
+/* Copies the row into the result, its alias indented as the harness does it (" - humanities"). */
 static void push(zb_eval_result *r, zb_eval_row row, int depth) {
     row.depth = depth;
     row.alias = indent(r, depth, row.alias);
@@ -124,6 +126,7 @@ double zb_eval_average(const zb_eval_result *r, bool norm) {
     return n ? sum / n : (double)NAN;
 }
 
+/* "none" is the harness's name for no answer filter. */
 static void put_metric(json_t *o, const char *name, zb_metric m) {
     char key[64];
     snprintf(key, sizeof key, "%s,none", name);
@@ -142,6 +145,7 @@ static json_t *row_json(const zb_eval_row *row) {
     return o;
 }
 
+/* How the row was made, under the harness's names; templates stand as they do in the task file. */
 static json_t *config_json(const zb_eval_row *row) {
     const zb_task *t = row->task;
     json_t *o = json_object(), *metrics = json_array();
@@ -159,9 +163,9 @@ static json_t *config_json(const zb_eval_row *row) {
     json_object_set_new(o, "output_type", json_string("multiple_choice"));
     json_object_set_new(o, "num_fewshot", json_integer(0));
     if (t->fewshot_data)
-        json_object_set_new(o, "fewshot_config",
-                            json_pack("{s:s,s:s}", "path", t->fewshot_data, "sampler",
-                                      t->fewshot_sampler));
+        json_object_set_new(
+            o, "fewshot_config",
+            json_pack("{s:s,s:s}", "path", t->fewshot_data, "sampler", t->fewshot_sampler));
     json_array_append_new(metrics, json_pack("{s:s,s:s,s:b}", "metric", "acc", "aggregation",
                                              "mean", "higher_is_better", 1));
     if (row->has_norm)
@@ -180,12 +184,14 @@ static json_t *children(const zb_eval_result *r, int i) {
     return names;
 }
 
+/* A number where the text is one (the harness writes 1.0). */
 static json_t *version_json(const zb_eval_row *row) {
     double number;
     const char *text = row->group ? row->task->group_version : row->task->version;
     return zb_parse_f64(text, &number) ? json_real(number) : json_string(text);
 }
 
+/* The settings of the whole run. */
 static json_t *run_config_json(const zb_eval_result *r) {
     json_t *o = json_object();
     json_object_set_new(o, "model", json_string("zebra"));

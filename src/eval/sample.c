@@ -27,12 +27,14 @@ static json_t *digest(zb_str s) {
     return json_string(hex);
 }
 
+/* 17 digits give the same double back; "True" and "False" are Python's. */
 static json_t *response(const zb_loglik *l) {
     char number[40];
     snprintf(number, sizeof number, "%.17g", l->logprob);
     return json_pack("[s,s]", number, l->greedy ? "True" : "False");
 }
 
+/* One line of the file as an object; `scratch` holds the row's text for its hash. */
 static json_t *sample_json(const zb_task *t, const zb_document *d, zb_buf *scratch) {
     json_t *o = json_object(), *arguments = json_object(), *resps = json_array(),
            *filtered = json_array();
@@ -42,9 +44,9 @@ static json_t *sample_json(const zb_task *t, const zb_document *d, zb_buf *scrat
         const zb_choice *c = &d->choice[i];
         char key[32];
         snprintf(key, sizeof key, "gen_args_%d", i);
-        json_object_set_new(arguments, key,
-                            json_pack("{s:o,s:o}", "arg_0", text(c->context), "arg_1",
-                                      text(c->continuation)));
+        json_object_set_new(
+            arguments, key,
+            json_pack("{s:o,s:o}", "arg_0", text(c->context), "arg_1", text(c->continuation)));
         json_array_append_new(resps, json_pack("[o]", response(&c->score)));
         json_array_append_new(filtered, response(&c->score));
     }
@@ -66,6 +68,7 @@ static json_t *sample_json(const zb_task *t, const zb_document *d, zb_buf *scrat
     return o;
 }
 
+/* Documents of other parts are passed over: they have files of their own. */
 static zb_status write_leaf(zb_writer *w, const zb_task *t, int leaf, const zb_document_set *docs,
                             zb_buf *line, zb_err *err) {
     for (size_t i = 0; i < docs->n; i++) {

@@ -38,6 +38,7 @@ static void put_metric(cells *c, const char *metric, zb_metric m) {
         snprintf((*c)[STDERR], CELL, "%.4f", m.stderr_of);
 }
 
+/* One or two lines of cells; a group has no number of shots. */
 static void put_row(grid *g, const zb_eval_row *row) {
     cells *c = &g->row[g->n++];
     const char *text = row->group ? row->task->group_version : row->task->version;
@@ -57,6 +58,7 @@ static void pad(zb_buf *out, int n) {
     while (n-- > 0) zb_buf_addc(out, ' ');
 }
 
+/* `left` blanks, the text, blanks up to the width, the border. */
 static void print_cell(zb_buf *out, const char *text, int w, int left) {
     pad(out, left);
     zb_buf_adds(out, text);

@@ -36,6 +36,7 @@ typedef struct reader {
     zb_err *err;
 } reader;
 
+/* Every message names file, line and key, what was expected and what stands there. */
 static zb_status wrong(const reader *r, const zb_yaml *at, const char *expected) {
     return zb_fail(r->err, ZB_ERR_CONFIG, "%s:%d: %s: expected %s, found %s", r->file, at->line,
                    at->key ? at->key : "item", expected,
@@ -111,6 +112,7 @@ static zb_status read_list(const reader *r, const zb_yaml *map, const char *key,
     return ZB_OK;
 }
 
+/* gold: {value, from} or {value, among}. */
 static zb_status read_gold(const reader *r, const zb_yaml *root, zb_task *t) {
     static const char *const known[] = {"value", "from", "among", NULL};
     const zb_yaml *gold = zb_yaml_get(root, "gold");
@@ -126,6 +128,7 @@ static zb_status read_gold(const reader *r, const zb_yaml *root, zb_task *t) {
     return ZB_OK;
 }
 
+/* acc is always computed, so it must be in the list; acc_norm is the task's choice. */
 static zb_status read_metrics(const reader *r, const zb_yaml *root, zb_task *t) {
     const zb_yaml *list = zb_yaml_get(root, "metrics");
     if (!list) return missing(r, "metrics");
@@ -169,6 +172,7 @@ static zb_status read_question(const reader *r, const zb_yaml *root, zb_task *t)
     return ZB_OK;
 }
 
+/* A part of the group read last. */
 static zb_status add_leaf(const reader *r, zb_task *t, const zb_yaml *item, size_t *cap) {
     if (item->kind != ZB_YAML_SCALAR || !*item->text) return wrong(r, item, "the name of a part");
     for (int i = 0; i < t->n_leaves; i++)
@@ -182,6 +186,7 @@ static zb_status add_leaf(const reader *r, zb_task *t, const zb_yaml *item, size
     return ZB_OK;
 }
 
+/* Groups and parts, or the task itself as its only part. */
 static zb_status read_groups(const reader *r, const zb_yaml *root, zb_task *t) {
     const zb_yaml *groups = zb_yaml_get(root, "groups");
     ZB_TRY(read_text(r, root, "split_by", &t->split_by));
@@ -210,6 +215,7 @@ static zb_status read_groups(const reader *r, const zb_yaml *root, zb_task *t) {
     return t->n_leaves ? ZB_OK : wrong(r, groups, "at least one group");
 }
 
+/* Checked, kept and reported; the prompts are zero-shot. */
 static zb_status read_fewshot(const reader *r, const zb_yaml *root, zb_task *t) {
     static const char *const known[] = {"data", "sampler", NULL};
     const zb_yaml *few = zb_yaml_get(root, "fewshot");
@@ -228,11 +234,10 @@ static zb_status read_fewshot(const reader *r, const zb_yaml *root, zb_task *t) 
 }
 
 zb_status zb_task_read(const char *path, const char *name, zb_arena *a, zb_task *out, zb_err *err) {
-    static const char *const known[] = {"data",     "rows",    "version",       "description",
-                                        "prompt",   "prompts", "continuation",  "choices",
-                                        "gold",     "target",  "clean",         "metrics",
-                                        "split_by", "groups",  "group_version", "fewshot",
-                                        NULL};
+    static const char *const known[] = {
+        "data",         "rows",    "version",       "description", "prompt", "prompts",
+        "continuation", "choices", "gold",          "target",      "clean",  "metrics",
+        "split_by",     "groups",  "group_version", "fewshot",     NULL};
     zb_yaml *root;
     ZB_TRY(zb_yaml_read(path, a, &root, err));
     reader r = {.file = zb_strdup(a, path), .arena = a, .err = err};
@@ -316,8 +321,7 @@ static zb_status select_one(const char *name, const char *dir, zb_arena *a, zb_t
         } else if (t && mark(t, name)) {
             return ZB_OK;
         }
-        while (len > 0 && name[--len] != '_') {
-        }
+        while (len > 0 && name[--len] != '_') {}
     }
     return zb_fail(err, ZB_ERR_USAGE, "tasks: unknown task \"%.80s\": %s has %s", name, dir,
                    known_tasks(dir, a));

@@ -110,6 +110,7 @@ zb_status zb_template_lookup(const json_t *row, const char *path, const char *wh
     return ZB_OK;
 }
 
+/* Real numbers have no one text, so they are refused like lists and objects. */
 static zb_status value_text(const json_t *v, const char *path, const char *where, zb_arena *a,
                             zb_str *out, zb_err *err) {
     if (json_is_string(v))
@@ -125,6 +126,7 @@ static zb_status value_text(const json_t *v, const char *path, const char *where
     return ZB_OK;
 }
 
+/* The text of a literal, or of a field after its rules. */
 static zb_status piece_text(const zb_template_piece *piece, const json_t *row, const char *where,
                             zb_arena *a, zb_str *out, zb_err *err) {
     if (piece->literal) {

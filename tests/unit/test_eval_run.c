@@ -159,9 +159,8 @@ static void copy_task(const char *task) {
     bool more = true, found = false;
     zb_buf out;
     zb_buf_init(&out, 1 << 20);
-    assert_int_equal(zb_lines_open(&lines, zb_asprintf(&arena, "tasks/%s.yaml", task), 1 << 16,
-                                   NULL),
-                     ZB_OK);
+    assert_int_equal(
+        zb_lines_open(&lines, zb_asprintf(&arena, "tasks/%s.yaml", task), 1 << 16, NULL), ZB_OK);
     while (zb_lines_next(lines, &line, &more, NULL) == ZB_OK && more) {
         if (zb_str_starts(line, ZB_STR("rows:"))) {
             found = true;
@@ -259,8 +258,8 @@ static void check_golden(const char *task) {
             samples = read_lines(zb_asprintf(&arena, "%s/samples_%s.jsonl", o.samples, leaf));
             open = leaf;
         }
-        check_sample(g, json_array_get(samples,
-                                       (size_t)json_integer_value(json_object_get(g, "doc_id"))));
+        check_sample(
+            g, json_array_get(samples, (size_t)json_integer_value(json_object_get(g, "doc_id"))));
         const zb_eval_row *row = zb_eval_find(&result, leaf);
         assert_non_null(row);
         check_mean(golden, leaf, "acc", row->acc);
@@ -421,9 +420,9 @@ static void test_table(void **state) {
     const char *group = json_string_value(
         json_array_get(json_object_get(json_object_get(json, "group_subtasks"), "parts"), 0));
     assert_string_equal(group, "parts_big_one");
-    assert_string_equal(get_text(json_object_get(json_object_get(json, "groups"), "parts"),
-                                 "acc_stderr,none"),
-                        "N/A");
+    assert_string_equal(
+        get_text(json_object_get(json_object_get(json, "groups"), "parts"), "acc_stderr,none"),
+        "N/A");
     json_t *samples = json_object_get(json_object_get(json, "n-samples"), "parts_y");
     assert_int_equal(json_integer_value(json_object_get(samples, "effective")), 2);
     check_near(zb_eval_average(&r, true), (2.0 / 3 + 0.4) / 2, 1e-12);
