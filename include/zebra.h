@@ -130,6 +130,7 @@ int32_t zb_sampler_pick(zb_sampler *s, const float *logits, const int32_t *histo
 typedef struct zb_generation {
     int prompt_tokens, tokens; /* given; chosen, without the end token */
     int computed;              /* of the prompt: the others were still in the session */
+    int steps;                 /* passes behind the prompt, which took `seconds` */
     double prompt_seconds, seconds;
     enum zb_finish { ZB_FINISH_LENGTH, ZB_FINISH_END, ZB_FINISH_CALLER } finish;
 } zb_generation;

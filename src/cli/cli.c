@@ -134,6 +134,27 @@ zb_status zb_cli_engine(zb_cli *cli, const char *model, int64_t context, zb_engi
     return zb_engine_open(out, model, &o, &cli->err);
 }
 
+json_t *zb_cli_json_text(zb_str text) {
+    zb_buf b;
+    zb_buf_init(&b, text.n * 3 + 16);
+    for (size_t i = 0; i < text.n;) {
+        uint32_t cp;
+        size_t n = zb_utf8_decode(text.p + i, text.n - i, &cp);
+        if (n)
+            zb_buf_add(&b, text.p + i, n);
+        else
+            zb_buf_adds(&b, "\xef\xbf\xbd");
+        i += n ? n : 1;
+    }
+    json_t *v = json_stringn(b.n ? b.p : "", b.n);
+    zb_buf_free(&b);
+    return v;
+}
+
+json_t *zb_cli_piece(const zb_tokenizer *t, int32_t id) {
+    return id < zb_tokenizer_vocab(t) ? zb_cli_json_text(zb_tokenizer_piece(t, id)) : json_null();
+}
+
 zb_status zb_cli_print(zb_cli *cli, const char *bytes, size_t n) {
     if (fwrite(bytes, 1, n, stdout) != n || fflush(stdout) != 0)
         return zb_fail(&cli->err, ZB_ERR_IO, "cannot write to standard output: %s", strerror(errno));

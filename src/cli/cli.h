@@ -58,6 +58,10 @@ zb_status zb_cli_engine(zb_cli *cli, const char *model, int64_t context, zb_engi
 zb_status zb_cli_print(zb_cli *cli, const char *bytes, size_t n);
 zb_status zb_cli_print_json(zb_cli *cli, json_t *value, bool indent); /* steals value; ends the line */
 
+/* Bytes as a JSON string; what is no UTF-8 becomes U+FFFD. A token's text; null where only the embedding has the id. */
+json_t *zb_cli_json_text(zb_str text);
+json_t *zb_cli_piece(const zb_tokenizer *t, int32_t id);
+
 int zb_cmd_tokenize(int argc, char **argv);
 int zb_cmd_generate(int argc, char **argv);
 int zb_cmd_chat(int argc, char **argv);

@@ -28,24 +28,6 @@ static const zb_cli_about about = {
     NULL,
 };
 
-/* A token's bytes as JSON text; bytes that are no UTF-8 of their own become U+FFFD. */
-static json_t *piece_json(zb_str piece) {
-    zb_buf b;
-    zb_buf_init(&b, piece.n * 3 + 16);
-    for (size_t i = 0; i < piece.n;) {
-        uint32_t cp;
-        size_t n = zb_utf8_decode(piece.p + i, piece.n - i, &cp);
-        if (n)
-            zb_buf_add(&b, piece.p + i, n);
-        else
-            zb_buf_adds(&b, "\xef\xbf\xbd");
-        i += n ? n : 1;
-    }
-    json_t *v = json_stringn(b.n ? b.p : "", b.n);
-    zb_buf_free(&b);
-    return v;
-}
-
 static zb_status encode(zb_cli *cli, const options *o, const zb_tokenizer *t) {
     const char *text;
     size_t n;
@@ -54,7 +36,7 @@ static zb_status encode(zb_cli *cli, const options *o, const zb_tokenizer *t) {
     ZB_TRY(zb_tokenizer_encode(t, (zb_str){text, n}, o->special, o->parse_special, &cli->arena, &ids, &cli->err));
     json_t *tokens = json_array();
     for (size_t i = 0; i < ids.n; i++) {
-        json_t *piece = piece_json(zb_tokenizer_piece(t, ids.id[i]));
+        json_t *piece = zb_cli_piece(t, ids.id[i]);
         json_array_append_new(tokens, json_pack("{s:i, s:o}", "id", (int)ids.id[i], "text", piece));
     }
     if (o->json) return zb_cli_print_json(cli, json_pack("{s:I, s:o}", "n", (json_int_t)ids.n, "tokens", tokens), false);
@@ -74,7 +56,7 @@ static zb_status decode(zb_cli *cli, const options *o, const zb_tokenizer *t) {
     zb_buf_init(&text, (size_t)1 << 30);
     zb_status s = zb_tokenizer_decode(t, ids.id, ids.n, true, &text, &cli->err);
     if (s == ZB_OK && o->json)
-        s = zb_cli_print_json(cli, json_pack("{s:o}", "text", piece_json(zb_buf_str(&text))), false);
+        s = zb_cli_print_json(cli, json_pack("{s:o}", "text", zb_cli_json_text(zb_buf_str(&text))), false);
     else if (s == ZB_OK)
         s = zb_cli_print(cli, text.p ? text.p : "", text.n);
     zb_buf_free(&text);

@@ -17,7 +17,12 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
+    {"generate", zb_cmd_generate, "continue a text, or answer one message"},
+    {"chat", zb_cmd_chat, "talk with a model"},
     {"tokenize", zb_cmd_tokenize, "text to token ids and back"},
+    {"score", zb_cmd_score, "log-probability of each token of a text"},
+    {"inspect", zb_cmd_inspect, "layers, parameters, cache and state of a model"},
+    {"bench", zb_cmd_bench, "speed of prompts and of generation, beside the machine's limits"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 

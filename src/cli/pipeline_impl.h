@@ -1,0 +1,65 @@
+/* pipeline_impl.h - the pipeline's plan, shared by pipeline.c (reading, order, records) and pipeline_stages.c (what each stage does). */
+#ifndef ZB_CLI_PIPELINE_IMPL_H
+#define ZB_CLI_PIPELINE_IMPL_H
+
+#include "base/opts.h"
+#include "compose/compose.h"
+#include "compose/select.h"
+#include "eval/suite.h"
+#include "train/align.h"
+#include "train/distill.h"
+
+typedef struct zb_recipe_opts {
+    const char *output, *teacher, *title, *precision;
+    int64_t seed;
+} zb_recipe_opts;
+
+typedef struct zb_samples_opts { /* section `generate` */
+    const char *prompts;         /* JSONL file of {"prompt"} */
+    int64_t tokens;
+    bool chat;
+    double temperature, top_p, repeat_penalty;
+    int64_t top_k, seed;
+} zb_samples_opts;
+
+typedef struct zb_speed_opts { /* section `bench` */
+    const char *prefill, *decode;
+    int64_t tokens, runs;
+} zb_speed_opts;
+
+typedef struct zb_plan {
+    zb_arena *arena;
+    const char *recipe; /* path */
+    zb_recipe_opts r;
+    zb_compose_opts compose;
+    zb_align_opts align;
+    zb_stage_opts align_stage, distill_stage;
+    zb_select_opts select;
+    zb_distill_opts distill;
+    zb_eval_opts eval;
+    zb_suite_opts suite;
+    zb_samples_opts samples;
+    zb_speed_opts speed;
+    bool has_compose, has_align, has_select, has_distill, has_eval, has_samples, has_speed, has_report;
+    const char *mla, *mamba2;   /* pure students as they are handed on: composed, or aligned */
+    const char *student;        /* the last stage's result */
+    json_t *seconds;            /* {stage: s} */
+    zb_buf *table;
+    const char *page;
+} zb_plan;
+
+char *zb_plan_path(const zb_plan *p, const char *name); /* <output>/name */
+
+/* The stages, in the order of pipeline.c. */
+zb_status zb_stage_students(zb_plan *p, zb_err *err);
+zb_status zb_stage_align(zb_plan *p, zb_err *err);
+zb_status zb_stage_select(zb_plan *p, zb_err *err);
+zb_status zb_stage_assemble(zb_plan *p, zb_err *err);
+zb_status zb_stage_distill(zb_plan *p, zb_err *err);
+zb_status zb_stage_eval_teacher(zb_plan *p, zb_err *err);
+zb_status zb_stage_eval_student(zb_plan *p, zb_err *err);
+zb_status zb_stage_samples(zb_plan *p, zb_err *err);
+zb_status zb_stage_speed(zb_plan *p, zb_err *err);
+zb_status zb_stage_report(zb_plan *p, zb_err *err);
+
+#endif

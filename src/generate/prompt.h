@@ -1,0 +1,13 @@
+/* prompt.h - the ids of a conversation, by the model's own chat template. */
+#ifndef ZB_GENERATE_PROMPT_H
+#define ZB_GENERATE_PROMPT_H
+
+#include "generate/engine.h"
+
+#include <jansson.h>
+
+/* messages: [{"role": "system"|"user"|"assistant", "content": text}, ...] (borrowed). With `reply` the opening of the assistant's
+ * answer follows. The template writes BOS itself where it wants one. ZB_ERR_CONFIG if the model has no template. */
+zb_status zb_prompt_chat(const zb_engine *e, json_t *messages, bool reply, zb_arena *a, zb_ids *out, zb_err *err);
+
+#endif
