@@ -68,6 +68,7 @@ SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
     __m128i b2 = _mm_loadu_si32(block[2]), b3 = _mm_loadu_si32(block[3]);
     __m128i halves = _mm_unpacklo_epi64(_mm_unpacklo_epi32(b0, b1), _mm_unpacklo_epi32(b2, b3));
     _mm256_storeu_ps(out, _mm256_cvtph_ps(halves));
+    __asm__("" : "+m"(*(float(*)[8])out)); /* or the compiler shuffles registers after all */
 }
 SIMD_INLINE vi vi_load_u8(const void *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 SIMD_INLINE vf vf_of_vi(vi x) { return (vf)_mm512_cvtepi32_ps((__m512i)x); }
@@ -125,6 +126,7 @@ SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
     __m128i b2 = _mm_loadu_si32(block[2]), b3 = _mm_loadu_si32(block[3]);
     __m128i halves = _mm_unpacklo_epi64(_mm_unpacklo_epi32(b0, b1), _mm_unpacklo_epi32(b2, b3));
     _mm256_storeu_ps(out, _mm256_cvtph_ps(halves));
+    __asm__("" : "+m"(*(float(*)[8])out)); /* or the compiler shuffles registers after all */
 }
 SIMD_INLINE vi vi_load_u8(const void *p) { return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
 SIMD_INLINE vf vf_of_vi(vi x) { return (vf)_mm256_cvtepi32_ps((__m256i)x); }
