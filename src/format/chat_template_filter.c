@@ -43,13 +43,10 @@ static zb_status int_arg(eval *e, const args *a, size_t at, const char *keyword,
 
 /* Text. */
 
-/* str.isspace: White_Space and the four separators of ASCII. */
-static bool python_space(uint32_t cp) { return zb_char_is_space(cp) || (cp >= 0x1C && cp <= 0x1F); }
-
 /* Is the code point at s one to strip: white space, or one of `chars` when given. */
 static bool strippable(zb_str one, const zb_str *chars) {
     uint32_t cp = 0;
-    if (!chars) return zb_utf8_decode(one.p, one.n, &cp) && python_space(cp);
+    if (!chars) return zb_utf8_decode(one.p, one.n, &cp) && zb_jinja_space(cp);
     return memmem(chars->p, chars->n, one.p, one.n) != NULL;
 }
 
@@ -84,7 +81,7 @@ static zb_status change_case(eval *e, zb_str s, char how, value *out) {
         to = !up ? zb_char_lower(cp) : how == 'u' || how == 'j' ? zb_char_upper(cp) : zb_char_title(cp);
         if (how == 't') first = !zb_char_is_letter(cp);
         if (how == 'c') first = false;
-        if (how == 'j') first = python_space(cp) || (cp < 128 && cp && strchr("-({[<", (int)cp));
+        if (how == 'j') first = zb_jinja_space(cp) || (cp < 128 && cp && strchr("-({[<", (int)cp));
         if (up && cp == 0xDF) {
             zb_buf_adds(&b, how == 'u' || how == 'j' ? "SS" : "Ss"); /* the one common letter with two capitals */
         } else {

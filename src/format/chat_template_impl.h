@@ -8,6 +8,8 @@
 
 #include "format/chat_template.h"
 
+#include "format/unicode.h"
+
 enum { ZB_JINJA_DEPTH = 64 }; /* of nested blocks, expressions and values */
 
 /* Values. Strings are UTF-8; indices and lengths count code points, as in Python. */
@@ -100,6 +102,9 @@ typedef struct zb_jinja_lexer {
     zb_arena *arena;
     zb_err *err;
 } zb_jinja_lexer;
+
+/* White space as Python's str.isspace and \s see it: White_Space and the four separators of ASCII. */
+static inline bool zb_jinja_space(uint32_t cp) { return zb_char_is_space(cp) || (cp >= 0x1C && cp <= 0x1F); }
 
 /* Text up to the next tag (white-space control applied), then enters it. lexer->tag = 0: the end. */
 zb_status zb_jinja_lex_text(zb_jinja_lexer *l, zb_str *text);

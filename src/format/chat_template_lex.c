@@ -17,10 +17,22 @@ static zb_status lex_fail(zb_jinja_lexer *l, const char *what) {
     return zb_fail(l->err, ZB_ERR_FORMAT, "chat template:%d: %s", zb_jinja_line(l), what);
 }
 
-static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+/* Bytes of the white-space character at the start, or at the end, of s; 0 if there is none. */
+static size_t space_at(zb_str s) {
+    uint32_t cp = 0;
+    size_t len = zb_utf8_decode(s.p, s.n, &cp);
+    return len && zb_jinja_space(cp) ? len : 0;
+}
+
+static size_t space_before(zb_str s) {
+    size_t len = 1;
+    while (len < s.n && len < 4 && ((unsigned char)s.p[s.n - len] & 0xC0) == 0x80) len++;
+    return s.n ? space_at((zb_str){s.p + s.n - len, len}) : 0;
+}
 
 static void skip_space(zb_jinja_lexer *l) {
-    while (l->at < l->n && is_space(l->src[l->at])) l->at++;
+    size_t len;
+    while ((len = space_at((zb_str){l->src + l->at, l->n - l->at}))) l->at += len;
 }
 
 /* Behind the end of a tag: what its sign and its kind swallow. */
@@ -33,17 +45,16 @@ static void leave_tag(zb_jinja_lexer *l, char sign, bool block) {
 
 /* Text before a tag at src[end]: cut at the right as the tag asks for. */
 static zb_str text_before(const zb_jinja_lexer *l, size_t end, char sign, bool block) {
-    zb_str text = {l->src + l->at, end - l->at};
+    zb_str text = {l->src + l->at, end - l->at}, line;
+    size_t len;
     if (sign == '-') {
-        while (text.n && is_space(text.p[text.n - 1])) text.n--;
+        while ((len = space_before(text))) text.n -= len;
         return text;
     }
     if (!block || sign == '+') return text;
-    size_t blank = text.n;
-    while (blank && is_space(text.p[blank - 1]) && text.p[blank - 1] != '\n') blank--;
-    bool at_line_start = blank ? text.p[blank - 1] == '\n' : l->line_starting;
-    if (at_line_start) text.n = blank;
-    return text;
+    for (line = text; (len = space_before(line)) && line.p[line.n - 1] != '\n';) line.n -= len;
+    bool at_line_start = line.n ? line.p[line.n - 1] == '\n' : l->line_starting;
+    return at_line_start ? line : text;
 }
 
 static zb_status skip_comment(zb_jinja_lexer *l) {
