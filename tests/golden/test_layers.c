@@ -1,5 +1,6 @@
-/* Single mixers against tests/golden/layers.safetensors: Mamba2 and MLA over 150 tokens in two rows, the second holding two documents.
- * Output and final state, chunked and step by step, expanded and absorbed, in one pass and continued through copied states. */
+/* Single mixers against tests/golden/layers.safetensors: Mamba2 and MLA over 150 tokens in two
+ * rows, the second holding two documents. Output and final state, chunked and step by step,
+ * expanded and absorbed, in one pass and continued through copied states. */
 #include "golden.h"
 
 enum { B = 2, T = 150, N = B * T, D = 48, H = 6, G = 2, DH = 16, DOCS = 3 };
@@ -18,11 +19,30 @@ typedef struct layer_fixture {
 
 /* Sizes of make_golden.py: base_config and hybrid_config. */
 static zb_config layer_config(zb_kind kind) {
-    zb_config c = {.model_type = "llama", .D = D, .L = 1, .H = H, .G = G, .dh = DH, .F = 80, .V = 97, .context_max = 256, .eps = 1e-5, .tied = true, .bos = 1, .hybrid = true};
+    zb_config c = {.model_type = "llama",
+                   .D = D,
+                   .L = 1,
+                   .H = H,
+                   .G = G,
+                   .dh = DH,
+                   .F = 80,
+                   .V = 97,
+                   .context_max = 256,
+                   .eps = 1e-5,
+                   .tied = true,
+                   .bos = 1,
+                   .hybrid = true};
     c.rope = (zb_rope){.theta = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1};
     c.mla_rope = c.rope;
     c.layer[0].kind = kind;
-    if (kind == ZB_MLA) c.layer[0] = (zb_layer_config){.kind = ZB_MLA, .r_q = 20, .r_kv = 12, .d_nope = 8, .d_rope = 8, .d_v = DH, .full_kv_head = true};
+    if (kind == ZB_MLA)
+        c.layer[0] = (zb_layer_config){.kind = ZB_MLA,
+                                       .r_q = 20,
+                                       .r_kv = 12,
+                                       .d_nope = 8,
+                                       .d_rope = 8,
+                                       .d_v = DH,
+                                       .full_kv_head = true};
     return c;
 }
 
@@ -35,7 +55,8 @@ static void open_layer(layer_fixture *f, zb_kind kind) {
     f->output = kind == ZB_MLA ? "mla_y" : "mamba2_y";
     f->x = golden_f32(f->want, "x", N * D);
     assert_int_equal(golden_spans(golden_i32(f->want, "segment", N), B, T, f->span), DOCS);
-    const char *part = kind == ZB_MLA ? "mla." : "mamba.", *prefix = kind == ZB_MLA ? "mla." : "mamba2.";
+    const char *part = kind == ZB_MLA ? "mla." : "mamba.",
+               *prefix = kind == ZB_MLA ? "mla." : "mamba2.";
     int copied = 0;
     zb_param_table *t = zb_model_params(f->model);
     for (int i = 0; i < t->n; i++) {
@@ -43,7 +64,8 @@ static void open_layer(layer_fixture *f, zb_kind kind) {
         if (!tail) continue;
         char name[96];
         snprintf(name, sizeof name, "%s%s", prefix, tail + strlen(part));
-        memcpy(t->item[i].w, golden_f32(f->want, name, zb_param_count(&t->item[i])), (size_t)zb_param_count(&t->item[i]) * sizeof(float));
+        memcpy(t->item[i].w, golden_f32(f->want, name, zb_param_count(&t->item[i])),
+               (size_t)zb_param_count(&t->item[i]) * sizeof(float));
         copied++;
     }
     assert_int_equal(copied, kind == ZB_MLA ? 5 : 8);
@@ -64,22 +86,30 @@ static void mix(layer_fixture *f, const zb_span *span, int n_spans, int first, i
     CHECK(zb_runner_begin(f->runner, &batch, &err));
     zb_run *run = zb_runner_run(f->runner);
     zb_mark mark = zb_arena_mark(run->arena);
-    zb_mixer_of(config_of(f)->layer[0].kind)->forward(run, 0, f->x + (size_t)first * D, f->y + (size_t)first * D, NULL);
+    zb_mixer_of(config_of(f)->layer[0].kind)
+        ->forward(run, 0, f->x + (size_t)first * D, f->y + (size_t)first * D, NULL);
     zb_arena_pop(run->arena, mark);
     for (int s = 0; s < n_spans; s++)
-        if (span[s].state) span[s].state->len += span[s].n; /* as zb_runner_forward does behind all layers */
+        if (span[s].state)
+            span[s].state->len += span[s].n; /* as zb_runner_forward does behind all layers */
 }
 
-static void output_matches(layer_fixture *f) { compare(f->output, f->y, golden_f32(f->want, f->output, N * D), N * D, f32_tolerance(1, T)); }
+static void output_matches(layer_fixture *f) {
+    compare(f->output, f->y, golden_f32(f->want, f->output, N * D), N * D, f32_tolerance(1, T));
+}
 
-static zb_state *new_state(layer_fixture *f, int tokens) { return zb_state_init(zb_alloc(&f->arena, zb_state_size(config_of(f), tokens)), config_of(f), tokens); }
+static zb_state *new_state(layer_fixture *f, int tokens) {
+    return zb_state_init(zb_alloc(&f->arena, zb_state_size(config_of(f), tokens)), config_of(f),
+                         tokens);
+}
 
 /* SSM part of the states of the two last documents: [H, dh, dh] behind the convolution's tail. */
 static void state_matches(layer_fixture *f, zb_state *first_row, zb_state *second_row) {
     const float *want = golden_f32(f->want, "mamba2_state", B * H * DH * DH);
     zb_state *state[B] = {first_row, second_row};
     for (int b = 0; b < B; b++) {
-        const float *h = zb_state_layer(state[b], config_of(f), 0) + (size_t)(ZB_CONV_K - 1) * zb_mamba2_channels(config_of(f), 0);
+        const float *h = zb_state_layer(state[b], config_of(f), 0) +
+                         (size_t)(ZB_CONV_K - 1) * zb_mamba2_channels(config_of(f), 0);
         compare("mamba2_state", h, want + b * H * DH * DH, H * DH * DH, f32_tolerance(1, T));
     }
 }
@@ -100,7 +130,8 @@ static void whole(layer_fixture *f) {
     if (config_of(f)->layer[0].kind == ZB_MAMBA2) state_matches(f, with[0].state, with[2].state);
 }
 
-/* Every document in pieces of `piece` tokens, each piece with a state that is a copy of the one before. */
+/* Every document in pieces of `piece` tokens, each piece with a state that is a copy of the one
+ * before. */
 static void pieces(layer_fixture *f, int piece) {
     zb_state *last[DOCS];
     memset(f->y, 0, sizeof f->y);
