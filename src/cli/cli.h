@@ -62,6 +62,13 @@ zb_status zb_cli_print_json(zb_cli *cli, json_t *value, bool indent); /* steals 
 json_t *zb_cli_json_text(zb_str text);
 json_t *zb_cli_piece(const zb_tokenizer *t, int32_t id);
 
+int zb_cmd_pipeline(int argc, char **argv);
+int zb_cmd_compose(int argc, char **argv);
+int zb_cmd_align(int argc, char **argv);
+int zb_cmd_select(int argc, char **argv);
+int zb_cmd_distill(int argc, char **argv);
+int zb_cmd_eval(int argc, char **argv);
+int zb_cmd_report(int argc, char **argv);
 int zb_cmd_tokenize(int argc, char **argv);
 int zb_cmd_generate(int argc, char **argv);
 int zb_cmd_chat(int argc, char **argv);

@@ -17,6 +17,13 @@ typedef struct command {
 } command;
 
 static const command commands[] = {
+    {"pipeline", zb_cmd_pipeline, "all stages of a recipe, resuming where it stopped"},
+    {"compose", zb_cmd_compose, "a student from a teacher and a layer plan"},
+    {"align", zb_cmd_align, "train each layer to do what the teacher's does (ILD)"},
+    {"select", zb_cmd_select, "choose the layers that stay MLA (SMART)"},
+    {"distill", zb_cmd_distill, "train all weights against the teacher (KD)"},
+    {"eval", zb_cmd_eval, "harness tasks, perplexity, divergence from a teacher"},
+    {"report", zb_cmd_report, "report.json, report.html and plots of measured files"},
     {"generate", zb_cmd_generate, "continue a text, or answer one message"},
     {"chat", zb_cmd_chat, "talk with a model"},
     {"tokenize", zb_cmd_tokenize, "text to token ids and back"},
