@@ -17,14 +17,13 @@ enum { MR = 6 };
 enum { MR = 12 };
 #endif
 /* NR is two vectors: with MR rows that fills the registers (24 + 2 of 32, 12 + 2 of 16). */
-enum { NR = 2 * VW,
-       KC = 4096 / NR };
+enum { NR = 2 * VW, KC = 4096 / NR };
 
 /* One tile; g->m is the constant `rows`, g->n <= NR columns are stored though NR are computed. */
 SIMD_INLINE void tile(const zb_gemm_args *g, int rows) {
     vf sum[MR][2];
     const float *a[MR];
-#pragma GCC unroll 16
+    SIMD_UNROLL
     for (int i = 0; i < rows; i++) {
         sum[i][0] = sum[i][1] = vf_set1(0);
         a[i] = g->a + i * g->a_row;
@@ -33,14 +32,14 @@ SIMD_INLINE void tile(const zb_gemm_args *g, int rows) {
     ptrdiff_t at = 0, step = g->a_col, ldb = g->ldb;
     for (int p = 0; p < g->k; p++, at += step, b += ldb) {
         vf b0 = vf_load(b), b1 = vf_load(b + VW);
-#pragma GCC unroll 16
+        SIMD_UNROLL
         for (int i = 0; i < rows; i++) {
             float x = a[i][at];
             sum[i][0] += x * b0;
             sum[i][1] += x * b1;
         }
     }
-#pragma GCC unroll 16
+    SIMD_UNROLL
     for (int i = 0; i < rows; i++) {
         float *c = g->c + i * g->ldc;
         for (int v = 0; v < 2; v++) {
@@ -63,12 +62,8 @@ static void tile_1(const zb_gemm_args *g) { tile(g, 1); }
 static void panel(const zb_gemm_args *g) {
     zb_gemm_args t = *g;
     while (t.m > 0) {
-        int rows = t.m >= MR ? MR : t.m >= 4 ? 4
-                                : t.m >= 2   ? 2
-                                             : 1;
-        (rows == MR ? tile_full : rows == 4 ? tile_4
-                              : rows == 2   ? tile_2
-                                            : tile_1)(&t);
+        int rows = t.m >= MR ? MR : t.m >= 4 ? 4 : t.m >= 2 ? 2 : 1;
+        (rows == MR ? tile_full : rows == 4 ? tile_4 : rows == 2 ? tile_2 : tile_1)(&t);
         t.m -= rows;
         t.a += rows * t.a_row;
         t.c += rows * t.ldc;

@@ -28,9 +28,17 @@
 
 typedef float vf __attribute__((vector_size(4 * VW)));
 typedef int32_t vi __attribute__((vector_size(4 * VW)));
+typedef uint32_t vu __attribute__((vector_size(4 * VW)));
 typedef float vf_any __attribute__((vector_size(4 * VW), aligned(1), may_alias));
 
 #define SIMD_INLINE static inline __attribute__((always_inline))
+
+/* Before a loop over registers: it must disappear, or its arrays live in memory. */
+#if defined(__clang__)
+#define SIMD_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define SIMD_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 SIMD_INLINE vf vf_set1(float x) { return (vf){0} + x; }
 SIMD_INLINE vf vf_load(const void *p) { return *(const vf_any *)p; }
@@ -220,7 +228,7 @@ SIMD_INLINE vf vf_exp(vf x) {
     vf q = (((r * 0x1.6d118p-10f + 0x1.120be2p-7f) * r + 0x1.555518p-5f) * r + 0x1.5554dcp-3f) * r +
            0.5f;
     vf p = r * r * q + r + 1.0f;
-    vf y = (vf)((vi)p + ((vi)t << 23));
+    vf y = (vf)((vu)p + ((vu)t << 23)); /* may wrap in lanes that are replaced below */
     y = vf_select(x <= KERN_EXP_MAX, y, x * INFINITY); /* infinity above, NaN stays NaN */
     return vf_select(x < KERN_EXP_MIN, vf_set1(0), y);
 }
