@@ -29,7 +29,7 @@ static void put_svg(const zb_report_plot *p, zb_buf *out) {
     static const char *const mark[] = {" id='", " id=\"", "href='#", "href=\"#", "url(#"};
     const char *body = strstr(p->svg.p, "<g id=\"gnuplot_canvas\"");
     if (body) {
-        zb_buf_adds(out, "<svg viewBox=\"0 0 720 400\" role=\"img\" aria-label=\"");
+        zb_buf_adds(out, "<svg viewBox=\"0 0 640 380\" role=\"img\" aria-label=\"");
         html(out, p->caption);
         zb_buf_adds(out, "\">");
     } else {
@@ -194,7 +194,7 @@ static void put_published(zb_buf *out) {
         const zb_report_published *p = &zb_report_published_list[i];
         zb_buf_addf(out,
                     "<tr><td>%s</td><td>%s</td><td>%s</td><td>%.2f</td><td>%.2f</td><td>%.2f</td></tr>\n",
-                    p->name, p->layers, p->tokens, p->kv_percent, p->teacher, p->student);
+                    p->name, p->layers, p->tokens, p->kv_percent, p->original, p->converted);
     }
     zb_buf_adds(out, "</tbody></table></div>\n<p class=\"dim\">Zebra-Llama (arXiv 2505.17272): bases are "
                      "instruction-tuned Llama 3 models, teacher Llama-3.1-8B-Instruct, eight tasks (those "

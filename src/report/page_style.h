@@ -19,11 +19,9 @@ static const char page_style[] =
     "h2{font-size:1.25rem;margin:44px 0 12px;padding-top:14px;border-top:1px solid var(--line)}\n"
     "h3{font-size:1rem;margin:20px 0 8px}\n"
     "p,li{max-width:75ch}.dim{color:var(--dim)}header p{margin:0}\n"
-    "nav{margin:16px 0 0;font-size:.9rem}nav a{margin-right:14px;white-space:nowrap}\n"
-    "a{color:var(--first)}\n"
-    ".cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:14px;margin:24px 0 0}\n"
+    ".cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(210px,1fr));gap:14px;margin:24px 0 0}\n"
     ".card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:14px 16px}\n"
-    ".card b{display:block;font-size:1.7rem;line-height:1.2;font-weight:650;font-variant-numeric:tabular-nums}\n"
+    ".card b{display:block;font-size:1.5rem;line-height:1.3;white-space:nowrap;font-weight:650;font-variant-numeric:tabular-nums}\n"
     ".card span{display:block;font-size:.85rem;color:var(--dim)}.card .what{color:var(--fg);font-weight:600}\n"
     ".scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:8px}\n"
     "table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}\n"
@@ -35,6 +33,7 @@ static const char page_style[] =
     ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:16px;"
     "margin:14px 0}\n"
     "figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px}\n"
+    "figure:only-child{max-width:680px}\n"
     "figure svg{display:block;width:100%;height:auto}\n"
     "figcaption{font-size:.85rem;color:var(--dim);padding:8px 4px 0}\n"
     ".strip{display:flex;flex-wrap:wrap;gap:3px;margin:4px 0 14px}\n"
@@ -53,6 +52,6 @@ static const char page_style[] =
     "pre{border-color:var(--second)}\n"
     "details{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 16px;"
     "margin:14px 0}summary{cursor:pointer;font-weight:600}\n"
-    "@media print{body{background:#fff}nav{display:none}figure,.card,.sample{break-inside:avoid}}\n";
+    "@media print{body{background:#fff}figure,.card,.sample{break-inside:avoid}}\n";
 
 #endif

@@ -25,16 +25,16 @@ static const char *const colour[ZB_REPORT_MODELS_MAX] = {"#0072B2", "#D55E00", "
 
 static const char preamble[] =
     "set encoding utf8\n"
-    "set terminal svg size 720,400 font 'Helvetica Neue,Arial,sans-serif,14' background rgb 'white' "
+    "set terminal svg size 640,380 font 'Helvetica Neue,Arial,sans-serif,15' background rgb 'white' "
     "noenhanced\n"
     "set datafile separator ','\n"
     "set datafile missing 'nan'\n"
     "set border 3 lc rgb '#555555'\n"
     "set tics nomirror out scale 0.6 textcolor rgb '#333333'\n"
     "set grid ytics lt 1 lw 1 lc rgb '#E4E4E4'\n"
-    "set key at graph 1,1.1 right top horizontal samplen 1.6 textcolor rgb '#333333'\n"
-    "set tmargin 3.4\n"
-    "set bmargin 3.6\n"
+    "set key at graph 0,1.145 left top Left reverse horizontal samplen 1.6 width 0 textcolor rgb '#333333'\n"
+    "set tmargin 3.2\n"
+    "set bmargin 3.2\n"
     "set rmargin 3\n";
 
 typedef struct workshop {
@@ -53,7 +53,7 @@ static void begin(workshop *w, const char *name, const char *title) {
     zb_buf_clear(&w->script);
     zb_buf_adds(&w->script, preamble);
     zb_buf_addf(&w->script, "set output '%s.svg'\n", name);
-    zb_buf_addf(&w->script, "set label 1 '%s' at graph 0,1.09 left font ',16'\n", title);
+    zb_buf_addf(&w->script, "set label 1 '%s' at graph 0,1.185 left font ',17'\n", title);
 }
 
 static void axes(workshop *w, const char *x, const char *y) {
@@ -65,6 +65,31 @@ static void cell(workshop *w, double x) {
         zb_buf_addf(&w->csv, ",%.10g", x);
     else
         zb_buf_adds(&w->csv, ",nan");
+}
+
+/* A logarithmic y axis over the values from low to high (> 0): the shorter it is, the more of each
+ * decade is named. */
+static void log_axis(workshop *w, double low, double high) {
+    static const double fine[] = {1, 1.5, 2, 3, 4, 5, 7}, middle[] = {1, 2, 5};
+    double span = log10(high / low);
+    const double *step = span < 1.1 ? fine : middle;
+    int steps = span < 1.1 ? 7 : span < 3.3 ? 3 : 1;
+    const char *join = "";
+    zb_buf_addf(&w->script, "set logscale y\nset yrange [%.6g:%.6g]\nset ytics (", low / 1.12, high * 1.12);
+    for (int d = (int)floor(log10(low)); d <= (int)ceil(log10(high)); d++)
+        for (int k = 0; k < steps; k++) {
+            zb_buf_addf(&w->script, "%s%ge%d", join, step[k], d);
+            join = ", ";
+        }
+    zb_buf_adds(&w->script, ")\nset format y '%g'\n");
+}
+
+/* Least and greatest value of curves; *low stays INFINITY without points. */
+static void extent(const zb_report_curve *c, double *low, double *high) {
+    for (size_t i = 0; i < c->n; i++) {
+        *low = fmin(*low, c->y[i]);
+        *high = fmax(*high, c->y[i]);
+    }
 }
 
 static zb_status draw(workshop *w, const char *name, zb_report_plot *plot, zb_err *err) {
@@ -120,18 +145,24 @@ static zb_status memory_plot(workshop *w, zb_err *err) {
     begin(w, "memory", "Memory of one sequence");
     axes(w, "context, tokens", "cache and states, MiB");
     heading(w, "context_tokens", NULL);
+    double low = INFINITY, high = 0;
     for (int64_t t = 1024; t <= 131072; t *= 2) {
         zb_buf_addf(&w->csv, "%lld", (long long)t);
         for (int i = 0; i < m->n_models; i++) {
             const zb_report_measured *r = &m->model[i];
             double state = isnan(r->state_bytes) ? 0 : r->state_bytes;
-            cell(w, (r->kv_bytes_per_token * (double)t + state) / (1 << 20));
+            double mib = (r->kv_bytes_per_token * (double)t + state) / (1 << 20);
+            cell(w, mib);
+            if (mib > 0) low = fmin(low, mib);
+            if (mib > 0) high = fmax(high, mib);
         }
         zb_buf_addc(&w->csv, '\n');
     }
-    zb_buf_adds(&w->script, "set logscale xy 2\nset logscale y 10\nset xrange [1024:131072]\n"
+    zb_buf_adds(&w->script, "set logscale x 2\nset xrange [1000:135000]\n"
                             "set xtics ('1k' 1024, '2k' 2048, '4k' 4096, '8k' 8192, '16k' 16384, "
-                            "'32k' 32768, '64k' 65536, '128k' 131072)\nset format y '%g'\nplot ");
+                            "'32k' 32768, '64k' 65536, '128k' 131072)\n");
+    if (high > 0) log_axis(w, low, high);
+    zb_buf_adds(&w->script, "plot ");
     for (int i = 0; i < m->n_models; i++)
         zb_buf_addf(&w->script,
                     "%s'memory.csv' skip 1 using 1:%d with linespoints pt 7 ps 0.5 lw 2.5 lc rgb '%s' "
@@ -193,11 +224,13 @@ static zb_status task_plot(workshop *w, zb_err *err) {
     int shown = widest->n_tasks < 24 ? widest->n_tasks : 24;
     begin(w, "tasks", "Zero-shot tasks");
     zb_buf_adds(&w->script, "set ylabel 'score, %'\nset yrange [0:*]\nset offsets 0, 0, graph 0.05, 0\n"
-                            "set style fill solid 0.85 noborder\nset xtics scale 0\n");
+                            "set style fill solid 0.85 noborder\n");
     heading(w, "place,task,chance", "stderr");
     for (int k = 0; k < shown; k++) {
         const zb_report_task *t = &widest->task[k];
-        zb_buf_addf(&w->csv, "%d,%s", k, zb_label_plot(w->a, t->name, 16));
+        const char *label = zb_label_plot(w->a, t->name, 16);
+        zb_buf_addf(&w->csv, "%d,%s", k, label);
+        zb_buf_addf(&w->script, k ? ", '%s' %d" : "set xtics scale 0 ('%s' %d", label, k);
         cell(w, 100 * zb_report_chance(t->name));
         for (int i = 0; i < m->n_models; i++) {
             const zb_report_task *u = zb_report_task_find(&m->model[i], t->name);
@@ -207,18 +240,19 @@ static zb_status task_plot(workshop *w, zb_err *err) {
         }
         zb_buf_addc(&w->csv, '\n');
     }
+    zb_buf_adds(&w->script, ")\n");
     double width = 0.8 / m->n_models;
     zb_buf_addf(&w->script, "set boxwidth %.3f\nset xrange [-0.6:%.1f]\n", width * 0.92, shown - 0.4);
-    if (shown > 5) zb_buf_adds(&w->script, "set xtics rotate by -25 left\nset bmargin 5\nset rmargin 7\n");
+    if (shown > 5) zb_buf_adds(&w->script, "set xtics rotate by -25 left\nset bmargin 4.2\nset rmargin 6\n");
     zb_buf_adds(&w->script, "plot ");
     for (int i = 0; i < m->n_models; i++) {
         double shift = ((double)i - 0.5 * (m->n_models - 1)) * width;
         zb_buf_addf(&w->script,
-                    "'tasks.csv' skip 1 using ($1%+.3f):%d:xtic(2) with boxes lc rgb '%s' title '%s', \\\n"
-                    "  'tasks.csv' skip 1 using ($1%+.3f):%d:%d with yerrorbars pt 0 lw 1.5 lc rgb "
-                    "'#222222' notitle, \\\n  ",
+                    "'tasks.csv' skip 1 using ($1%+.3f):%d with boxes lc rgb '%s' title '%s', \\\n"
+                    "  'tasks.csv' skip 1 using ($1%+.3f):($%d-$%d):(0):(2*$%d) with vectors nohead lw 1.5 lc "
+                    "rgb '#222222' notitle, \\\n  ",
                     shift, 4 + 2 * i, colour[i], zb_label_plot(w->a, m->model[i].name, 40), shift,
-                    4 + 2 * i, 5 + 2 * i);
+                    4 + 2 * i, 5 + 2 * i, 5 + 2 * i);
     }
     zb_buf_adds(&w->script, "'tasks.csv' skip 1 using ($1-0.42):3:(0.84):(0) with vectors nohead lw 2 dt 2 lc "
                             "rgb '#666666' title 'chance'\n");
@@ -231,8 +265,9 @@ static zb_status loss_plot(workshop *w, int index, zb_err *err) {
     if (s->loss.n < 2) return ZB_OK;
     zb_report_curve raw = zb_report_curve_thin(&s->loss, POINTS, w->a);
     zb_report_curve mean = zb_report_curve_smooth(&raw, raw.n / 20 + 1, w->a);
-    bool positive = true;
-    for (size_t i = 0; i < raw.n; i++) positive &= raw.y[i] > 0;
+    double low = INFINITY, high = -INFINITY;
+    extent(&raw, &low, &high);
+    bool positive = low > 0;
     const char *stage = zb_label_plot(w->a, s->name, 40);
     char *name = zb_asprintf(w->a, "loss-%d", index + 1);
     begin(w, name, zb_asprintf(w->a, "Loss of stage %s", stage));
@@ -244,9 +279,9 @@ static zb_status loss_plot(workshop *w, int index, zb_err *err) {
         cell(w, mean.y[i]);
         zb_buf_addc(&w->csv, '\n');
     }
-    if (positive) zb_buf_adds(&w->script, "set logscale y\nset format y '%g'\n");
+    if (positive) log_axis(w, low, high);
     zb_buf_addf(&w->script,
-                "plot '%s.csv' skip 1 using ($1/1000):2 with lines lw 1 lc rgb '#A9CCE3' title 'steps', \\\n"
+                "plot '%s.csv' skip 1 using ($1/1000):2 with lines lw 1 lc rgb '#9CC3E0' title 'steps', \\\n"
                 "  '%s.csv' skip 1 using ($1/1000):3 with lines lw 2.5 lc rgb '%s' title 'running mean'\n",
                 name, name, colour[0]);
     return finish(w, ZB_TOPIC_TRAINING, name,
@@ -260,13 +295,15 @@ static const zb_report_curve *valid_curve(const zb_report_stage *s, bool kl) {
 static zb_status valid_plot(workshop *w, bool kl, zb_err *err) {
     zb_report_measures *m = w->m;
     const char *name = kl ? "valid-kl" : "valid-perplexity";
-    bool any = false;
-    for (int i = 0; i < m->n_stages; i++) any |= valid_curve(&m->stage[i], kl)->n > 0;
-    if (!any) return ZB_OK;
+    double low = INFINITY, high = -INFINITY;
+    for (int i = 0; i < m->n_stages; i++) extent(valid_curve(&m->stage[i], kl), &low, &high);
+    if (!isfinite(low)) return ZB_OK;
+    bool positive = low > 0;
     begin(w, name, kl ? "Validation: KL to the teacher" : "Validation: perplexity");
-    axes(w, "tokens of training, thousands", kl ? "nats per token (log scale)" : "perplexity (log scale)");
+    axes(w, "tokens of training, thousands", kl ? "nats per token" : "perplexity");
     zb_buf_adds(&w->csv, "stage,tokens,value\n");
-    zb_buf_adds(&w->script, "set logscale y\nset format y '%g'\nplot ");
+    if (positive) log_axis(w, low, high);
+    zb_buf_adds(&w->script, "plot ");
     const char *join = "";
     for (int i = 0; i < m->n_stages; i++) {
         const zb_report_curve *full = valid_curve(&m->stage[i], kl);

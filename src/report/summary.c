@@ -236,9 +236,9 @@ void zb_report_markdown(const zb_report_measures *m, zb_buf *out) {
     zb_buf_addf(out,
                 "\nScores: zero-shot accuracy \xc2\xb1 one standard error; average: %s.\n"
                 "Published, for scale: %s, %s, %s training tokens: %.2f %% of the cache, average "
-                "%.2f against the teacher's %.2f over eight tasks.\n",
-                zb_report_average_rule, p->name, p->layers, p->tokens, p->kv_percent, p->student,
-                p->teacher);
+                "%.2f after and %.2f before, over eight tasks.\n",
+                zb_report_average_rule, p->name, p->layers, p->tokens, p->kv_percent, p->converted,
+                p->original);
     for (size_t i = 0; i < m->n_missing; i++)
         zb_buf_addf(out, "Left out: %s.\n", zb_label_cell(&a, m->missing[i]));
     zb_arena_free(&a);

@@ -32,7 +32,7 @@ json_t *zb_report_json(const zb_report_measures *m);
 /* Published results of the same kind of conversion, to be put beside ours. */
 typedef struct zb_report_published {
     const char *name, *layers, *tokens;
-    double kv_percent, teacher, student; /* averages of eight tasks, percent */
+    double kv_percent, original, converted; /* averages of eight tasks, percent */
 } zb_report_published;
 
 extern const zb_report_published zb_report_published_list[];

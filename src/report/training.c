@@ -120,12 +120,11 @@ zb_report_curve zb_report_curve_thin(const zb_report_curve *c, size_t points, zb
 zb_report_curve zb_report_curve_smooth(const zb_report_curve *c, size_t width, zb_arena *a) {
     zb_report_curve out = {0};
     for (size_t i = 0; i < c->n; i++) {
-        size_t half = width / 2;
-        if (half > i) half = i;
-        if (half > c->n - 1 - i) half = c->n - 1 - i;
+        size_t half = width / 2 < i ? width / 2 : i;
+        size_t end = i + half < c->n ? i + half + 1 : c->n;
         double sum = 0;
-        for (size_t k = i - half; k <= i + half; k++) sum += c->y[k];
-        curve_add(&out, c->x[i], sum / (double)(2 * half + 1), a);
+        for (size_t k = i - half; k < end; k++) sum += c->y[k];
+        curve_add(&out, c->x[i], sum / (double)(end - (i - half)), a);
     }
     return out;
 }

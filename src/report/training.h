@@ -16,7 +16,8 @@ zb_status zb_report_stage_read(zb_report_stage *s, const char *name, const char 
  * long run stays small and shows its trend. The curve itself when it is short enough. */
 zb_report_curve zb_report_curve_thin(const zb_report_curve *c, size_t points, zb_arena *a);
 
-/* Means over a window of `width` points centred on each (shorter at the ends, always symmetric). */
+/* Means over a window of `width` points centred on each: narrower at the start, where losses fall
+ * fast and a one-sided mean would mislead, cut off at the end. */
 zb_report_curve zb_report_curve_smooth(const zb_report_curve *c, size_t width, zb_arena *a);
 
 #endif
