@@ -1,7 +1,8 @@
 /* fuzz_tokenizer.c - any tokenizer.json, then any text through it.
  *
- * Input: tokenizer.json, a zero byte, the text. What loads must encode every text to ids in range (or say why
- * not), and decode what it encoded; without a normaliser and with all 256 bytes in the vocabulary exactly. */
+ * Input: tokenizer.json, a zero byte, the text. What loads must encode every text to ids in range
+ * (or say why not), and decode what it encoded; without a normaliser and with all 256 bytes in the
+ * vocabulary exactly. */
 #include "format/tokenizer.h"
 
 #include <string.h>
@@ -24,7 +25,8 @@ static void check(const zb_tokenizer *t, zb_str text, bool exact) {
     zb_buf back;
     zb_buf_init(&back, (size_t)1 << 28);
     if (zb_tokenizer_encode(t, text, false, true, &a, &ids, &err) == ZB_OK) {
-        for (size_t i = 0; i < ids.n; i++) ZB_ASSERT(ids.id[i] >= 0 && ids.id[i] < zb_tokenizer_vocab(t));
+        for (size_t i = 0; i < ids.n; i++)
+            ZB_ASSERT(ids.id[i] >= 0 && ids.id[i] < zb_tokenizer_vocab(t));
         ZB_ASSERT(zb_tokenizer_decode(t, ids.id, ids.n, true, &back, &err) == ZB_OK);
         if (exact) ZB_ASSERT(zb_str_eq(zb_buf_str(&back), text));
     }
@@ -38,12 +40,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const uint8_t *cut = size ? memchr(data, 0, size) : NULL;
     size_t json = cut ? (size_t)(cut - data) : size;
-    zb_str text = cut ? (zb_str){(const char *)cut + 1, size - json - 1} : ZB_STR("It's 12 \xc3\xa9\xcc\x81\n  x\xff");
+    zb_str text = cut ? (zb_str){(const char *)cut + 1, size - json - 1}
+                      : ZB_STR("It's 12 \xc3\xa9\xcc\x81\n  x\xff");
     zb_tokenizer *t;
     zb_err err;
-    if (zb_tokenizer_parse(&t, (zb_str){(const char *)data, json}, (zb_str){0}, "fuzz", &err) != ZB_OK) return 0;
-    /* Exact decoding is promised for plain chains only: a normaliser, a Removed split or white space
-     * swallowed by an added token change the text by design. */
+    if (zb_tokenizer_parse(&t, (zb_str){(const char *)data, json}, (zb_str){0}, "fuzz", &err) !=
+        ZB_OK)
+        return 0;
+    /* Exact decoding is promised for plain chains only: a normaliser, a Removed split or white
+     * space swallowed by an added token change the text by design. */
     zb_str head = {(const char *)data, json};
     bool plain = !memmem(head.p, head.n, "NF", 2) && !memmem(head.p, head.n, "Removed", 7) &&
                  !memmem(head.p, head.n, "strip", 5) && !memmem(head.p, head.n, "\\u", 2);

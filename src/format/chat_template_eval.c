@@ -1,9 +1,10 @@
 /* chat_template_eval.c - rendering (contract in chat_template.h).
  *
- * Walks the tree. Names are looked up in a stack of variables (a loop's body is a scope of its own for every round, as in
- * Jinja), then among the variables given, then among the functions; what is nowhere is undefined: it prints as nothing,
- * is false and has no members to loop over, but reading a member of it is an error.
- * A hostile template is stopped by a budget of steps, of memory and of output, and by a limit on depth. */
+ * Walks the tree. Names are looked up in a stack of variables (a loop's body is a scope of its own
+ * for every round, as in Jinja), then among the variables given, then among the functions; what is
+ * nowhere is undefined: it prints as nothing, is false and has no members to loop over, but reading
+ * a member of it is an error. A hostile template is stopped by a budget of steps, of memory and of
+ * output, and by a limit on depth. */
 #include "format/chat_template_impl.h"
 
 #include <math.h>
@@ -30,8 +31,10 @@ zb_status zb_jinja_fail(eval *e, const char *fmt, ...) {
 
 zb_status zb_jinja_charge(eval *e, size_t n) {
     e->steps += n;
-    if (e->steps > STEPS_MAX) return zb_jinja_fail(e, "the template takes too long (it may not end)");
-    if (e->arena.bytes > MEMORY_MAX) return zb_jinja_fail(e, "the template takes more than %zu MiB", MEMORY_MAX >> 20);
+    if (e->steps > STEPS_MAX)
+        return zb_jinja_fail(e, "the template takes too long (it may not end)");
+    if (e->arena.bytes > MEMORY_MAX)
+        return zb_jinja_fail(e, "the template takes more than %zu MiB", MEMORY_MAX >> 20);
     return ZB_OK;
 }
 
@@ -52,7 +55,8 @@ static void set_variable(eval *e, zb_str name, value v) {
         *known = v;
         return;
     }
-    e->variable = zb_grow(&e->arena, e->variable, &e->cap_variables, e->n_variables + 1, sizeof *e->variable);
+    e->variable =
+        zb_grow(&e->arena, e->variable, &e->cap_variables, e->n_variables + 1, sizeof *e->variable);
     e->variable[e->n_variables++] = (zb_jinja_variable){name, v};
 }
 
@@ -86,7 +90,8 @@ static zb_status assign(eval *e, const node *n, value v) {
 /* Operators. */
 
 static zb_status concat(eval *e, zb_str a, zb_str b, value *out) {
-    if (a.n > OUTPUT_MAX || b.n > OUTPUT_MAX - a.n) return zb_jinja_fail(e, "a text grows beyond %zu bytes", OUTPUT_MAX);
+    if (a.n > OUTPUT_MAX || b.n > OUTPUT_MAX - a.n)
+        return zb_jinja_fail(e, "a text grows beyond %zu bytes", OUTPUT_MAX);
     ZB_TRY(zb_jinja_charge(e, (a.n + b.n) / 8));
     char *both = zb_alloc(&e->arena, a.n + b.n + 1);
     if (a.n) memcpy(both, a.p, a.n);
@@ -97,7 +102,8 @@ static zb_status concat(eval *e, zb_str a, zb_str b, value *out) {
 
 static zb_status repeat(eval *e, zb_str s, int64_t times, value *out) {
     if (times < 0) times = 0;
-    if (s.n && (uint64_t)times > OUTPUT_MAX / s.n) return zb_jinja_fail(e, "a text grows beyond %zu bytes", OUTPUT_MAX);
+    if (s.n && (uint64_t)times > OUTPUT_MAX / s.n)
+        return zb_jinja_fail(e, "a text grows beyond %zu bytes", OUTPUT_MAX);
     ZB_TRY(zb_jinja_charge(e, s.n * (size_t)times / 8));
     char *all = zb_alloc(&e->arena, s.n * (size_t)times + 1);
     for (int64_t i = 0; i < times && s.n; i++) memcpy(all + (size_t)i * s.n, s.p, s.n);
@@ -174,16 +180,19 @@ static zb_status binary(eval *e, zb_str name, value a, value b, value *out) {
     }
     if (to_int(a, &ai) && to_int(b, &bi)) return int_operator(e, op, name.n == 2, ai, bi, out);
     if (to_real(a, &af) && to_real(b, &bf)) return real_operator(e, op, name.n == 2, af, bf, out);
-    if (op == '+' && a.type == ZB_JINJA_STR && b.type == ZB_JINJA_STR) return concat(e, a.s, b.s, out);
-    if (op == '+' && a.type == ZB_JINJA_LIST && b.type == ZB_JINJA_LIST) return join_lists(e, a, b, out);
+    if (op == '+' && a.type == ZB_JINJA_STR && b.type == ZB_JINJA_STR)
+        return concat(e, a.s, b.s, out);
+    if (op == '+' && a.type == ZB_JINJA_LIST && b.type == ZB_JINJA_LIST)
+        return join_lists(e, a, b, out);
     if (op == '*' && a.type == ZB_JINJA_STR && to_int(b, &bi)) return repeat(e, a.s, bi, out);
     if (op == '*' && b.type == ZB_JINJA_STR && to_int(a, &ai)) return repeat(e, b.s, ai, out);
     if (a.type == ZB_JINJA_UNDEFINED || b.type == ZB_JINJA_UNDEFINED) {
         zb_str missing = a.type == ZB_JINJA_UNDEFINED ? a.s : b.s;
-        return zb_jinja_fail(e, "\"%.*s\" is undefined", missing.n > 60 ? 60 : (int)missing.n, missing.p);
+        return zb_jinja_fail(e, "\"%.*s\" is undefined", missing.n > 60 ? 60 : (int)missing.n,
+                             missing.p);
     }
-    return zb_jinja_fail(e, "\"%.*s\" does not take %s and %s", (int)name.n, name.p, zb_jinja_type_name(a),
-                         zb_jinja_type_name(b));
+    return zb_jinja_fail(e, "\"%.*s\" does not take %s and %s", (int)name.n, name.p,
+                         zb_jinja_type_name(a), zb_jinja_type_name(b));
 }
 
 static zb_status compare_once(eval *e, zb_str op, value a, value b, bool *out) {
@@ -218,7 +227,9 @@ static zb_status compare(eval *e, const node *n, value *out) {
 
 /* Subscripts. */
 
-static size_t length_of(value v) { return v.type == ZB_JINJA_LIST ? v.list->n : zb_utf8_length(v.s.p, v.s.n); }
+static size_t length_of(value v) {
+    return v.type == ZB_JINJA_LIST ? v.list->n : zb_utf8_length(v.s.p, v.s.n);
+}
 
 static value element(value v, size_t i) {
     if (v.type == ZB_JINJA_LIST) return v.list->item[i];
@@ -275,7 +286,8 @@ static zb_status get_slice(eval *e, const node *n, value *out) {
     to = clip(to, count, low, high);
     ZB_TRY(zb_jinja_charge(e, (size_t)count));
     if (v.type == ZB_JINJA_STR && step == 1) {
-        size_t start = zb_jinja_offset(v.s, (size_t)from), end = to > from ? zb_jinja_offset(v.s, (size_t)to) : start;
+        size_t start = zb_jinja_offset(v.s, (size_t)from),
+               end = to > from ? zb_jinja_offset(v.s, (size_t)to) : start;
         *out = zb_jinja_str((zb_str){v.s.p + start, end - start});
         return ZB_OK;
     }
@@ -290,7 +302,8 @@ static zb_status get_slice(eval *e, const node *n, value *out) {
     zb_buf text;
     zb_str joined;
     zb_buf_init(&text, OUTPUT_MAX);
-    for (size_t i = 0; i < result.list->n; i++) zb_buf_add(&text, result.list->item[i].s.p, result.list->item[i].s.n);
+    for (size_t i = 0; i < result.list->n; i++)
+        zb_buf_add(&text, result.list->item[i].s.p, result.list->item[i].s.n);
     ZB_TRY(zb_jinja_take(e, &text, &joined));
     *out = zb_jinja_str(joined);
     return ZB_OK;
@@ -317,8 +330,10 @@ static zb_status call(eval *e, const node *n, value *out) {
     ZB_TRY(run_arguments(e, n, &args));
     e->line = n->line;
     if (of.type == ZB_JINJA_UNDEFINED)
-        return zb_jinja_fail(e, "function \"%.*s\" is not known", of.s.n > 60 ? 60 : (int)of.s.n, of.s.p);
-    if (of.type != ZB_JINJA_FUNCTION) return zb_jinja_fail(e, "%s cannot be called", zb_jinja_type_name(of));
+        return zb_jinja_fail(e, "function \"%.*s\" is not known", of.s.n > 60 ? 60 : (int)of.s.n,
+                             of.s.p);
+    if (of.type != ZB_JINJA_FUNCTION)
+        return zb_jinja_fail(e, "%s cannot be called", zb_jinja_type_name(of));
     return zb_jinja_function(e, of.s, &args, out);
 }
 
@@ -339,7 +354,8 @@ static zb_status run_dict(eval *e, const node *n, value *out) {
         value key, item;
         ZB_TRY(run(e, n->item[i], &key));
         ZB_TRY(run(e, n->item[i + 1], &item));
-        if (key.type != ZB_JINJA_STR) return zb_jinja_fail(e, "a key must be a string, not %s", zb_jinja_type_name(key));
+        if (key.type != ZB_JINJA_STR)
+            return zb_jinja_fail(e, "a key must be a string, not %s", zb_jinja_type_name(key));
         ZB_TRY(zb_jinja_charge(e, i / 2));
         zb_jinja_dict_set(e, out->dict, key.s, item);
     }
@@ -354,7 +370,8 @@ static zb_status run_negate(eval *e, const node *n, value *out) {
         *out = (value){ZB_JINJA_FLOAT, {.f = -v.f}};
         return ZB_OK;
     }
-    if (!to_int(v, &i)) return zb_jinja_fail(e, "a minus sign does not take %s", zb_jinja_type_name(v));
+    if (!to_int(v, &i))
+        return zb_jinja_fail(e, "a minus sign does not take %s", zb_jinja_type_name(v));
     return int_operator(e, '-', false, 0, i, out);
 }
 
@@ -495,7 +512,8 @@ static zb_status execute_set(eval *e, const node *n) {
     value space;
     ZB_TRY(get_name(e, n->label[0], &space));
     if (space.type != ZB_JINJA_NAMESPACE)
-        return zb_jinja_fail(e, "only members of a namespace can be set, not of %s", zb_jinja_type_name(space));
+        return zb_jinja_fail(e, "only members of a namespace can be set, not of %s",
+                             zb_jinja_type_name(space));
     ZB_TRY(zb_jinja_charge(e, space.dict->n));
     zb_jinja_dict_set(e, space.dict, n->name, v);
     return ZB_OK;
@@ -530,7 +548,9 @@ static zb_status execute(eval *e, const node *n) {
     case ZB_NODE_TEXT:
         zb_buf_add(e->out, n->name.p, n->name.n);
         ZB_TRY(zb_jinja_charge(e, n->name.n / 8));
-        return e->out->overflow ? zb_jinja_fail(e, "the output grows beyond %zu bytes", e->out->limit) : ZB_OK;
+        return e->out->overflow
+                   ? zb_jinja_fail(e, "the output grows beyond %zu bytes", e->out->limit)
+                   : ZB_OK;
     case ZB_NODE_OUTPUT: return execute_output(e, n);
     case ZB_NODE_IF: return execute_if(e, n);
     case ZB_NODE_FOR: return execute_for(e, n);
@@ -547,7 +567,9 @@ zb_status zb_chat_template_parse(zb_chat_template **out, zb_str text, zb_arena *
     for (size_t i = 0, len; i < text.n; i += len) {
         uint32_t cp;
         len = zb_utf8_decode(text.p + i, text.n - i, &cp);
-        if (!len || !cp) return zb_fail(err, ZB_ERR_FORMAT, "chat template: expected UTF-8 without NUL (byte %zu)", i);
+        if (!len || !cp)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "chat template: expected UTF-8 without NUL (byte %zu)", i);
     }
     zb_chat_template *t = ZB_NEW(a, zb_chat_template);
     ZB_TRY(zb_jinja_parse(text, a, &t->root, err));
@@ -555,8 +577,10 @@ zb_status zb_chat_template_parse(zb_chat_template **out, zb_str text, zb_arena *
     return ZB_OK;
 }
 
-zb_status zb_chat_template_render(const zb_chat_template *t, const json_t *variables, zb_buf *out, zb_err *err) {
-    if (!json_is_object(variables)) return zb_fail(err, ZB_ERR_USAGE, "chat template: expected an object of variables");
+zb_status zb_chat_template_render(const zb_chat_template *t, const json_t *variables, zb_buf *out,
+                                  zb_err *err) {
+    if (!json_is_object(variables))
+        return zb_fail(err, ZB_ERR_USAGE, "chat template: expected an object of variables");
     zb_buf text; /* apart, so that a failure leaves nothing in `out` */
     zb_buf_init(&text, OUTPUT_MAX);
     eval e = {.out = &text, .err = err};
@@ -567,7 +591,8 @@ zb_status zb_chat_template_render(const zb_chat_template *t, const json_t *varia
     if (s == ZB_OK) {
         zb_buf_add(out, zb_buf_str(&text).p, text.n);
         if (out->overflow)
-            s = zb_fail(err, ZB_ERR_USAGE, "chat template: the result of %zu bytes does not fit", text.n);
+            s = zb_fail(err, ZB_ERR_USAGE, "chat template: the result of %zu bytes does not fit",
+                        text.n);
     }
     zb_buf_free(&text);
     zb_arena_free(&e.arena);

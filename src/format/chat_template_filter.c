@@ -1,7 +1,8 @@
-/* chat_template_filter.c - filters, tests, methods and functions of templates (contract in chat_template_impl.h).
+/* chat_template_filter.c - filters, tests, methods and functions of templates (contract in
+ * chat_template_impl.h).
  *
- * One table each; a name that is in none of them is an error that says so. Text is handled as Python does:
- * white space and case by Unicode, positions by code point. */
+ * One table each; a name that is in none of them is an error that says so. Text is handled as
+ * Python does: white space and case by Unicode, positions by code point. */
 #include "format/chat_template_impl.h"
 
 #include "format/unicode.h"
@@ -19,7 +20,8 @@ enum { RANGE_MAX = 100000 };
 
 value zb_jinja_arg(const args *a, size_t at, const char *keyword) {
     for (size_t i = 0; i < a->n; i++)
-        if (a->keyword[i].p ? keyword && zb_str_is(a->keyword[i], keyword) : i == at) return a->value[i];
+        if (a->keyword[i].p ? keyword && zb_str_is(a->keyword[i], keyword) : i == at)
+            return a->value[i];
     return zb_jinja_undefined(ZB_STR("(an argument)"));
 }
 
@@ -28,16 +30,20 @@ static bool is_text(value v) { return v.type == ZB_JINJA_STR; }
 
 static zb_status text_arg(eval *e, const args *a, size_t at, const char *keyword, zb_str *out) {
     value v = zb_jinja_arg(a, at, keyword);
-    if (!is_text(v)) return zb_jinja_fail(e, "argument %zu: expected a string, found %s", at + 1, zb_jinja_type_name(v));
+    if (!is_text(v))
+        return zb_jinja_fail(e, "argument %zu: expected a string, found %s", at + 1,
+                             zb_jinja_type_name(v));
     *out = v.s;
     return ZB_OK;
 }
 
-static zb_status int_arg(eval *e, const args *a, size_t at, const char *keyword, int64_t absent, int64_t *out) {
+static zb_status int_arg(eval *e, const args *a, size_t at, const char *keyword, int64_t absent,
+                         int64_t *out) {
     value v = zb_jinja_arg(a, at, keyword);
     *out = v.type == ZB_JINJA_INT ? v.i : v.type == ZB_JINJA_BOOL ? v.b : absent;
     if (given(v) && v.type != ZB_JINJA_INT && v.type != ZB_JINJA_BOOL && v.type != ZB_JINJA_NONE)
-        return zb_jinja_fail(e, "argument %zu: expected an integer, found %s", at + 1, zb_jinja_type_name(v));
+        return zb_jinja_fail(e, "argument %zu: expected an integer, found %s", at + 1,
+                             zb_jinja_type_name(v));
     return ZB_OK;
 }
 
@@ -66,7 +72,8 @@ static zb_str strip(zb_str s, const zb_str *chars, bool left, bool right) {
     return s;
 }
 
-/* upper, lower; 'c' capitalize; 't' str.title; 'j' Jinja's title: a new word only behind blanks and brackets. */
+/* upper, lower; 'c' capitalize; 't' str.title; 'j' Jinja's title: a new word only behind blanks and
+ * brackets. */
 static zb_status change_case(eval *e, zb_str s, char how, value *out) {
     zb_buf b;
     zb_str text;
@@ -78,12 +85,16 @@ static zb_status change_case(eval *e, zb_str s, char how, value *out) {
         size_t len = zb_utf8_decode(s.p + i, s.n - i, &cp);
         if (!len) cp = 0xFFFD, len = 1;
         bool up = how == 'u' || (how != 'l' && first);
-        to = !up ? zb_char_lower(cp) : how == 'u' || how == 'j' ? zb_char_upper(cp) : zb_char_title(cp);
+        to = !up                        ? zb_char_lower(cp)
+             : how == 'u' || how == 'j' ? zb_char_upper(cp)
+                                        : zb_char_title(cp);
         if (how == 't') first = !zb_char_is_letter(cp);
         if (how == 'c') first = false;
         if (how == 'j') first = zb_jinja_space(cp) || (cp < 128 && cp && strchr("-({[<", (int)cp));
         if (up && cp == 0xDF) {
-            zb_buf_adds(&b, how == 'u' || how == 'j' ? "SS" : "Ss"); /* the one common letter with two capitals */
+            zb_buf_adds(&b, how == 'u' || how == 'j'
+                                ? "SS"
+                                : "Ss"); /* the one common letter with two capitals */
         } else {
             zb_buf_add(&b, utf8, zb_utf8_encode(to, utf8));
         }
@@ -106,7 +117,8 @@ static zb_status replace(eval *e, zb_str s, const args *a, value *out) {
     size_t at = 0;
     while (times != 0 && at <= s.n && !b.overflow) {
         /* An empty pattern stands before every code point and at the end. */
-        const char *found = from.n ? (s.n > at ? memmem(s.p + at, s.n - at, from.p, from.n) : NULL) : s.p + at;
+        const char *found =
+            from.n ? (s.n > at ? memmem(s.p + at, s.n - at, from.p, from.n) : NULL) : s.p + at;
         if (!found) break;
         zb_buf_add(&b, s.p + at, (size_t)(found - s.p) - at);
         zb_buf_add(&b, to.p, to.n);
@@ -147,8 +159,10 @@ static zb_status split(eval *e, zb_str s, const args *a, value *out) {
     ZB_TRY(int_arg(e, a, 1, "maxsplit", -1, &times));
     *out = zb_jinja_list_new(e);
     if (!given(by) || by.type == ZB_JINJA_NONE) return split_space(e, s, times, *out);
-    if (!is_text(by) || !by.s.n) return zb_jinja_fail(e, "split: expected a separator that is not empty");
-    for (const char *found; times != 0 && s.n && (found = memmem(s.p, s.n, by.s.p, by.s.n)); times--) {
+    if (!is_text(by) || !by.s.n)
+        return zb_jinja_fail(e, "split: expected a separator that is not empty");
+    for (const char *found; times != 0 && s.n && (found = memmem(s.p, s.n, by.s.p, by.s.n));
+         times--) {
         zb_jinja_list_add(e, *out, zb_jinja_str((zb_str){s.p, (size_t)(found - s.p)}));
         s.n -= (size_t)(found - s.p) + by.s.n;
         s.p = found + by.s.n;
@@ -186,7 +200,9 @@ static zb_status has_edge(eval *e, zb_str s, const args *a, bool end, value *out
     bool any = v.type == ZB_JINJA_LIST, holds = false;
     for (size_t i = 0; i < (any ? v.list->n : 1) && !holds; i++) {
         value one = any ? v.list->item[i] : v;
-        if (!is_text(one)) return zb_jinja_fail(e, "expected a string to compare with, found %s", zb_jinja_type_name(one));
+        if (!is_text(one))
+            return zb_jinja_fail(e, "expected a string to compare with, found %s",
+                                 zb_jinja_type_name(one));
         holds = end ? zb_str_ends(s, one.s) : zb_str_starts(s, one.s);
     }
     *out = zb_jinja_bool(holds);
@@ -246,7 +262,8 @@ static zb_status copy_list(eval *e, value v, bool backwards, value *out) {
     ZB_TRY(zb_jinja_iterate(e, v, &list));
     *out = zb_jinja_list_new(e);
     size_t n = list.list->n;
-    for (size_t i = 0; i < n; i++) zb_jinja_list_add(e, *out, list.list->item[backwards ? n - 1 - i : i]);
+    for (size_t i = 0; i < n; i++)
+        zb_jinja_list_add(e, *out, list.list->item[backwards ? n - 1 - i : i]);
     return zb_jinja_charge(e, n);
 }
 
@@ -258,7 +275,8 @@ static zb_status rest_of(eval *e, const args *a, size_t at, zb_str *name, args *
 }
 
 static zb_status map(eval *e, value v, const args *a, value *out) {
-    value list, attribute = zb_jinja_arg(a, SIZE_MAX, "attribute"), fallback = zb_jinja_arg(a, SIZE_MAX, "default");
+    value list, attribute = zb_jinja_arg(a, SIZE_MAX, "attribute"),
+                fallback = zb_jinja_arg(a, SIZE_MAX, "default");
     zb_str name = {0};
     args rest = {0};
     ZB_TRY(zb_jinja_iterate(e, v, &list));
@@ -274,7 +292,8 @@ static zb_status map(eval *e, value v, const args *a, value *out) {
     return ZB_OK;
 }
 
-/* select, reject, selectattr, rejectattr: those whose value (or attribute) passes the test; without one, is true. */
+/* select, reject, selectattr, rejectattr: those whose value (or attribute) passes the test; without
+ * one, is true. */
 static zb_status pick(eval *e, value v, const args *a, bool attribute, bool wanted, value *out) {
     value list;
     zb_str member = {0}, test = {0};
@@ -301,7 +320,8 @@ static zb_status filter_tojson(eval *e, value v, const args *a, value *out) {
     int64_t indent;
     zb_str text;
     for (size_t i = 0; i < a->n; i++)
-        if (!a->keyword[i].p || !(zb_str_is(a->keyword[i], "indent") || zb_str_is(a->keyword[i], "ensure_ascii")) ||
+        if (!a->keyword[i].p ||
+            !(zb_str_is(a->keyword[i], "indent") || zb_str_is(a->keyword[i], "ensure_ascii")) ||
             (zb_str_is(a->keyword[i], "ensure_ascii") && zb_jinja_true(a->value[i])))
             return zb_jinja_fail(e, "filter \"tojson\": expected indent=... as its only argument");
     ZB_TRY(int_arg(e, a, SIZE_MAX, "indent", -1, &indent));
@@ -316,7 +336,8 @@ static zb_status filter_default(eval *e, value v, const args *a, value *out) {
     bool falsy = zb_jinja_true(zb_jinja_arg(a, 1, "boolean"));
     (void)e;
     *out = v;
-    if (!given(v) || (falsy && !zb_jinja_true(v))) *out = given(fallback) ? fallback : zb_jinja_str((zb_str){"", 0});
+    if (!given(v) || (falsy && !zb_jinja_true(v)))
+        *out = given(fallback) ? fallback : zb_jinja_str((zb_str){"", 0});
     return ZB_OK;
 }
 
@@ -337,7 +358,9 @@ static zb_status filter_edge(eval *e, value v, bool last, value *out) {
 
 static zb_status filter_number(eval *e, value v, const args *a, bool real, value *out) {
     value fallback = zb_jinja_arg(a, 0, "default");
-    double f = v.type == ZB_JINJA_FLOAT ? v.f : v.type == ZB_JINJA_INT ? (double)v.i : v.type == ZB_JINJA_BOOL && v.b;
+    double f = v.type == ZB_JINJA_FLOAT ? v.f
+               : v.type == ZB_JINJA_INT ? (double)v.i
+                                        : v.type == ZB_JINJA_BOOL && v.b;
     int64_t i = v.type == ZB_JINJA_INT ? v.i : v.type == ZB_JINJA_BOOL && v.b;
     bool known = v.type == ZB_JINJA_INT || v.type == ZB_JINJA_BOOL || v.type == ZB_JINJA_FLOAT;
     if (is_text(v) && v.s.n < 64) {
@@ -372,20 +395,63 @@ static zb_status filter_abs(eval *e, value v, value *out) {
 }
 
 typedef enum filter_kind {
-    F_TRIM, F_UPPER, F_LOWER, F_TITLE, F_CAPITALIZE, F_REPLACE, F_STRING, F_SAFE, /* of the value as text */
-    F_TOJSON, F_LENGTH, F_DEFAULT, F_JOIN, F_FIRST, F_LAST, F_LIST, F_REVERSE, F_ITEMS, F_INT, F_FLOAT, F_ABS, F_MAP,
-    F_SELECT, F_REJECT, F_SELECTATTR, F_REJECTATTR
+    F_TRIM,
+    F_UPPER,
+    F_LOWER,
+    F_TITLE,
+    F_CAPITALIZE,
+    F_REPLACE,
+    F_STRING,
+    F_SAFE, /* of the value as text */
+    F_TOJSON,
+    F_LENGTH,
+    F_DEFAULT,
+    F_JOIN,
+    F_FIRST,
+    F_LAST,
+    F_LIST,
+    F_REVERSE,
+    F_ITEMS,
+    F_INT,
+    F_FLOAT,
+    F_ABS,
+    F_MAP,
+    F_SELECT,
+    F_REJECT,
+    F_SELECTATTR,
+    F_REJECTATTR
 } filter_kind;
 
 static const struct {
     const char *name;
     filter_kind kind;
-} filters[] = {{"trim", F_TRIM}, {"upper", F_UPPER}, {"lower", F_LOWER}, {"title", F_TITLE}, {"capitalize", F_CAPITALIZE},
-               {"replace", F_REPLACE}, {"string", F_STRING}, {"safe", F_SAFE}, {"tojson", F_TOJSON}, {"length", F_LENGTH},
-               {"count", F_LENGTH}, {"default", F_DEFAULT}, {"d", F_DEFAULT}, {"join", F_JOIN}, {"first", F_FIRST},
-               {"last", F_LAST}, {"list", F_LIST}, {"reverse", F_REVERSE}, {"items", F_ITEMS}, {"int", F_INT},
-               {"float", F_FLOAT}, {"abs", F_ABS}, {"map", F_MAP}, {"select", F_SELECT}, {"reject", F_REJECT},
-               {"selectattr", F_SELECTATTR}, {"rejectattr", F_REJECTATTR}};
+} filters[] = {{"trim", F_TRIM},
+               {"upper", F_UPPER},
+               {"lower", F_LOWER},
+               {"title", F_TITLE},
+               {"capitalize", F_CAPITALIZE},
+               {"replace", F_REPLACE},
+               {"string", F_STRING},
+               {"safe", F_SAFE},
+               {"tojson", F_TOJSON},
+               {"length", F_LENGTH},
+               {"count", F_LENGTH},
+               {"default", F_DEFAULT},
+               {"d", F_DEFAULT},
+               {"join", F_JOIN},
+               {"first", F_FIRST},
+               {"last", F_LAST},
+               {"list", F_LIST},
+               {"reverse", F_REVERSE},
+               {"items", F_ITEMS},
+               {"int", F_INT},
+               {"float", F_FLOAT},
+               {"abs", F_ABS},
+               {"map", F_MAP},
+               {"select", F_SELECT},
+               {"reject", F_REJECT},
+               {"selectattr", F_SELECTATTR},
+               {"rejectattr", F_REJECTATTR}};
 
 static zb_status text_filter(eval *e, filter_kind kind, value v, const args *a, value *out) {
     zb_str s;
@@ -393,7 +459,9 @@ static zb_status text_filter(eval *e, filter_kind kind, value v, const args *a, 
     ZB_TRY(zb_jinja_text(e, v, &s));
     ZB_TRY(zb_jinja_charge(e, s.n / 8));
     switch (kind) {
-    case F_TRIM: *out = zb_jinja_str(strip(s, is_text(chars) ? &chars.s : NULL, true, true)); return ZB_OK;
+    case F_TRIM:
+        *out = zb_jinja_str(strip(s, is_text(chars) ? &chars.s : NULL, true, true));
+        return ZB_OK;
     case F_UPPER: return change_case(e, s, 'u', out);
     case F_LOWER: return change_case(e, s, 'l', out);
     case F_TITLE: return change_case(e, s, 'j', out);
@@ -414,7 +482,9 @@ static zb_status reverse(eval *e, value v, value *out) {
 zb_status zb_jinja_filter(eval *e, zb_str name, value v, const args *a, value *out) {
     size_t i = 0, n = sizeof filters / sizeof *filters;
     while (i < n && !zb_str_is(name, filters[i].name)) i++;
-    if (i == n) return zb_jinja_fail(e, "filter \"%.*s\" is not supported", name.n > 60 ? 60 : (int)name.n, name.p);
+    if (i == n)
+        return zb_jinja_fail(e, "filter \"%.*s\" is not supported", name.n > 60 ? 60 : (int)name.n,
+                             name.p);
     filter_kind kind = filters[i].kind;
     if (kind <= F_SAFE) return text_filter(e, kind, v, a, out);
     switch (kind) {
@@ -442,7 +512,8 @@ zb_status zb_jinja_filter(eval *e, zb_str name, value v, const args *a, value *o
 static zb_status test_with(eval *e, zb_str name, value v, value with, bool *out) {
     bool unequal = zb_str_is(name, "ne");
     if (zb_str_is(name, "in")) return zb_jinja_contains(e, with, v, out);
-    if (zb_str_is(name, "eq") || zb_str_is(name, "equalto") || zb_str_is(name, "sameas") || unequal) {
+    if (zb_str_is(name, "eq") || zb_str_is(name, "equalto") || zb_str_is(name, "sameas") ||
+        unequal) {
         ZB_TRY(zb_jinja_equal(e, v, with, 0, out));
         if (zb_str_is(name, "sameas") && v.type != with.type) *out = false;
         if (unequal) *out = !*out;
@@ -450,25 +521,38 @@ static zb_status test_with(eval *e, zb_str name, value v, value with, bool *out)
     }
     if (zb_str_is(name, "lt")) return zb_jinja_less(e, v, with, out);
     if (zb_str_is(name, "gt")) return zb_jinja_less(e, with, v, out);
-    if (zb_str_is(name, "divisibleby") && v.type == ZB_JINJA_INT && with.type == ZB_JINJA_INT && with.i) {
+    if (zb_str_is(name, "divisibleby") && v.type == ZB_JINJA_INT && with.type == ZB_JINJA_INT &&
+        with.i) {
         *out = with.i == -1 || v.i % with.i == 0;
         return ZB_OK;
     }
-    return zb_jinja_fail(e, "test \"%.*s\" is not supported here", name.n > 60 ? 60 : (int)name.n, name.p);
+    return zb_jinja_fail(e, "test \"%.*s\" is not supported here", name.n > 60 ? 60 : (int)name.n,
+                         name.p);
 }
 
 zb_status zb_jinja_test(eval *e, zb_str name, value v, const args *a, bool *out) {
     zb_jinja_type t = v.type;
-    bool integer = t == ZB_JINJA_INT, sequence = t == ZB_JINJA_LIST || t == ZB_JINJA_STR || t == ZB_JINJA_DICT;
+    bool integer = t == ZB_JINJA_INT,
+         sequence = t == ZB_JINJA_LIST || t == ZB_JINJA_STR || t == ZB_JINJA_DICT;
     const struct {
         const char *name;
         bool holds;
-    } plain[] = {{"defined", t != ZB_JINJA_UNDEFINED}, {"undefined", t == ZB_JINJA_UNDEFINED}, {"none", t == ZB_JINJA_NONE},
-                 {"string", t == ZB_JINJA_STR}, {"mapping", t == ZB_JINJA_DICT}, {"sequence", sequence},
-                 {"iterable", sequence || t == ZB_JINJA_UNDEFINED}, {"boolean", t == ZB_JINJA_BOOL}, {"integer", integer},
-                 {"float", t == ZB_JINJA_FLOAT}, {"number", integer || t == ZB_JINJA_FLOAT || t == ZB_JINJA_BOOL},
-                 {"true", t == ZB_JINJA_BOOL && v.b}, {"false", t == ZB_JINJA_BOOL && !v.b},
-                 {"callable", t == ZB_JINJA_FUNCTION}, {"odd", integer && v.i % 2}, {"even", integer && v.i % 2 == 0}};
+    } plain[] = {{"defined", t != ZB_JINJA_UNDEFINED},
+                 {"undefined", t == ZB_JINJA_UNDEFINED},
+                 {"none", t == ZB_JINJA_NONE},
+                 {"string", t == ZB_JINJA_STR},
+                 {"mapping", t == ZB_JINJA_DICT},
+                 {"sequence", sequence},
+                 {"iterable", sequence || t == ZB_JINJA_UNDEFINED},
+                 {"boolean", t == ZB_JINJA_BOOL},
+                 {"integer", integer},
+                 {"float", t == ZB_JINJA_FLOAT},
+                 {"number", integer || t == ZB_JINJA_FLOAT || t == ZB_JINJA_BOOL},
+                 {"true", t == ZB_JINJA_BOOL && v.b},
+                 {"false", t == ZB_JINJA_BOOL && !v.b},
+                 {"callable", t == ZB_JINJA_FUNCTION},
+                 {"odd", integer && v.i % 2},
+                 {"even", integer && v.i % 2 == 0}};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
         if (zb_str_is(name, plain[i].name)) {
             *out = plain[i].holds;
@@ -479,7 +563,8 @@ zb_status zb_jinja_test(eval *e, zb_str name, value v, const args *a, bool *out)
 
 /* Methods. */
 
-static zb_status string_method(eval *e, zb_str s, zb_str name, const args *a, bool *known, value *out) {
+static zb_status string_method(eval *e, zb_str s, zb_str name, const args *a, bool *known,
+                               value *out) {
     value chars = zb_jinja_arg(a, 0, NULL);
     const zb_str *set = is_text(chars) ? &chars.s : NULL;
     bool left = zb_str_is(name, "lstrip"), right = zb_str_is(name, "rstrip");
@@ -504,7 +589,8 @@ static zb_status string_method(eval *e, zb_str s, zb_str name, const args *a, bo
     return ZB_OK;
 }
 
-static zb_status dict_method(eval *e, value v, zb_str name, const args *a, bool *known, value *out) {
+static zb_status dict_method(eval *e, value v, zb_str name, const args *a, bool *known,
+                             value *out) {
     *known = true;
     if (zb_str_is(name, "items")) return pairs(e, v, out);
     if (zb_str_is(name, "keys")) return zb_jinja_iterate(e, v, out);
@@ -517,7 +603,8 @@ static zb_status dict_method(eval *e, value v, zb_str name, const args *a, bool 
     if (!*known) return ZB_OK;
     value key = zb_jinja_arg(a, 0, NULL), fallback = zb_jinja_arg(a, 1, NULL);
     ZB_TRY(zb_jinja_charge(e, v.dict->n));
-    if (!is_text(key) || !zb_jinja_dict_get(v.dict, key.s, out)) *out = a->n > 1 ? fallback : zb_jinja_none();
+    if (!is_text(key) || !zb_jinja_dict_get(v.dict, key.s, out))
+        *out = a->n > 1 ? fallback : zb_jinja_none();
     return ZB_OK;
 }
 
@@ -528,7 +615,9 @@ zb_status zb_jinja_method(eval *e, value v, zb_str name, const args *a, value *o
         return zb_jinja_fail(e, "\"%.*s\" is undefined", v.s.n > 60 ? 60 : (int)v.s.n, v.s.p);
     if (v.type == ZB_JINJA_STR) ZB_TRY(string_method(e, v.s, name, a, &known, out));
     if (v.type == ZB_JINJA_DICT) ZB_TRY(dict_method(e, v, name, a, &known, out));
-    return known ? ZB_OK : zb_jinja_fail(e, "%s has no method \"%.*s\" that is supported", zb_jinja_type_name(v), shown, name.p);
+    return known ? ZB_OK
+                 : zb_jinja_fail(e, "%s has no method \"%.*s\" that is supported",
+                                 zb_jinja_type_name(v), shown, name.p);
 }
 
 zb_status zb_jinja_member(eval *e, value v, zb_str name, value *out) {
@@ -565,7 +654,8 @@ static bool parse_date(zb_str s, struct tm *tm) {
     if (s.n >= sizeof text) return false;
     memcpy(text, s.p, s.n);
     text[s.n] = 0;
-    if (sscanf(text, "%2d %3s %4d%n", &day, month, &year, &used) != 3 || (size_t)used != s.n) return false;
+    if (sscanf(text, "%2d %3s %4d%n", &day, month, &year, &used) != 3 || (size_t)used != s.n)
+        return false;
     const char *found = strlen(month) == 3 ? strstr(months, month) : NULL;
     if (!found || (found - months) % 3 || day < 1 || day > 31 || year < 1000) return false;
     *tm = (struct tm){.tm_mday = day, .tm_mon = (int)(found - months) / 3, .tm_year = year - 1900};
@@ -573,7 +663,8 @@ static bool parse_date(zb_str s, struct tm *tm) {
     return true;
 }
 
-/* The same answer every day, so that a prompt can be reproduced: the date is the variable date_string or a fixed one. */
+/* The same answer every day, so that a prompt can be reproduced: the date is the variable
+ * date_string or a fixed one. */
 static zb_status strftime_now(eval *e, const args *a, value *out) {
     zb_str format = {0}, text;
     value date;
@@ -583,7 +674,8 @@ static zb_status strftime_now(eval *e, const args *a, value *out) {
     bool own = zb_jinja_dict_get(e->given, ZB_STR("date_string"), &date) && is_text(date);
     text = own ? date.s : zb_str_from(default_date);
     if (format.n == 0 || format.n >= sizeof name)
-        return zb_jinja_fail(e, "strftime_now: expected a format of 1 to %zu bytes", sizeof name - 1);
+        return zb_jinja_fail(e, "strftime_now: expected a format of 1 to %zu bytes",
+                             sizeof name - 1);
     if (!parse_date(text, &tm)) { /* a date in another form is taken as it is */
         *out = zb_jinja_str(text);
         return ZB_OK;
@@ -594,7 +686,9 @@ static zb_status strftime_now(eval *e, const args *a, value *out) {
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
     size_t n = strftime(result, sizeof result, name, &tm);
 #pragma GCC diagnostic pop
-    if (n == 0) return zb_jinja_fail(e, "strftime_now: the format gives no text of at most %zu bytes", sizeof result - 1);
+    if (n == 0)
+        return zb_jinja_fail(e, "strftime_now: the format gives no text of at most %zu bytes",
+                             sizeof result - 1);
     *out = zb_jinja_str((zb_str){zb_strndup(&e->arena, result, n), n});
     return ZB_OK;
 }
@@ -605,10 +699,12 @@ static zb_status range(eval *e, const args *a, value *out) {
     ZB_TRY(int_arg(e, a, 1, NULL, from, &to));
     ZB_TRY(int_arg(e, a, 2, NULL, 1, &step));
     if (a->n < 2) to = from, from = 0;
-    if (a->n == 0 || step == 0) return zb_jinja_fail(e, "range: expected one to three integers, the step not 0");
+    if (a->n == 0 || step == 0)
+        return zb_jinja_fail(e, "range: expected one to three integers, the step not 0");
     *out = zb_jinja_list_new(e);
     for (int64_t i = from; step > 0 ? i < to : i > to;) {
-        if (out->list->n == RANGE_MAX) return zb_jinja_fail(e, "range: more than %d numbers", (int)RANGE_MAX);
+        if (out->list->n == RANGE_MAX)
+            return zb_jinja_fail(e, "range: more than %d numbers", (int)RANGE_MAX);
         zb_jinja_list_add(e, *out, zb_jinja_int(i));
         if (__builtin_add_overflow(i, step, &i)) break;
     }
@@ -626,7 +722,8 @@ static zb_status keywords(eval *e, const args *a, zb_jinja_type type, value *out
     return ZB_OK;
 }
 
-static const char *const functions[] = {"raise_exception", "strftime_now", "range", "namespace", "dict"};
+static const char *const functions[] = {"raise_exception", "strftime_now", "range", "namespace",
+                                        "dict"};
 
 bool zb_jinja_is_function(zb_str name) {
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
@@ -643,7 +740,8 @@ zb_status zb_jinja_function(eval *e, zb_str name, const args *a, value *out) {
     char line[300];
     if (a->n) ZB_TRY(zb_jinja_text(e, a->value[0], &why));
     size_t n = why.n < sizeof line ? why.n : zb_utf8_complete(why.p, sizeof line - 1);
-    for (size_t i = 0; i < n; i++) line[i] = (unsigned char)why.p[i] < ' ' ? ' ' : why.p[i]; /* messages are one line */
+    for (size_t i = 0; i < n; i++)
+        line[i] = (unsigned char)why.p[i] < ' ' ? ' ' : why.p[i]; /* messages are one line */
     /* The template itself refuses these messages: the caller's mistake, not the file's. */
     return zb_fail(e->err, ZB_ERR_USAGE, "chat template:%d: %.*s", e->line, (int)n, line);
 }

@@ -2,7 +2,8 @@
  *
  * chat_template_lex.c cuts the source into text and tokens, chat_template_parse.c makes the tree,
  * chat_template_eval.c walks it, chat_template_value.c and chat_template_filter.c know the values.
- * The tree lives in the caller's arena and is read-only; all values of one rendering live in its own. */
+ * The tree lives in the caller's arena and is read-only; all values of one rendering live in its
+ * own. */
 #ifndef ZB_FORMAT_CHAT_TEMPLATE_IMPL_H
 #define ZB_FORMAT_CHAT_TEMPLATE_IMPL_H
 
@@ -14,8 +15,17 @@ enum { ZB_JINJA_DEPTH = 64 }; /* of nested blocks, expressions and values */
 
 /* Values. Strings are UTF-8; indices and lengths count code points, as in Python. */
 typedef enum zb_jinja_type {
-    ZB_JINJA_UNDEFINED, ZB_JINJA_NONE, ZB_JINJA_BOOL, ZB_JINJA_INT, ZB_JINJA_FLOAT, ZB_JINJA_STR,
-    ZB_JINJA_LIST, ZB_JINJA_DICT, ZB_JINJA_NAMESPACE, ZB_JINJA_LOOP, ZB_JINJA_FUNCTION
+    ZB_JINJA_UNDEFINED,
+    ZB_JINJA_NONE,
+    ZB_JINJA_BOOL,
+    ZB_JINJA_INT,
+    ZB_JINJA_FLOAT,
+    ZB_JINJA_STR,
+    ZB_JINJA_LIST,
+    ZB_JINJA_DICT,
+    ZB_JINJA_NAMESPACE,
+    ZB_JINJA_LOOP,
+    ZB_JINJA_FUNCTION
 } zb_jinja_type;
 
 typedef struct zb_jinja_list zb_jinja_list;
@@ -54,12 +64,33 @@ struct zb_jinja_dict { /* in order of insertion; looked up linearly, they are sm
 /* Syntax tree. */
 typedef enum zb_jinja_kind {
     /* statements */
-    ZB_NODE_BLOCK, ZB_NODE_TEXT, ZB_NODE_OUTPUT, ZB_NODE_IF, ZB_NODE_FOR, ZB_NODE_SET, ZB_NODE_SET_BLOCK,
-    ZB_NODE_BREAK, ZB_NODE_CONTINUE,
+    ZB_NODE_BLOCK,
+    ZB_NODE_TEXT,
+    ZB_NODE_OUTPUT,
+    ZB_NODE_IF,
+    ZB_NODE_FOR,
+    ZB_NODE_SET,
+    ZB_NODE_SET_BLOCK,
+    ZB_NODE_BREAK,
+    ZB_NODE_CONTINUE,
     /* expressions */
-    ZB_NODE_CONST, ZB_NODE_NAME, ZB_NODE_ATTRIBUTE, ZB_NODE_INDEX, ZB_NODE_SLICE, ZB_NODE_CALL, ZB_NODE_FILTER,
-    ZB_NODE_TEST, ZB_NODE_NOT, ZB_NODE_NEGATE, ZB_NODE_AND, ZB_NODE_OR, ZB_NODE_BINARY, ZB_NODE_COMPARE,
-    ZB_NODE_CONDITIONAL, ZB_NODE_LIST, ZB_NODE_DICT
+    ZB_NODE_CONST,
+    ZB_NODE_NAME,
+    ZB_NODE_ATTRIBUTE,
+    ZB_NODE_INDEX,
+    ZB_NODE_SLICE,
+    ZB_NODE_CALL,
+    ZB_NODE_FILTER,
+    ZB_NODE_TEST,
+    ZB_NODE_NOT,
+    ZB_NODE_NEGATE,
+    ZB_NODE_AND,
+    ZB_NODE_OR,
+    ZB_NODE_BINARY,
+    ZB_NODE_COMPARE,
+    ZB_NODE_CONDITIONAL,
+    ZB_NODE_LIST,
+    ZB_NODE_DICT
 } zb_jinja_kind;
 
 typedef struct zb_jinja_node zb_jinja_node;
@@ -72,7 +103,8 @@ struct zb_jinja_node {
     /* BLOCK: statements; CALL, FILTER, TEST: arguments; LIST, DICT (key, value, ...): members;
      * COMPARE: operands after the first; FOR: targets */
     zb_jinja_node **item;
-    zb_str *label; /* by item: keyword of an argument (p = NULL: none), operator of a comparison, target */
+    zb_str *label; /* by item: keyword of an argument (p = NULL: none), operator of a comparison,
+                      target */
     size_t n, cap_item, cap_label;
 };
 
@@ -82,7 +114,11 @@ struct zb_chat_template {
 
 /* Lexer. */
 typedef enum zb_jinja_token_kind {
-    ZB_TOKEN_END_OF_TAG, ZB_TOKEN_NAME, ZB_TOKEN_STRING, ZB_TOKEN_NUMBER, ZB_TOKEN_OPERATOR
+    ZB_TOKEN_END_OF_TAG,
+    ZB_TOKEN_NAME,
+    ZB_TOKEN_STRING,
+    ZB_TOKEN_NUMBER,
+    ZB_TOKEN_OPERATOR
 } zb_jinja_token_kind;
 
 typedef struct zb_jinja_token {
@@ -94,19 +130,23 @@ typedef struct zb_jinja_token {
 typedef struct zb_jinja_lexer {
     const char *src;
     size_t n, at;
-    char tag;            /* inside a tag: '%' or '{', else 0 */
-    int brackets;        /* open in the tag: a tag does not end within them */
-    bool line_starting;  /* the text at `at` begins a line */
-    size_t counted;      /* newlines before this place have been counted */
+    char tag;           /* inside a tag: '%' or '{', else 0 */
+    int brackets;       /* open in the tag: a tag does not end within them */
+    bool line_starting; /* the text at `at` begins a line */
+    size_t counted;     /* newlines before this place have been counted */
     int newlines;
     zb_arena *arena;
     zb_err *err;
 } zb_jinja_lexer;
 
-/* White space as Python's str.isspace and \s see it: White_Space and the four separators of ASCII. */
-static inline bool zb_jinja_space(uint32_t cp) { return zb_char_is_space(cp) || (cp >= 0x1C && cp <= 0x1F); }
+/* White space as Python's str.isspace and \s see it: White_Space and the four separators of ASCII.
+ */
+static inline bool zb_jinja_space(uint32_t cp) {
+    return zb_char_is_space(cp) || (cp >= 0x1C && cp <= 0x1F);
+}
 
-/* Text up to the next tag (white-space control applied), then enters it. lexer->tag = 0: the end. */
+/* Text up to the next tag (white-space control applied), then enters it. lexer->tag = 0: the end.
+ */
 zb_status zb_jinja_lex_text(zb_jinja_lexer *l, zb_str *text);
 /* The next token of the tag; END_OF_TAG leaves it. */
 zb_status zb_jinja_lex_token(zb_jinja_lexer *l, zb_jinja_token *token);
@@ -121,7 +161,7 @@ typedef struct zb_jinja_variable {
 
 typedef struct zb_jinja_eval {
     zb_arena arena;
-    zb_jinja_variable *variable; /* a stack; the innermost scope is last */
+    zb_jinja_variable *variable;              /* a stack; the innermost scope is last */
     size_t n_variables, cap_variables, scope; /* scope: where the innermost one begins */
     const zb_jinja_dict *given;
     zb_buf *out;
@@ -141,11 +181,21 @@ zb_status zb_jinja_fail(zb_jinja_eval *e, const char *fmt, ...) ZB_PRINTF(2, 3);
 /* Accounts for work on n bytes or items; an error once time or memory is used up. */
 zb_status zb_jinja_charge(zb_jinja_eval *e, size_t n);
 
-static inline zb_jinja_value zb_jinja_bool(bool b) { return (zb_jinja_value){ZB_JINJA_BOOL, {.b = b}}; }
-static inline zb_jinja_value zb_jinja_int(int64_t i) { return (zb_jinja_value){ZB_JINJA_INT, {.i = i}}; }
-static inline zb_jinja_value zb_jinja_str(zb_str s) { return (zb_jinja_value){ZB_JINJA_STR, {.s = s}}; }
-static inline zb_jinja_value zb_jinja_undefined(zb_str name) { return (zb_jinja_value){ZB_JINJA_UNDEFINED, {.s = name}}; }
-static inline zb_jinja_value zb_jinja_none(void) { return (zb_jinja_value){ZB_JINJA_NONE, {.i = 0}}; }
+static inline zb_jinja_value zb_jinja_bool(bool b) {
+    return (zb_jinja_value){ZB_JINJA_BOOL, {.b = b}};
+}
+static inline zb_jinja_value zb_jinja_int(int64_t i) {
+    return (zb_jinja_value){ZB_JINJA_INT, {.i = i}};
+}
+static inline zb_jinja_value zb_jinja_str(zb_str s) {
+    return (zb_jinja_value){ZB_JINJA_STR, {.s = s}};
+}
+static inline zb_jinja_value zb_jinja_undefined(zb_str name) {
+    return (zb_jinja_value){ZB_JINJA_UNDEFINED, {.s = name}};
+}
+static inline zb_jinja_value zb_jinja_none(void) {
+    return (zb_jinja_value){ZB_JINJA_NONE, {.i = 0}};
+}
 
 const char *zb_jinja_type_name(zb_jinja_value v);
 bool zb_jinja_true(zb_jinja_value v);
@@ -156,7 +206,8 @@ void zb_jinja_dict_set(zb_jinja_eval *e, zb_jinja_dict *d, zb_str key, zb_jinja_
 bool zb_jinja_dict_get(const zb_jinja_dict *d, zb_str key, zb_jinja_value *v);
 
 zb_status zb_jinja_from_json(zb_jinja_eval *e, const json_t *j, int depth, zb_jinja_value *out);
-zb_status zb_jinja_equal(zb_jinja_eval *e, zb_jinja_value a, zb_jinja_value b, int depth, bool *out);
+zb_status zb_jinja_equal(zb_jinja_eval *e, zb_jinja_value a, zb_jinja_value b, int depth,
+                         bool *out);
 zb_status zb_jinja_less(zb_jinja_eval *e, zb_jinja_value a, zb_jinja_value b, bool *out);
 zb_status zb_jinja_contains(zb_jinja_eval *e, zb_jinja_value box, zb_jinja_value v, bool *out);
 /* Members of a list, code points of a string, keys of a dict; nothing for undefined. */
@@ -170,12 +221,14 @@ zb_status zb_jinja_take(zb_jinja_eval *e, zb_buf *b, zb_str *out);
 /* Byte offset of code point i of s (its end if i is beyond). */
 size_t zb_jinja_offset(zb_str s, size_t i);
 
-zb_status zb_jinja_filter(zb_jinja_eval *e, zb_str name, zb_jinja_value v, const zb_jinja_args *args,
-                          zb_jinja_value *out);
-zb_status zb_jinja_test(zb_jinja_eval *e, zb_str name, zb_jinja_value v, const zb_jinja_args *args, bool *out);
-zb_status zb_jinja_method(zb_jinja_eval *e, zb_jinja_value v, zb_str name, const zb_jinja_args *args,
-                          zb_jinja_value *out);
-zb_status zb_jinja_function(zb_jinja_eval *e, zb_str name, const zb_jinja_args *args, zb_jinja_value *out);
+zb_status zb_jinja_filter(zb_jinja_eval *e, zb_str name, zb_jinja_value v,
+                          const zb_jinja_args *args, zb_jinja_value *out);
+zb_status zb_jinja_test(zb_jinja_eval *e, zb_str name, zb_jinja_value v, const zb_jinja_args *args,
+                        bool *out);
+zb_status zb_jinja_method(zb_jinja_eval *e, zb_jinja_value v, zb_str name,
+                          const zb_jinja_args *args, zb_jinja_value *out);
+zb_status zb_jinja_function(zb_jinja_eval *e, zb_str name, const zb_jinja_args *args,
+                            zb_jinja_value *out);
 bool zb_jinja_is_function(zb_str name);
 /* Attribute or key; undefined if there is none. */
 zb_status zb_jinja_member(zb_jinja_eval *e, zb_jinja_value v, zb_str name, zb_jinja_value *out);

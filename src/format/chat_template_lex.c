@@ -1,15 +1,17 @@
 /* chat_template_lex.c - template text into text and tokens (contract in chat_template_impl.h).
  *
- * White space follows Jinja with trim_blocks and lstrip_blocks on, as chat templates are written for: the first newline
- * behind a block tag or comment vanishes; blanks between the start of a line and a block tag or comment vanish; a minus sign at
- * either end of any tag eats all white space on that side, a plus sign keeps what would vanish. Before all this,
- * line ends become \n and one at the very end of the template is dropped (zb_jinja_parse does that). */
+ * White space follows Jinja with trim_blocks and lstrip_blocks on, as chat templates are written
+ * for: the first newline behind a block tag or comment vanishes; blanks between the start of a line
+ * and a block tag or comment vanish; a minus sign at either end of any tag eats all white space on
+ * that side, a plus sign keeps what would vanish. Before all this, line ends become \n and one at
+ * the very end of the template is dropped (zb_jinja_parse does that). */
 #include "format/chat_template_impl.h"
 
 #include <string.h>
 
 int zb_jinja_line(zb_jinja_lexer *l) {
-    for (; l->counted < l->at && l->counted < l->n; l->counted++) l->newlines += l->src[l->counted] == '\n';
+    for (; l->counted < l->at && l->counted < l->n; l->counted++)
+        l->newlines += l->src[l->counted] == '\n';
     return l->newlines + 1;
 }
 
@@ -85,7 +87,8 @@ zb_status zb_jinja_lex_text(zb_jinja_lexer *l, zb_str *text) {
     for (size_t i = l->at; i + 1 < l->n; i++) {
         char kind = l->src[i + 1];
         if (l->src[i] != '{' || (kind != '{' && kind != '%' && kind != '#')) continue;
-        char sign = i + 2 < l->n && (l->src[i + 2] == '-' || l->src[i + 2] == '+') ? l->src[i + 2] : 0;
+        char sign =
+            i + 2 < l->n && (l->src[i + 2] == '-' || l->src[i + 2] == '+') ? l->src[i + 2] : 0;
         join(l, text, text_before(l, i, sign, kind != '{'));
         l->at = i + 2 + (sign != 0);
         l->line_starting = false;
@@ -192,7 +195,10 @@ static bool lex_end(zb_jinja_lexer *l) {
     size_t left = l->n - l->at;
     char close = l->tag == '%' ? '%' : '}';
     if (l->brackets) return false;
-    char sign = left >= 3 && (p[0] == '-' || (p[0] == '+' && l->tag == '%')) && p[1] == close && p[2] == '}' ? p[0] : 0;
+    char sign =
+        left >= 3 && (p[0] == '-' || (p[0] == '+' && l->tag == '%')) && p[1] == close && p[2] == '}'
+            ? p[0]
+            : 0;
     if (!sign && !(left >= 2 && p[0] == close && p[1] == '}')) return false;
     l->at += sign ? 3 : 2;
     leave_tag(l, sign, l->tag == '%');
@@ -207,7 +213,8 @@ static zb_status lex_operator(zb_jinja_lexer *l, zb_jinja_token *token) {
     for (size_t i = 0; i < sizeof two / sizeof *two && l->n - l->at >= 2; i++)
         if (p[0] == two[i][0] && p[1] == two[i][1]) n = 2;
     if (!n && *p && strchr("+-*/%~<>=.,:|()[]{}", *p)) n = 1;
-    if (!n) return lex_fail(l, "expected an expression, found a character that cannot be part of one");
+    if (!n)
+        return lex_fail(l, "expected an expression, found a character that cannot be part of one");
     if (strchr("([{", *p)) l->brackets++;
     if (strchr(")]}", *p) && l->brackets > 0) l->brackets--;
     token->kind = ZB_TOKEN_OPERATOR;
@@ -220,7 +227,8 @@ zb_status zb_jinja_lex_token(zb_jinja_lexer *l, zb_jinja_token *token) {
     *token = (zb_jinja_token){0};
     skip_space(l);
     if (lex_end(l)) return ZB_OK;
-    if (l->at >= l->n) return lex_fail(l, l->tag == '%' ? "a tag {% has no end" : "a tag {{ has no end");
+    if (l->at >= l->n)
+        return lex_fail(l, l->tag == '%' ? "a tag {% has no end" : "a tag {{ has no end");
     char c = l->src[l->at];
     if (c == '\'' || c == '"') return lex_string(l, token);
     if (is_digit(c)) return lex_number(l, token);

@@ -3,15 +3,15 @@
  * Recursive descent with Jinja's own precedence, lowest first:
  *
  *     conditional  = or [ "if" or [ "else" conditional ] ]
- *     or           = and { "or" and }          and = not { "and" not }        not = "not" not | compare
- *     compare      = sum { ( == != < <= > >= | [not] in ) sum }
- *     sum          = concat { (+ | -) concat }         concat  = product { "~" product }
- *     product      = unary { (* | / | // | %) unary }
- *     unary        = (- | +) unary-without-filters filters | primary postfix filters
- *     postfix      = { .name | [index] | [from:to:step] | (arguments) }
- *     filters      = { "|" name [(arguments)] | "is" ["not"] name [argument] | (arguments) }
+ *     or           = and { "or" and }          and = not { "and" not }        not = "not" not |
+ * compare compare      = sum { ( == != < <= > >= | [not] in ) sum } sum          = concat { (+ | -)
+ * concat }         concat  = product { "~" product } product      = unary { (* | / | // | %) unary
+ * } unary        = (- | +) unary-without-filters filters | primary postfix filters postfix      = {
+ * .name | [index] | [from:to:step] | (arguments) } filters      = { "|" name [(arguments)] | "is"
+ * ["not"] name [argument] | (arguments) }
  *
- * Depth is limited and every rule consumes input, so a hostile template ends in an error or a tree of its own size. */
+ * Depth is limited and every rule consumes input, so a hostile template ends in an error or a tree
+ * of its own size. */
 #include "format/chat_template_impl.h"
 
 #include <string.h>
@@ -29,11 +29,12 @@ static zb_status parse_unary(parser *p, bool filters, zb_jinja_node **out);
 
 static zb_status fail(parser *p, const char *expected) {
     if (p->now.kind == ZB_TOKEN_END_OF_TAG)
-        return zb_fail(p->err, ZB_ERR_FORMAT, "chat template:%d: expected %s, found the end of the tag",
+        return zb_fail(p->err, ZB_ERR_FORMAT,
+                       "chat template:%d: expected %s, found the end of the tag",
                        zb_jinja_line(&p->lex), expected);
     int n = p->now.text.n > 40 ? (int)zb_utf8_complete(p->now.text.p, 40) : (int)p->now.text.n;
-    return zb_fail(p->err, ZB_ERR_FORMAT, "chat template:%d: expected %s, found \"%.*s\"", zb_jinja_line(&p->lex), expected,
-                   n, p->now.text.p);
+    return zb_fail(p->err, ZB_ERR_FORMAT, "chat template:%d: expected %s, found \"%.*s\"",
+                   zb_jinja_line(&p->lex), expected, n, p->now.text.p);
 }
 
 static zb_status advance(parser *p) { return zb_jinja_lex_token(&p->lex, &p->now); }
@@ -59,8 +60,8 @@ static zb_status expect_name(parser *p, const char *what, zb_str *name) {
 
 static zb_status enter(parser *p) {
     if (++p->depth > ZB_JINJA_DEPTH)
-        return zb_fail(p->err, ZB_ERR_UNSUPPORTED, "chat template:%d: nested more than %d deep", zb_jinja_line(&p->lex),
-                       (int)ZB_JINJA_DEPTH);
+        return zb_fail(p->err, ZB_ERR_UNSUPPORTED, "chat template:%d: nested more than %d deep",
+                       zb_jinja_line(&p->lex), (int)ZB_JINJA_DEPTH);
     return ZB_OK;
 }
 
@@ -83,7 +84,8 @@ static zb_status parse_arguments(parser *p, zb_jinja_node *to) {
     while (!is_operator(p, ")")) {
         zb_str keyword = {0};
         zb_jinja_node *value;
-        if (is_operator(p, "*") || is_operator(p, "**")) return fail(p, "an argument (unpacking is not supported)");
+        if (is_operator(p, "*") || is_operator(p, "**"))
+            return fail(p, "an argument (unpacking is not supported)");
         if (p->now.kind == ZB_TOKEN_NAME) { /* name = ? Look one token ahead on a copy. */
             zb_jinja_lexer lex = p->lex;
             zb_jinja_token next;
@@ -169,7 +171,8 @@ static zb_status parse_string(parser *p, zb_jinja_node **out) {
 static zb_status parse_primary(parser *p, zb_jinja_node **out) {
     zb_jinja_value constant;
     if (p->now.kind == ZB_TOKEN_STRING) return parse_string(p, out);
-    if (p->now.kind == ZB_TOKEN_NUMBER || (p->now.kind == ZB_TOKEN_NAME && constant_word(p->now.text, &constant))) {
+    if (p->now.kind == ZB_TOKEN_NUMBER ||
+        (p->now.kind == ZB_TOKEN_NAME && constant_word(p->now.text, &constant))) {
         *out = new_node(p, ZB_NODE_CONST);
         (*out)->constant = p->now.kind == ZB_TOKEN_NUMBER ? p->now.number : constant;
         return advance(p);
@@ -246,10 +249,11 @@ static zb_status parse_test(parser *p, zb_jinja_node *of, zb_jinja_node **out) {
     zb_jinja_node *test = new_node(p, ZB_NODE_TEST);
     test->a = of;
     ZB_TRY(expect_name(p, "the name of a test", &test->name));
-    bool bare = p->now.kind == ZB_TOKEN_STRING || p->now.kind == ZB_TOKEN_NUMBER || is_operator(p, "[") ||
-                is_operator(p, "{") ||
-                (p->now.kind == ZB_TOKEN_NAME && !is_word(p, "else") && !is_word(p, "or") && !is_word(p, "and") &&
-                 !is_word(p, "is") && !is_word(p, "if") && !is_word(p, "in") && !is_word(p, "not"));
+    bool bare = p->now.kind == ZB_TOKEN_STRING || p->now.kind == ZB_TOKEN_NUMBER ||
+                is_operator(p, "[") || is_operator(p, "{") ||
+                (p->now.kind == ZB_TOKEN_NAME && !is_word(p, "else") && !is_word(p, "or") &&
+                 !is_word(p, "and") && !is_word(p, "is") && !is_word(p, "if") &&
+                 !is_word(p, "in") && !is_word(p, "not"));
     if (is_operator(p, "(")) {
         ZB_TRY(advance(p));
         ZB_TRY(parse_arguments(p, test));
@@ -428,7 +432,8 @@ static zb_status end_tag(parser *p) {
 static zb_status parse_block(parser *p, const char *const *ends, zb_jinja_node **out);
 
 static zb_status parse_if(parser *p, zb_jinja_node **out) {
-    static const char *const ends[] = {"elif", "else", "endif", NULL}, *const last[] = {"endif", NULL};
+    static const char *const ends[] = {"elif", "else", "endif", NULL}, *const last[] = {"endif",
+                                                                                        NULL};
     zb_jinja_node *first = NULL, **place = &first;
     while (is_word(p, "if") || is_word(p, "elif")) {
         zb_jinja_node *node = *place = new_node(p, ZB_NODE_IF);
@@ -511,7 +516,8 @@ static zb_status parse_set(parser *p, zb_jinja_node **out) {
     return end_tag(p);
 }
 
-/* {% generation %} marks what the assistant wrote, for training; the text is the same without it. */
+/* {% generation %} marks what the assistant wrote, for training; the text is the same without it.
+ */
 static zb_status parse_generation(parser *p, zb_jinja_node **out) {
     static const char *const ends[] = {"endgeneration", NULL};
     ZB_TRY(advance(p));
@@ -535,8 +541,8 @@ static zb_status parse_statement(parser *p, zb_jinja_node **out) {
     return fail(p, "if, for, set, generation, or break and continue inside a loop");
 }
 
-/* Statements up to a tag that begins with one of `ends` (NULL: up to the end of the text); that word is then
- * the token to be read. */
+/* Statements up to a tag that begins with one of `ends` (NULL: up to the end of the text); that
+ * word is then the token to be read. */
 static zb_status parse_block(parser *p, const char *const *ends, zb_jinja_node **out) {
     ZB_TRY(enter(p));
     zb_jinja_node *block = *out = new_node(p, ZB_NODE_BLOCK);
@@ -567,7 +573,8 @@ static zb_status parse_block(parser *p, const char *const *ends, zb_jinja_node *
         add_item(p, block, node, (zb_str){0});
     }
     if (ends)
-        return zb_fail(p->err, ZB_ERR_FORMAT, "chat template:%d: a block has no end: expected {%% %s %%}", block->line,
+        return zb_fail(p->err, ZB_ERR_FORMAT,
+                       "chat template:%d: a block has no end: expected {%% %s %%}", block->line,
                        ends[0][0] == 'e' && ends[1] ? "endif or endfor" : ends[0]);
     p->depth--;
     return ZB_OK;
@@ -588,7 +595,8 @@ static zb_str normal_lines(zb_str source, zb_arena *a) {
 zb_status zb_jinja_parse(zb_str source, zb_arena *a, const zb_jinja_node **root, zb_err *err) {
     zb_str text = normal_lines(source, a);
     parser p = {.arena = a, .err = err};
-    p.lex = (zb_jinja_lexer){.src = text.p, .n = text.n, .line_starting = true, .arena = a, .err = err};
+    p.lex =
+        (zb_jinja_lexer){.src = text.p, .n = text.n, .line_starting = true, .arena = a, .err = err};
     zb_jinja_node *block;
     ZB_TRY(parse_block(&p, NULL, &block));
     *root = block;

@@ -1,8 +1,8 @@
 /* chat_template_value.c - values of a template (contract in chat_template_impl.h).
  *
- * What Python does, templates expect: truth, equality across number types, containment, and the texts of
- * str(), repr() and json.dumps(ensure_ascii=False). All values of a rendering live in its arena; a list or dict is never
- * changed once a second name may see it, except namespaces. */
+ * What Python does, templates expect: truth, equality across number types, containment, and the
+ * texts of str(), repr() and json.dumps(ensure_ascii=False). All values of a rendering live in its
+ * arena; a list or dict is never changed once a second name may see it, except namespaces. */
 #include "format/chat_template_impl.h"
 
 #include "format/unicode.h"
@@ -12,8 +12,9 @@
 #include <string.h>
 
 const char *zb_jinja_type_name(zb_jinja_value v) {
-    static const char *const names[] = {"an undefined value", "none", "a boolean", "an integer", "a real number", "a string",
-                                        "a list", "a mapping", "a namespace", "a loop", "a function"};
+    static const char *const names[] = {"an undefined value", "none",     "a boolean", "an integer",
+                                        "a real number",      "a string", "a list",    "a mapping",
+                                        "a namespace",        "a loop",   "a function"};
     return names[v.type];
 }
 
@@ -82,8 +83,12 @@ zb_status zb_jinja_from_json(zb_jinja_eval *e, const json_t *j, int depth, zb_ji
     case JSON_TRUE:
     case JSON_FALSE: *out = zb_jinja_bool(json_is_true(j)); return ZB_OK;
     case JSON_INTEGER: *out = zb_jinja_int(json_integer_value(j)); return ZB_OK;
-    case JSON_REAL: *out = (zb_jinja_value){ZB_JINJA_FLOAT, {.f = json_real_value(j)}}; return ZB_OK;
-    case JSON_STRING: *out = zb_jinja_str((zb_str){json_string_value(j), json_string_length(j)}); return ZB_OK;
+    case JSON_REAL:
+        *out = (zb_jinja_value){ZB_JINJA_FLOAT, {.f = json_real_value(j)}};
+        return ZB_OK;
+    case JSON_STRING:
+        *out = zb_jinja_str((zb_str){json_string_value(j), json_string_length(j)});
+        return ZB_OK;
     case JSON_ARRAY: {
         *out = zb_jinja_list_new(e);
         for (size_t i = 0; i < json_array_size(j); i++) {
@@ -121,13 +126,16 @@ static bool number_less(zb_jinja_value a, zb_jinja_value b) {
     return as_int(a) < as_int(b);
 }
 
-static zb_status equal_lists(zb_jinja_eval *e, const zb_jinja_list *a, const zb_jinja_list *b, int depth, bool *out) {
+static zb_status equal_lists(zb_jinja_eval *e, const zb_jinja_list *a, const zb_jinja_list *b,
+                             int depth, bool *out) {
     *out = a->n == b->n;
-    for (size_t i = 0; i < a->n && *out; i++) ZB_TRY(zb_jinja_equal(e, a->item[i], b->item[i], depth + 1, out));
+    for (size_t i = 0; i < a->n && *out; i++)
+        ZB_TRY(zb_jinja_equal(e, a->item[i], b->item[i], depth + 1, out));
     return ZB_OK;
 }
 
-static zb_status equal_dicts(zb_jinja_eval *e, const zb_jinja_dict *a, const zb_jinja_dict *b, int depth, bool *out) {
+static zb_status equal_dicts(zb_jinja_eval *e, const zb_jinja_dict *a, const zb_jinja_dict *b,
+                             int depth, bool *out) {
     *out = a->n == b->n;
     for (size_t i = 0; i < a->n && *out; i++) {
         zb_jinja_value other;
@@ -138,7 +146,8 @@ static zb_status equal_dicts(zb_jinja_eval *e, const zb_jinja_dict *a, const zb_
     return ZB_OK;
 }
 
-zb_status zb_jinja_equal(zb_jinja_eval *e, zb_jinja_value a, zb_jinja_value b, int depth, bool *out) {
+zb_status zb_jinja_equal(zb_jinja_eval *e, zb_jinja_value a, zb_jinja_value b, int depth,
+                         bool *out) {
     if (depth > ZB_JINJA_DEPTH) return too_deep(e);
     ZB_TRY(zb_jinja_charge(e, 1));
     if (is_number(a) && is_number(b)) {
@@ -148,9 +157,7 @@ zb_status zb_jinja_equal(zb_jinja_eval *e, zb_jinja_value a, zb_jinja_value b, i
     *out = false;
     if (a.type != b.type) return ZB_OK;
     switch (a.type) {
-    case ZB_JINJA_STR:
-        *out = zb_str_eq(a.s, b.s);
-        return zb_jinja_charge(e, a.s.n / 8);
+    case ZB_JINJA_STR: *out = zb_str_eq(a.s, b.s); return zb_jinja_charge(e, a.s.n / 8);
     case ZB_JINJA_LIST: return equal_lists(e, a.list, b.list, depth, out);
     case ZB_JINJA_DICT: return equal_dicts(e, a.dict, b.dict, depth, out);
     case ZB_JINJA_NAMESPACE: *out = a.dict == b.dict; return ZB_OK;
@@ -166,7 +173,8 @@ zb_status zb_jinja_less(zb_jinja_eval *e, zb_jinja_value a, zb_jinja_value b, bo
         return ZB_OK;
     }
     if (a.type != ZB_JINJA_STR || b.type != ZB_JINJA_STR)
-        return zb_jinja_fail(e, "%s and %s cannot be ordered", zb_jinja_type_name(a), zb_jinja_type_name(b));
+        return zb_jinja_fail(e, "%s and %s cannot be ordered", zb_jinja_type_name(a),
+                             zb_jinja_type_name(b));
     size_t n = a.s.n < b.s.n ? a.s.n : b.s.n;
     int order = n ? memcmp(a.s.p, b.s.p, n) : 0; /* UTF-8 sorts by code point */
     *out = order < 0 || (order == 0 && a.s.n < b.s.n);
@@ -177,7 +185,8 @@ zb_status zb_jinja_contains(zb_jinja_eval *e, zb_jinja_value box, zb_jinja_value
     *out = false;
     if (box.type == ZB_JINJA_UNDEFINED) return ZB_OK;
     if (box.type == ZB_JINJA_LIST) {
-        for (size_t i = 0; i < box.list->n && !*out; i++) ZB_TRY(zb_jinja_equal(e, box.list->item[i], v, 0, out));
+        for (size_t i = 0; i < box.list->n && !*out; i++)
+            ZB_TRY(zb_jinja_equal(e, box.list->item[i], v, 0, out));
         return ZB_OK;
     }
     if (box.type == ZB_JINJA_DICT) {
@@ -186,7 +195,8 @@ zb_status zb_jinja_contains(zb_jinja_eval *e, zb_jinja_value box, zb_jinja_value
         return zb_jinja_charge(e, box.dict->n);
     }
     if (box.type != ZB_JINJA_STR || v.type != ZB_JINJA_STR)
-        return zb_jinja_fail(e, "\"in\" cannot look for %s in %s", zb_jinja_type_name(v), zb_jinja_type_name(box));
+        return zb_jinja_fail(e, "\"in\" cannot look for %s in %s", zb_jinja_type_name(v),
+                             zb_jinja_type_name(box));
     *out = v.s.n == 0 || (box.s.n && memmem(box.s.p, box.s.n, v.s.p, v.s.n));
     return zb_jinja_charge(e, box.s.n / 8);
 }
@@ -209,10 +219,12 @@ zb_status zb_jinja_iterate(zb_jinja_eval *e, zb_jinja_value v, zb_jinja_value *l
     *list = zb_jinja_list_new(e);
     if (v.type == ZB_JINJA_UNDEFINED) return ZB_OK;
     if (v.type == ZB_JINJA_DICT) {
-        for (size_t i = 0; i < v.dict->n; i++) zb_jinja_list_add(e, *list, zb_jinja_str(v.dict->key[i]));
+        for (size_t i = 0; i < v.dict->n; i++)
+            zb_jinja_list_add(e, *list, zb_jinja_str(v.dict->key[i]));
         return zb_jinja_charge(e, v.dict->n);
     }
-    if (v.type != ZB_JINJA_STR) return zb_jinja_fail(e, "%s is not something to loop over", zb_jinja_type_name(v));
+    if (v.type != ZB_JINJA_STR)
+        return zb_jinja_fail(e, "%s is not something to loop over", zb_jinja_type_name(v));
     for (size_t at = 0; at < v.s.n;) {
         size_t len = zb_jinja_offset((zb_str){v.s.p + at, v.s.n - at}, 1);
         zb_jinja_list_add(e, *list, zb_jinja_str((zb_str){v.s.p + at, len}));
@@ -226,7 +238,10 @@ zb_status zb_jinja_iterate(zb_jinja_eval *e, zb_jinja_value v, zb_jinja_value *l
 static void real_text(double f, bool json, zb_buf *out) {
     char digits[32], *exponent;
     if (isnan(f) || isinf(f)) {
-        zb_buf_adds(out, isnan(f) ? (json ? "NaN" : "nan") : f < 0 ? (json ? "-Infinity" : "-inf") : json ? "Infinity" : "inf");
+        zb_buf_adds(out, isnan(f) ? (json ? "NaN" : "nan")
+                         : f < 0  ? (json ? "-Infinity" : "-inf")
+                         : json   ? "Infinity"
+                                  : "inf");
         return;
     }
     for (int precision = 0; precision < 17; precision++) {
@@ -242,7 +257,8 @@ static void real_text(double f, bool json, zb_buf *out) {
         zb_buf_addf(out, "e%c%02d", power < 0 ? '-' : '+', (int)(power < 0 ? -power : power));
         return;
     }
-    int mantissa = (int)(exponent - digits) - (*digits == '-'); /* "1" or "1.25": digits and point */
+    int mantissa =
+        (int)(exponent - digits) - (*digits == '-'); /* "1" or "1.25": digits and point */
     int places = (mantissa > 1 ? mantissa - 2 : 0) - (int)power;
     zb_buf_addf(out, "%.*f", places > 1 ? places : 1, f);
 }
@@ -336,10 +352,13 @@ static zb_status write_dict(const writer *w, const zb_jinja_dict *d, int depth) 
 static zb_status write_value(const writer *w, zb_jinja_value v, int depth) {
     if (depth > ZB_JINJA_DEPTH) return too_deep(w->e);
     ZB_TRY(zb_jinja_charge(w->e, 1));
-    if (w->out->overflow) return zb_jinja_fail(w->e, "a text grows beyond %zu bytes", w->out->limit);
+    if (w->out->overflow)
+        return zb_jinja_fail(w->e, "a text grows beyond %zu bytes", w->out->limit);
     switch (v.type) {
     case ZB_JINJA_NONE: zb_buf_adds(w->out, w->json ? "null" : "None"); return ZB_OK;
-    case ZB_JINJA_BOOL: zb_buf_adds(w->out, w->json ? (v.b ? "true" : "false") : v.b ? "True" : "False"); return ZB_OK;
+    case ZB_JINJA_BOOL:
+        zb_buf_adds(w->out, w->json ? (v.b ? "true" : "false") : v.b ? "True" : "False");
+        return ZB_OK;
     case ZB_JINJA_INT: zb_buf_addf(w->out, "%lld", (long long)v.i); return ZB_OK;
     case ZB_JINJA_FLOAT: real_text(v.f, w->json, w->out); return ZB_OK;
     case ZB_JINJA_STR:
@@ -359,7 +378,8 @@ static zb_status write_value(const writer *w, zb_jinja_value v, int depth) {
 }
 
 zb_status zb_jinja_take(zb_jinja_eval *e, zb_buf *b, zb_str *out) {
-    zb_status s = b->overflow ? zb_jinja_fail(e, "a text grows beyond %zu bytes", b->limit) : zb_jinja_charge(e, b->n / 8);
+    zb_status s = b->overflow ? zb_jinja_fail(e, "a text grows beyond %zu bytes", b->limit)
+                              : zb_jinja_charge(e, b->n / 8);
     if (s == ZB_OK) *out = (zb_str){zb_strndup(&e->arena, zb_buf_str(b).p, b->n), b->n};
     zb_buf_free(b);
     return s;

@@ -1,4 +1,5 @@
-/* tokenizer.c - encode and decode (contract in tokenizer.h; loading in tokenizer_load.c and tokenizer_gguf.c).
+/* tokenizer.c - encode and decode (contract in tokenizer.h; loading in tokenizer_load.c and
+ * tokenizer_gguf.c).
  *
  * A text goes through these steps, in the order of the `tokenizers` package:
  *   1. cut out added tokens that are looked for in the raw text          tokenizer_added.c
@@ -7,8 +8,8 @@
  *   4. cut the rest into pre-tokens by the chain of patterns             tokenizer_split.c
  *   5. byte-pair encoding of each pre-token                              tokenizer_bpe.c
  *   6. put the template's tokens (BOS) around the ids
- * Bytes that are not UTF-8 take no part in 2 to 4: each is a cut and goes to step 5 alone, so that decoding gives
- * exactly the bytes that were encoded. */
+ * Bytes that are not UTF-8 take no part in 2 to 4: each is a cut and goes to step 5 alone, so that
+ * decoding gives exactly the bytes that were encoded. */
 #include "format/tokenizer_impl.h"
 
 #include "base/json.h"
@@ -34,18 +35,21 @@ void zb_tokenizer_close(zb_tokenizer *t) {
     zb_heap_resize(t, 0);
 }
 
-zb_status zb_tokenizer_add(zb_tokenizer *t, const zb_added_token *token, const char *where, zb_err *err) {
+zb_status zb_tokenizer_add(zb_tokenizer *t, const zb_added_token *token, const char *where,
+                           zb_err *err) {
     ZB_ASSERT(token->id >= 0 && token->id < t->vocab.n);
     zb_token *known = &t->vocab.token[token->id];
     int shown = token->text.n > 60 ? (int)zb_utf8_complete(token->text.p, 60) : (int)token->text.n;
     if (known->flags & ZB_TOKEN_ADDED)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: id %d is given to two added tokens, the second is \"%.*s\"", where,
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: id %d is given to two added tokens, the second is \"%.*s\"", where,
                        (int)token->id, shown, token->text.p);
     if (known->flags & ZB_TOKEN_PRESENT) {
         zb_str bytes;
         zb_alphabet_bytes(token->text, &t->arena, &bytes);
         if (!zb_str_eq(bytes, known->bytes))
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: id %d is another token in the vocabulary than the added \"%.*s\"",
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: id %d is another token in the vocabulary than the added \"%.*s\"",
                            where, (int)token->id, shown, token->text.p);
     } else {
         known->bytes = token->text;
@@ -56,19 +60,20 @@ zb_status zb_tokenizer_add(zb_tokenizer *t, const zb_added_token *token, const c
     return ZB_OK;
 }
 
-static zb_status check_template_id(const zb_tokenizer *t, const json_t *v, const char *where, int32_t *out,
-                                   zb_err *err) {
+static zb_status check_template_id(const zb_tokenizer *t, const json_t *v, const char *where,
+                                   int32_t *out, zb_err *err) {
     json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
     if (id < 0 || id >= t->vocab.n || !(t->vocab.token[id].flags & ZB_TOKEN_PRESENT))
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: special_tokens: expected ids of tokens (below %d), found %s %lld", where,
-                       (int)t->vocab.n, zb_json_type(v), (long long)id);
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: special_tokens: expected ids of tokens (below %d), found %s %lld",
+                       where, (int)t->vocab.n, zb_json_type(v), (long long)id);
     *out = (int32_t)id;
     return ZB_OK;
 }
 
 /* One {"SpecialToken": {"id": name}} of a template: its ids go to the list. */
-static zb_status template_token(const zb_tokenizer *t, const json_t *item, const json_t *specials, const char *where,
-                                zb_id_list *to, zb_err *err) {
+static zb_status template_token(const zb_tokenizer *t, const json_t *item, const json_t *specials,
+                                const char *where, zb_id_list *to, zb_err *err) {
     const char *name;
     json_t *token, *entry, *ids, *v;
     size_t i;
@@ -95,28 +100,36 @@ static zb_status read_template(zb_tokenizer *t, const json_t *o, const char *whe
     zb_id_list prefix = {.arena = &t->arena}, suffix = {.arena = &t->arena};
     json_array_foreach(single, i, item) {
         if (json_object_get(item, "Sequence")) {
-            if (after) return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: \"single\" names the text twice", where);
+            if (after)
+                return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: \"single\" names the text twice",
+                               where);
             after = true;
         } else {
             ZB_TRY(template_token(t, item, specials, where, after ? &suffix : &prefix, err));
         }
     }
-    if (!after) return zb_fail(err, ZB_ERR_FORMAT, "%s: \"single\" has no place for the text (Sequence)", where);
+    if (!after)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: \"single\" has no place for the text (Sequence)",
+                       where);
     t->prefix = prefix.id, t->n_prefix = prefix.n;
     t->suffix = suffix.id, t->n_suffix = suffix.n;
     return ZB_OK;
 }
 
-static zb_status read_post_processor(zb_tokenizer *t, const json_t *o, const char *where, int depth, zb_err *err) {
+static zb_status read_post_processor(zb_tokenizer *t, const json_t *o, const char *where, int depth,
+                                     zb_err *err) {
     const char *type;
     if (!json_is_object(o))
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where, zb_json_type(o));
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
+                       zb_json_type(o));
     ZB_TRY(zb_json_str(o, where, "type", true, &type, err));
     if (strcmp(type, "ByteLevel") == 0) return ZB_OK; /* only moves offsets */
     if (strcmp(type, "TemplateProcessing") == 0) return read_template(t, o, where, err);
     if (strcmp(type, "Sequence") != 0 || depth == 4)
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: type \"%.40s\": expected ByteLevel, TemplateProcessing or a "
-                       "Sequence of them", where, type);
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: type \"%.40s\": expected ByteLevel, TemplateProcessing or a "
+                       "Sequence of them",
+                       where, type);
     json_t *list, *item;
     size_t i;
     ZB_TRY(zb_json_array(o, where, "processors", true, &list, err));
@@ -209,8 +222,8 @@ static zb_status encode_text(encoding *e, zb_str text, zb_err *err) {
     return encode_bytes(e, (zb_str){text.p + done, text.n - done}, err);
 }
 
-zb_status zb_tokenizer_encode(const zb_tokenizer *t, zb_str text, bool add_special, bool parse_special, zb_arena *a,
-                              zb_ids *out, zb_err *err) {
+zb_status zb_tokenizer_encode(const zb_tokenizer *t, zb_str text, bool add_special,
+                              bool parse_special, zb_arena *a, zb_ids *out, zb_err *err) {
     *out = (zb_ids){0};
     encoding e = {.t = t, .specials = parse_special};
     e.ids.arena = &e.scratch;
@@ -227,13 +240,15 @@ zb_status zb_tokenizer_encode(const zb_tokenizer *t, zb_str text, bool add_speci
     return s;
 }
 
-zb_status zb_tokenizer_decode(const zb_tokenizer *t, const int32_t *ids, size_t n, bool special, zb_buf *out,
-                              zb_err *err) {
+zb_status zb_tokenizer_decode(const zb_tokenizer *t, const int32_t *ids, size_t n, bool special,
+                              zb_buf *out, zb_err *err) {
     for (size_t i = 0; i < n; i++) {
         if (ids[i] < 0 || ids[i] >= t->vocab.n)
-            return zb_fail(err, ZB_ERR_USAGE, "token id %d: expected 0 to %d", (int)ids[i], (int)t->vocab.n - 1);
+            return zb_fail(err, ZB_ERR_USAGE, "token id %d: expected 0 to %d", (int)ids[i],
+                           (int)t->vocab.n - 1);
         const zb_token *token = &t->vocab.token[ids[i]];
-        if (special || !(token->flags & ZB_TOKEN_SPECIAL)) zb_buf_add(out, token->bytes.p, token->bytes.n);
+        if (special || !(token->flags & ZB_TOKEN_SPECIAL))
+            zb_buf_add(out, token->bytes.p, token->bytes.n);
     }
     return ZB_OK;
 }

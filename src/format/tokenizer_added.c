@@ -1,8 +1,9 @@
 /* tokenizer_added.c - added tokens in a text (contract in tokenizer_added.h).
  *
- * The rules are those of the `tokenizers` package: of the tokens that begin leftmost the longest is taken, and a
- * match that fails its conditions is passed over whole. single_word asks that no word character touch the token;
- * lstrip and rstrip let it swallow the white space before and behind it, but not what an earlier token took. */
+ * The rules are those of the `tokenizers` package: of the tokens that begin leftmost the longest is
+ * taken, and a match that fails its conditions is passed over whole. single_word asks that no word
+ * character touch the token; lstrip and rstrip let it swallow the white space before and behind it,
+ * but not what an earlier token took. */
 #include "format/tokenizer_added.h"
 
 #include "base/err.h"
@@ -86,9 +87,11 @@ bool zb_added_next(const zb_added *t, zb_str text, bool specials, size_t *at, zb
         if (token->special && !specials) continue;
         if (token->single_word && !is_whole_word(text, start, end)) continue;
         if (token->lstrip)
-            while (start > floor && (len = decode_before(text, start, &cp)) && zb_char_is_space(cp)) start -= len;
+            while (start > floor && (len = decode_before(text, start, &cp)) && zb_char_is_space(cp))
+                start -= len;
         if (token->rstrip)
-            while ((len = zb_utf8_decode(text.p + end, text.n - end, &cp)) && zb_char_is_space(cp)) end += len;
+            while ((len = zb_utf8_decode(text.p + end, text.n - end, &cp)) && zb_char_is_space(cp))
+                end += len;
         *m = (zb_added_match){token, start, end};
         *at = end;
         return true;

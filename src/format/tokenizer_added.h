@@ -1,7 +1,8 @@
-/* tokenizer_added.h - private to the tokenizer: added tokens cut out of the text before anything else.
+/* tokenizer_added.h - private to the tokenizer: added tokens cut out of the text before anything
+ * else.
  *
- * A trie over the tokens' bytes, its edges in one hash table; the longest token at the leftmost place
- * wins. Costs at most the longest token's length per byte of text. Immutable once built. */
+ * A trie over the tokens' bytes, its edges in one hash table; the longest token at the leftmost
+ * place wins. Costs at most the longest token's length per byte of text. Immutable once built. */
 #ifndef ZB_FORMAT_TOKENIZER_ADDED_H
 #define ZB_FORMAT_TOKENIZER_ADDED_H
 
@@ -35,8 +36,8 @@ typedef struct zb_added_match {
     size_t start, end; /* white space taken by lstrip and rstrip included */
 } zb_added_match;
 
-/* The next match that starts at or after *at; false if there is none. *at moves behind it. With `specials`
- * false the special tokens are passed over as ordinary text. */
+/* The next match that starts at or after *at; false if there is none. *at moves behind it. With
+ * `specials` false the special tokens are passed over as ordinary text. */
 bool zb_added_next(const zb_added *t, zb_str text, bool specials, size_t *at, zb_added_match *m);
 
 #endif

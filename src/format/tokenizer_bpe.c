@@ -1,10 +1,11 @@
 /* tokenizer_bpe.c - byte-pair encoding of one piece (contract in tokenizer_vocab.h).
  *
- * Start with one symbol per byte; while any two neighbours form a merge, apply the one of lowest rank, the
- * leftmost first (Sennrich et al. 2016, in the order of the `tokenizers` package). Pieces are mostly words,
- * so short ones are merged in a plain array, which is faster than anything clever; long ones (a text
- * without blanks) use a linked list and a heap of candidates, O(n log n). Both give the same ids. A candidate
- * in the heap is stale once its left symbol is swallowed or forms another merge; it is then skipped. */
+ * Start with one symbol per byte; while any two neighbours form a merge, apply the one of lowest
+ * rank, the leftmost first (Sennrich et al. 2016, in the order of the `tokenizers` package). Pieces
+ * are mostly words, so short ones are merged in a plain array, which is faster than anything
+ * clever; long ones (a text without blanks) use a linked list and a heap of candidates, O(n log n).
+ * Both give the same ids. A candidate in the heap is stale once its left symbol is swallowed or
+ * forms another merge; it is then skipped. */
 #include "format/tokenizer_vocab.h"
 
 #include <string.h>
@@ -54,7 +55,9 @@ typedef struct heap {
     size_t n;
 } heap;
 
-static bool before(candidate a, candidate b) { return a.rank < b.rank || (a.rank == b.rank && a.left < b.left); }
+static bool before(candidate a, candidate b) {
+    return a.rank < b.rank || (a.rank == b.rank && a.left < b.left);
+}
 
 static void heap_push(heap *h, candidate c) {
     size_t i = h->n++;

@@ -1,4 +1,5 @@
-/* tokenizer_impl.h - private to the tokenizer's files: the struct and the pieces loading is made of. */
+/* tokenizer_impl.h - private to the tokenizer's files: the struct and the pieces loading is made
+ * of. */
 #ifndef ZB_FORMAT_TOKENIZER_IMPL_H
 #define ZB_FORMAT_TOKENIZER_IMPL_H
 
@@ -23,16 +24,20 @@ struct zb_tokenizer {
     size_t n_prefix, n_suffix;
     int32_t role[ZB_ROLES]; /* ids, -1: none */
     const char *chat_template;
-    /* The entries of tokenizer.json as read (or as they would be, for a GGUF), for writing them again. */
+    /* The entries of tokenizer.json as read (or as they would be, for a GGUF), for writing them
+     * again. */
     json_t *normalizer, *pre_tokenizer, *post_processor;
 };
 
 zb_tokenizer *zb_tokenizer_new(void);
 
-/* Marks id as an added token with this text (kept by reference); checks it against the vocabulary. */
-zb_status zb_tokenizer_add(zb_tokenizer *t, const zb_added_token *token, const char *where, zb_err *err);
+/* Marks id as an added token with this text (kept by reference); checks it against the vocabulary.
+ */
+zb_status zb_tokenizer_add(zb_tokenizer *t, const zb_added_token *token, const char *where,
+                           zb_err *err);
 
-/* After vocabulary, merges, added tokens and the three JSON entries are set: patterns, tries, prefix, suffix. */
+/* After vocabulary, merges, added tokens and the three JSON entries are set: patterns, tries,
+ * prefix, suffix. */
 zb_status zb_tokenizer_finish(zb_tokenizer *t, const char *where, zb_err *err);
 
 /* Id of a token's text, added or not; -1 if there is none. */

@@ -1,8 +1,9 @@
 /* tokenizer_json.c - a cursor over JSON text (contract in tokenizer_json.h).
  *
- * A vocabulary of 128,000 tokens with 280,000 merges takes jansson a third of a second, most of it in small
- * allocations; the cursor reads it in a tenth. Cutting only finds where values end (strings and brackets); whatever is
- * malformed is found by the one that reads the part afterwards: the cursor for the two values, jansson for the rest. */
+ * A vocabulary of 128,000 tokens with 280,000 merges takes jansson a third of a second, most of it
+ * in small allocations; the cursor reads it in a tenth. Cutting only finds where values end
+ * (strings and brackets); whatever is malformed is found by the one that reads the part afterwards:
+ * the cursor for the two values, jansson for the rest. */
 #include "format/tokenizer_json.h"
 
 #include <string.h>
@@ -11,16 +12,19 @@ zb_status zb_json_cursor_fail(const zb_json_cursor *c, const char *expected, zb_
     size_t line = 1;
     for (const char *p = c->begin; p < c->p; p++) line += *p == '\n';
     if (c->p >= c->end)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s:%zu: invalid JSON: expected %s, found the end of the file", c->where, line,
-                       expected);
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s:%zu: invalid JSON: expected %s, found the end of the file", c->where,
+                       line, expected);
     size_t n = (size_t)(c->end - c->p) < 12 ? (size_t)(c->end - c->p) : 12, shown = 0;
-    while (shown < n && (unsigned char)c->p[shown] >= ' ' && (unsigned char)c->p[shown] < 127) shown++;
-    return zb_fail(err, ZB_ERR_FORMAT, "%s:%zu: invalid JSON: expected %s, found \"%.*s\"", c->where, line, expected,
-                   (int)shown, c->p);
+    while (shown < n && (unsigned char)c->p[shown] >= ' ' && (unsigned char)c->p[shown] < 127)
+        shown++;
+    return zb_fail(err, ZB_ERR_FORMAT, "%s:%zu: invalid JSON: expected %s, found \"%.*s\"",
+                   c->where, line, expected, (int)shown, c->p);
 }
 
 static void skip_space(zb_json_cursor *c) {
-    while (c->p < c->end && (*c->p == ' ' || *c->p == '\n' || *c->p == '\t' || *c->p == '\r')) c->p++;
+    while (c->p < c->end && (*c->p == ' ' || *c->p == '\n' || *c->p == '\t' || *c->p == '\r'))
+        c->p++;
 }
 
 bool zb_json_cursor_skip(zb_json_cursor *c, char expected) {
@@ -41,7 +45,8 @@ static bool read_hex4(zb_json_cursor *c, uint32_t *out) {
     *out = 0;
     for (int i = 0; i < 4; i++) {
         char h = c->p[i];
-        uint32_t digit = h >= '0' && h <= '9' ? (uint32_t)(h - '0') : (uint32_t)((h | 32) - 'a' + 10);
+        uint32_t digit =
+            h >= '0' && h <= '9' ? (uint32_t)(h - '0') : (uint32_t)((h | 32) - 'a' + 10);
         if (digit > 15) return false;
         *out = *out << 4 | digit;
     }
@@ -63,7 +68,8 @@ static zb_status read_escape(zb_json_cursor *c, zb_buf *out, zb_err *err) {
     }
     if (*c->p != 'u') return zb_json_cursor_fail(c, "an escape", err);
     c->p++;
-    if (!read_hex4(c, &cp) || cp == 0) return zb_json_cursor_fail(c, "four hexadecimal digits other than 0000", err);
+    if (!read_hex4(c, &cp) || cp == 0)
+        return zb_json_cursor_fail(c, "four hexadecimal digits other than 0000", err);
     if (cp >= 0xD800 && cp < 0xDC00) {
         bool second = c->end - c->p >= 2 && c->p[0] == '\\' && c->p[1] == 'u';
         if (second) c->p += 2;
@@ -87,7 +93,8 @@ zb_status zb_json_cursor_string(zb_json_cursor *c, zb_buf *out, zb_str *s, zb_er
         unsigned char byte = (unsigned char)*c->p;
         uint32_t cp;
         size_t len = byte < 0x80 ? byte >= ' ' : zb_utf8_decode(c->p, (size_t)(c->end - c->p), &cp);
-        if (!len) return zb_json_cursor_fail(c, "UTF-8 without control characters in a string", err);
+        if (!len)
+            return zb_json_cursor_fail(c, "UTF-8 without control characters in a string", err);
         if (byte != '\\') {
             c->p += len;
             continue;
@@ -115,7 +122,8 @@ zb_status zb_json_cursor_int(zb_json_cursor *c, int64_t *out, zb_err *err) {
     if (negative) c->p++;
     const char *digits = c->p;
     int64_t v = 0;
-    while (c->p < c->end && *c->p >= '0' && *c->p <= '9' && c->p - digits < 18) v = 10 * v + (*c->p++ - '0');
+    while (c->p < c->end && *c->p >= '0' && *c->p <= '9' && c->p - digits < 18)
+        v = 10 * v + (*c->p++ - '0');
     /* A fraction, an exponent, a 19th digit: no integer that could be an id. */
     bool ends = c->p < c->end && (*c->p == ',' || *c->p == '}' || *c->p == ']' || *c->p <= ' ');
     if (c->p == digits || !ends || (*digits == '0' && c->p - digits > 1)) {
@@ -153,9 +161,11 @@ static bool next_member(zb_json_cursor *c, bool first, zb_buf *tmp, zb_str *key)
     return zb_json_cursor_string(c, tmp, key, NULL) == ZB_OK && zb_json_cursor_skip(c, ':');
 }
 
-static void cut_value(zb_json_cursor *c, char open, zb_json_cursor *value, const char **copied, zb_buf *rest) {
+static void cut_value(zb_json_cursor *c, char open, zb_json_cursor *value, const char **copied,
+                      zb_buf *rest) {
     skip_space(c);
-    if (value->p || c->p >= c->end || *c->p != open) { /* a second one, or another type: jansson will see it */
+    if (value->p || c->p >= c->end ||
+        *c->p != open) { /* a second one, or another type: jansson will see it */
         skip_value(c);
         return;
     }

@@ -1,9 +1,10 @@
 /* tokenizer_load.c - a tokenizer from a Hugging Face folder (contract in tokenizer.h).
  *
- * tokenizer.json holds the algorithm: model (vocabulary, merges), added tokens, normaliser, pre-tokenizer,
- * post-processor. tokenizer_config.json names the BOS and EOS tokens and may hold the chat template, which
- * chat_template.jinja overrides when it is there. The vocabulary's ids decide how much memory is
- * taken, so they must lie below the number of tokens plus a fixed allowance for gaps. */
+ * tokenizer.json holds the algorithm: model (vocabulary, merges), added tokens, normaliser,
+ * pre-tokenizer, post-processor. tokenizer_config.json names the BOS and EOS tokens and may hold
+ * the chat template, which chat_template.jinja overrides when it is there. The vocabulary's ids
+ * decide how much memory is taken, so they must lie below the number of tokens plus a fixed
+ * allowance for gaps. */
 #include "format/tokenizer_impl.h"
 
 #include "base/file.h"
@@ -18,13 +19,13 @@ static const size_t FILE_MAX = (size_t)256 << 20;
 static zb_status check_id(int64_t id, const char *where, zb_str token, size_t limit, zb_err *err) {
     if (id >= 0 && (size_t)id < limit) return ZB_OK;
     int shown = token.n > 60 ? (int)zb_utf8_complete(token.p, 60) : (int)token.n;
-    return zb_fail(err, ZB_ERR_FORMAT, "%s: id of \"%.*s\": expected 0 to %zu, found %lld", where, shown, token.p,
-                   limit - 1, (long long)id);
+    return zb_fail(err, ZB_ERR_FORMAT, "%s: id of \"%.*s\": expected 0 to %zu, found %lld", where,
+                   shown, token.p, limit - 1, (long long)id);
 }
 
 /* The next "token": id of the vocabulary; *more = false at its end. */
-static zb_status next_token(zb_json_cursor *c, bool first, zb_buf *tmp, zb_str *text, int64_t *id, bool *more,
-                            zb_err *err) {
+static zb_status next_token(zb_json_cursor *c, bool first, zb_buf *tmp, zb_str *text, int64_t *id,
+                            bool *more, zb_err *err) {
     *more = false;
     if (first) {
         ZB_TRY(zb_json_cursor_expect(c, '{', err));
@@ -55,7 +56,8 @@ static zb_status count_vocab(zb_json_cursor c, zb_buf *tmp, size_t *n, int64_t *
 }
 
 /* Highest id of vocabulary and added tokens, plus one; all ids are checked on the way. */
-static zb_status count_ids(const zb_json_cursor *vocab, const json_t *added, zb_buf *tmp, int32_t *n, zb_err *err) {
+static zb_status count_ids(const zb_json_cursor *vocab, const json_t *added, zb_buf *tmp,
+                           int32_t *n, zb_err *err) {
     size_t count, i;
     json_t *v;
     int64_t most = -1, id = -1;
@@ -112,7 +114,8 @@ static zb_status read_merge(zb_tokenizer *t, zb_json_cursor *c, zb_buf tmp[2], z
     } else {
         ZB_TRY(zb_json_cursor_string(c, &tmp[0], &left, err));
         const char *blank = left.n ? memchr(left.p, ' ', left.n) : NULL;
-        if (!blank) return zb_json_cursor_fail(c, "two tokens with a blank between them before this", err);
+        if (!blank)
+            return zb_json_cursor_fail(c, "two tokens with a blank between them before this", err);
         right = (zb_str){blank + 1, left.n - (size_t)(blank + 1 - left.p)};
         left.n = (size_t)(blank - left.p);
     }
@@ -134,15 +137,19 @@ static zb_status refuse_options(const json_t *model, const char *where, zb_err *
     double dropout = 0;
     ZB_TRY(zb_json_str(model, where, "type", false, &type, err));
     if (strcmp(type, "BPE") != 0)
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: type: expected \"BPE\", found \"%.40s\"", where, type);
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: type: expected \"BPE\", found \"%.40s\"",
+                       where, type);
     for (int i = 0; i < 2; i++) {
         const char *text = "";
         ZB_TRY(zb_json_str(model, where, keys[i], false, &text, err));
         if (*text)
-            return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: %s: expected none, found \"%.40s\"", where, keys[i], text);
+            return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: %s: expected none, found \"%.40s\"", where,
+                           keys[i], text);
     }
     ZB_TRY(zb_json_f64(model, where, "dropout", false, &dropout, err));
-    if (dropout != 0) return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: dropout: expected none, found %g", where, dropout);
+    if (dropout != 0)
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: dropout: expected none, found %g", where,
+                       dropout);
     return ZB_OK;
 }
 
@@ -152,8 +159,8 @@ typedef struct parts {
     json_t *root;
 } parts;
 
-static zb_status read_model(zb_tokenizer *t, const parts *p, const json_t *model, const json_t *added, zb_buf tmp[2],
-                            zb_err *err) {
+static zb_status read_model(zb_tokenizer *t, const parts *p, const json_t *model,
+                            const json_t *added, zb_buf tmp[2], zb_err *err) {
     const char *where = p->vocab.where, *unk = NULL;
     json_t *unused;
     int32_t n = 0;
@@ -170,7 +177,8 @@ static zb_status read_model(zb_tokenizer *t, const parts *p, const json_t *model
     if (!unk) return ZB_OK;
     t->vocab.unk = zb_tokenizer_text_id(t, zb_str_from(unk));
     if (t->vocab.unk < 0)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: unk_token: \"%.60s\" is not in the vocabulary", where, unk);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: unk_token: \"%.60s\" is not in the vocabulary",
+                       where, unk);
     return ZB_OK;
 }
 
@@ -184,8 +192,8 @@ static zb_status read_added(zb_tokenizer *t, const json_t *added, const char *wh
         ZB_TRY(zb_json_str(o, where, "content", true, &content, err));
         size_t n = strlen(content);
         if (n == 0 || n > TOKEN_MAX)
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: entry %zu: expected 1 to %d bytes, found %zu", where, i,
-                           (int)TOKEN_MAX, n);
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: entry %zu: expected 1 to %d bytes, found %zu",
+                           where, i, (int)TOKEN_MAX, n);
         token.text = (zb_str){zb_strndup(&t->arena, content, n), n};
         token.id = (int32_t)json_integer_value(json_object_get(o, "id")); /* checked by count_ids */
         ZB_TRY(zb_json_bool(o, where, "special", false, &token.special, err));
@@ -204,7 +212,8 @@ static zb_status check_decoder(const json_t *o, const char *where, zb_err *err) 
     const char *type;
     if (!o || json_is_null(o)) return ZB_OK;
     if (!json_is_object(o))
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: decoder: expected an object, found %s", where, zb_json_type(o));
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: decoder: expected an object, found %s", where,
+                       zb_json_type(o));
     ZB_TRY(zb_json_str(o, where, "type", true, &type, err));
     const json_t *list = strcmp(type, "Sequence") == 0 ? json_object_get(o, "decoders") : NULL;
     if (json_array_size(list) == 1) { /* one level: what is not an object in it has no type */
@@ -212,15 +221,18 @@ static zb_status check_decoder(const json_t *o, const char *where, zb_err *err) 
         type = inner ? inner : "Sequence";
     }
     if (strcmp(type, "ByteLevel") != 0)
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: decoder: expected ByteLevel, found \"%.40s\"", where, type);
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: decoder: expected ByteLevel, found \"%.40s\"",
+                       where, type);
     return ZB_OK;
 }
 
-static zb_status read_parts(zb_tokenizer *t, const parts *p, const char *path, zb_buf tmp[2], zb_err *err) {
+static zb_status read_parts(zb_tokenizer *t, const parts *p, const char *path, zb_buf tmp[2],
+                            zb_err *err) {
     char where[256];
     json_t *model, *added = NULL;
     if (!json_is_object(p->root))
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", path, zb_json_type(p->root));
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", path,
+                       zb_json_type(p->root));
     ZB_TRY(zb_json_object(p->root, path, "model", true, &model, err));
     ZB_TRY(zb_json_array(p->root, path, "added_tokens", false, &added, err));
     ZB_TRY(read_model(t, p, model, added, tmp, err));
@@ -257,22 +269,25 @@ static zb_status read_tokenizer_json(zb_tokenizer *t, zb_str text, const char *p
 }
 
 /* "bos_token": "text", {"content": "text"} or null. */
-static zb_status read_role(zb_tokenizer *t, const json_t *config, int role, const char *path, zb_err *err) {
+static zb_status read_role(zb_tokenizer *t, const json_t *config, int role, const char *path,
+                           zb_err *err) {
     const json_t *v = json_object_get(config, zb_role_name[role]);
     if (!v || json_is_null(v)) return ZB_OK;
     if (json_is_object(v)) v = json_object_get(v, "content");
     if (!json_is_string(v))
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\": expected a string, found %s", path, zb_role_name[role],
-                       zb_json_type(v));
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\": expected a string, found %s", path,
+                       zb_role_name[role], zb_json_type(v));
     t->role[role] = zb_tokenizer_text_id(t, (zb_str){json_string_value(v), json_string_length(v)});
     if (t->role[role] < 0)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\": \"%.60s\" is not a token of the vocabulary", path,
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: key \"%s\": \"%.60s\" is not a token of the vocabulary", path,
                        zb_role_name[role], json_string_value(v));
     return ZB_OK;
 }
 
 /* A string, or a list of named templates: "default", else the first. */
-static zb_status read_template_key(zb_tokenizer *t, const json_t *config, const char *path, zb_err *err) {
+static zb_status read_template_key(zb_tokenizer *t, const json_t *config, const char *path,
+                                   zb_err *err) {
     const json_t *v = json_object_get(config, "chat_template");
     if (json_is_array(v)) {
         const json_t *chosen = json_array_get(v, 0), *item;
@@ -285,10 +300,11 @@ static zb_status read_template_key(zb_tokenizer *t, const json_t *config, const 
     }
     if (!v || json_is_null(v)) return ZB_OK;
     if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"chat_template\": expected a text, found %s", path,
-                       json_is_string(v) ? "one with a NUL" : zb_json_type(v));
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"chat_template\": expected a text, found %s",
+                       path, json_is_string(v) ? "one with a NUL" : zb_json_type(v));
     if (json_string_length(v) > TEMPLATE_MAX)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"chat_template\": more than %d bytes", path, (int)TEMPLATE_MAX);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"chat_template\": more than %d bytes", path,
+                       (int)TEMPLATE_MAX);
     t->chat_template = zb_strdup(&t->arena, json_string_value(v));
     return ZB_OK;
 }
@@ -298,8 +314,10 @@ static zb_status read_config(zb_tokenizer *t, zb_str text, const char *path, zb_
     ZB_TRY(zb_json_parse(text.p, text.n, path, &config, err));
     zb_status s = ZB_OK;
     if (!json_is_object(config))
-        s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", path, zb_json_type(config));
-    for (int role = 0; role < ZB_ROLES && s == ZB_OK; role++) s = read_role(t, config, role, path, err);
+        s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", path,
+                    zb_json_type(config));
+    for (int role = 0; role < ZB_ROLES && s == ZB_OK; role++)
+        s = read_role(t, config, role, path, err);
     if (s == ZB_OK) s = read_template_key(t, config, path, err);
     json_decref(config);
     return s;
@@ -332,15 +350,18 @@ static zb_status open_sources(zb_tokenizer **out, const sources *from, zb_err *e
     return s;
 }
 
-zb_status zb_tokenizer_parse(zb_tokenizer **out, zb_str tokenizer, zb_str config, const char *where, zb_err *err) {
+zb_status zb_tokenizer_parse(zb_tokenizer **out, zb_str tokenizer, zb_str config, const char *where,
+                             zb_err *err) {
     *out = NULL;
-    sources from = {.tokenizer = tokenizer, .config = config, .tokenizer_path = where, .config_path = where};
+    sources from = {
+        .tokenizer = tokenizer, .config = config, .tokenizer_path = where, .config_path = where};
     if (config.n == 0) from.config.p = NULL;
     return open_sources(out, &from, err);
 }
 
 /* A small file of the folder if it is there. */
-static zb_status read_optional(const char *path, size_t limit, zb_arena *a, zb_str *out, zb_err *err) {
+static zb_status read_optional(const char *path, size_t limit, zb_arena *a, zb_str *out,
+                               zb_err *err) {
     return zb_file_exists(path) ? zb_file_read(path, limit, a, out, err) : ZB_OK;
 }
 
@@ -355,8 +376,8 @@ static zb_status open_folder(zb_tokenizer **out, const char *dir, zb_arena *tmp,
     from.tokenizer = (zb_str){map.data ? (const char *)map.data : "", map.size};
     zb_status s = map.size <= FILE_MAX
                       ? open_sources(out, &from, err)
-                      : zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %zu bytes, found %zu", from.tokenizer_path,
-                                FILE_MAX, map.size);
+                      : zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %zu bytes, found %zu",
+                                from.tokenizer_path, FILE_MAX, map.size);
     zb_map_close(&map);
     return s;
 }

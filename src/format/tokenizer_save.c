@@ -1,7 +1,8 @@
 /* tokenizer_save.c - a tokenizer as a Hugging Face folder (contract in tokenizer.h).
  *
- * The normaliser, pre-tokenizer and post-processor are written as they were read, the rest from our tables. Merges are
- * written as "a b", which every version of the `tokenizers` package reads, unless a token holds a blank. */
+ * The normaliser, pre-tokenizer and post-processor are written as they were read, the rest from our
+ * tables. Merges are written as "a b", which every version of the `tokenizers` package reads,
+ * unless a token holds a blank. */
 #include "format/tokenizer_impl.h"
 
 #include "base/file.h"
@@ -48,44 +49,51 @@ static json_t *added_json(const zb_tokenizer *t) {
     for (size_t i = 0; i < t->n_added; i++) {
         const zb_added_token *a = &t->added[i];
         json_array_append_new(
-            list, json_pack("{s:i, s:s%, s:b, s:b, s:b, s:b, s:b}", "id", (int)a->id, "content", a->text.p, a->text.n,
-                            "single_word", (int)a->single_word, "lstrip", (int)a->lstrip, "rstrip", (int)a->rstrip,
-                            "normalized", (int)a->normalized, "special", (int)a->special));
+            list, json_pack("{s:i, s:s%, s:b, s:b, s:b, s:b, s:b}", "id", (int)a->id, "content",
+                            a->text.p, a->text.n, "single_word", (int)a->single_word, "lstrip",
+                            (int)a->lstrip, "rstrip", (int)a->rstrip, "normalized",
+                            (int)a->normalized, "special", (int)a->special));
     }
     return list;
 }
 
 static json_t *model_json(const zb_tokenizer *t) {
     json_t *unk = t->vocab.unk < 0 ? json_null() : text_json(t, t->vocab.unk);
-    return json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token", unk,
-                     "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", (int)t->vocab.fuse_unk,
-                     "byte_fallback", 0, "ignore_merges", (int)t->vocab.ignore_merges, "vocab", vocab_json(t), "merges",
-                     merges_json(t));
+    return json_pack("{s:s, s:n, s:o, s:n, s:n, s:b, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout",
+                     "unk_token", unk, "continuing_subword_prefix", "end_of_word_suffix",
+                     "fuse_unk", (int)t->vocab.fuse_unk, "byte_fallback", 0, "ignore_merges",
+                     (int)t->vocab.ignore_merges, "vocab", vocab_json(t), "merges", merges_json(t));
 }
 
 /* The entry as read; null where there was none. */
 static json_t *copy_of(const json_t *v) { return v ? json_deep_copy(v) : json_null(); }
 
 static json_t *tokenizer_json(const zb_tokenizer *t) {
-    json_t *decoder = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1, "trim_offsets", 1,
-                                "use_regex", 1);
-    return json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation", "padding",
-                     "added_tokens", added_json(t), "normalizer", copy_of(t->normalizer), "pre_tokenizer",
-                     copy_of(t->pre_tokenizer), "post_processor", copy_of(t->post_processor), "decoder", decoder,
-                     "model", model_json(t));
+    json_t *decoder = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1,
+                                "trim_offsets", 1, "use_regex", 1);
+    return json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0",
+                     "truncation", "padding", "added_tokens", added_json(t), "normalizer",
+                     copy_of(t->normalizer), "pre_tokenizer", copy_of(t->pre_tokenizer),
+                     "post_processor", copy_of(t->post_processor), "decoder", decoder, "model",
+                     model_json(t));
 }
 
 static json_t *config_json(const zb_tokenizer *t) {
-    json_t *o = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0);
+    json_t *o = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
+                          "clean_up_tokenization_spaces", 0);
     for (int role = 0; role < ZB_ROLES; role++)
-        if (t->role[role] >= 0) json_object_set_new(o, zb_role_name[role], text_json(t, t->role[role]));
+        if (t->role[role] >= 0)
+            json_object_set_new(o, zb_role_name[role], text_json(t, t->role[role]));
     if (t->chat_template) json_object_set_new(o, "chat_template", json_string(t->chat_template));
     return o;
 }
 
-static zb_status write_json(const char *dir, const char *name, json_t *v, zb_arena *a, zb_err *err) {
+static zb_status write_json(const char *dir, const char *name, json_t *v, zb_arena *a,
+                            zb_err *err) {
     const char *path = zb_path_join(a, dir, name);
-    if (!v) return zb_fail(err, ZB_ERR_INTERNAL, "%s: a text of the tokenizer is not valid UTF-8", path);
+    if (!v)
+        return zb_fail(err, ZB_ERR_INTERNAL, "%s: a text of the tokenizer is not valid UTF-8",
+                       path);
     zb_status s = zb_json_write(path, v, err);
     json_decref(v);
     return s;

@@ -1,8 +1,10 @@
-/* tokenizer_split.h - private to the tokenizer: normalisation and the cuts made before byte-pair encoding.
+/* tokenizer_split.h - private to the tokenizer: normalisation and the cuts made before byte-pair
+ * encoding.
  *
  * Built from the "normalizer" and "pre_tokenizer" entries of tokenizer.json. A pre-tokenizer is a
- * chain of patterns: each cuts every piece of the one before. Patterns are compiled once (PCRE2) and are
- * immutable; the scratch memory of a run belongs to the caller, so any thread may run one. */
+ * chain of patterns: each cuts every piece of the one before. Patterns are compiled once (PCRE2)
+ * and are immutable; the scratch memory of a run belongs to the caller, so any thread may run one.
+ */
 #ifndef ZB_FORMAT_TOKENIZER_SPLIT_H
 #define ZB_FORMAT_TOKENIZER_SPLIT_H
 
@@ -37,7 +39,8 @@ zb_status zb_splitter_build(zb_splitter *s, const json_t *normalizer, const json
                             const char *where, zb_err *err);
 void zb_splitter_free(zb_splitter *s);
 
-/* Valid UTF-8 in, normalised out (the input itself if there is nothing to do, else in the arena). */
+/* Valid UTF-8 in, normalised out (the input itself if there is nothing to do, else in the arena).
+ */
 zb_str zb_splitter_normalize(const zb_splitter *s, zb_str text, zb_arena *a);
 
 typedef struct zb_split_work {
@@ -48,8 +51,8 @@ typedef struct zb_split_work {
 void zb_split_work_init(zb_split_work *w);
 void zb_split_work_free(zb_split_work *w);
 
-/* Calls `piece` for each pre-token of `text` (valid UTF-8) in order. A pattern that needs more steps than the
- * length of the text justifies is an error. */
+/* Calls `piece` for each pre-token of `text` (valid UTF-8) in order. A pattern that needs more
+ * steps than the length of the text justifies is an error. */
 zb_status zb_splitter_run(const zb_splitter *s, zb_split_work *w, zb_str text,
                           void (*piece)(void *ctx, zb_str text), void *ctx, zb_err *err);
 

@@ -1,9 +1,10 @@
 /* tokenizer_vocab.c - tokens and merges of a byte-level BPE (contract in tokenizer_vocab.h).
  *
- * GPT-2's files write every token in a printable alphabet: byte b is the character of code b when that is a
- * visible character (33-126, 161-172, 174-255), else the character 256 + k where b is the k-th byte
- * that is not. Reading turns the text into bytes once, so that encoding and decoding work on bytes only.
- * A token whose text leaves the alphabet (an added token such as one with a blank in it) stands for its own UTF-8.
+ * GPT-2's files write every token in a printable alphabet: byte b is the character of code b when
+ * that is a visible character (33-126, 161-172, 174-255), else the character 256 + k where b is the
+ * k-th byte that is not. Reading turns the text into bytes once, so that encoding and decoding work
+ * on bytes only. A token whose text leaves the alphabet (an added token such as one with a blank in
+ * it) stands for its own UTF-8.
  *
  * Both tables are open-addressed with linear probing and at most half full. */
 #include "format/tokenizer_vocab.h"
@@ -109,7 +110,8 @@ void zb_vocab_init(zb_vocab *v, int32_t n, size_t n_merges, zb_arena *a) {
 /* The slot that holds the bytes, or the empty one where they belong. */
 static int32_t *vocab_slot(const zb_vocab *v, zb_str bytes) {
     size_t i = hash_bytes(bytes) & (v->slots - 1);
-    while (v->slot[i] >= 0 && !zb_str_eq(v->token[v->slot[i]].bytes, bytes)) i = (i + 1) & (v->slots - 1);
+    while (v->slot[i] >= 0 && !zb_str_eq(v->token[v->slot[i]].bytes, bytes))
+        i = (i + 1) & (v->slots - 1);
     return &v->slot[i];
 }
 
@@ -118,20 +120,21 @@ int32_t zb_vocab_find(const zb_vocab *v, zb_str bytes) { return *vocab_slot(v, b
 /* Texts in messages are cut so that the place and the reason always fit. */
 static int shown(zb_str s) { return s.n > 60 ? (int)zb_utf8_complete(s.p, 60) : (int)s.n; }
 
-zb_status zb_vocab_set(zb_vocab *v, int32_t id, zb_str text, zb_arena *a, const char *where, zb_err *err) {
+zb_status zb_vocab_set(zb_vocab *v, int32_t id, zb_str text, zb_arena *a, const char *where,
+                       zb_err *err) {
     ZB_ASSERT(id >= 0 && id < v->n);
     zb_token *t = &v->token[id];
     if (t->flags & ZB_TOKEN_PRESENT)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: id %d is given twice: to \"%.*s\" and before", where, (int)id,
-                       shown(text), text.p);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: id %d is given twice: to \"%.*s\" and before",
+                       where, (int)id, shown(text), text.p);
     char *kept = zb_strndup(a, text.p, text.n);
     bool coded = zb_alphabet_bytes((zb_str){kept, text.n}, a, &t->bytes);
     t->flags = ZB_TOKEN_PRESENT | ZB_TOKEN_MODEL | (coded ? 0 : ZB_TOKEN_RAW);
     if (!coded) return ZB_OK; /* byte-pair encoding cannot reach it */
     int32_t *slot = vocab_slot(v, t->bytes);
     if (*slot >= 0)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: token \"%.*s\" has two ids, %d and %d", where, shown(text), text.p,
-                       (int)*slot, (int)id);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: token \"%.*s\" has two ids, %d and %d", where,
+                       shown(text), text.p, (int)*slot, (int)id);
     *slot = id;
     return ZB_OK;
 }
@@ -145,7 +148,8 @@ void zb_vocab_finish(zb_vocab *v) {
 
 static zb_merge *merge_slot(const zb_vocab *v, uint64_t pair) {
     size_t i = mix(pair * 0x9E3779B97F4A7C15u) & (v->merge_slots - 1);
-    while (v->merge[i].pair != pair && v->merge[i].pair != MERGE_NONE) i = (i + 1) & (v->merge_slots - 1);
+    while (v->merge[i].pair != pair && v->merge[i].pair != MERGE_NONE)
+        i = (i + 1) & (v->merge_slots - 1);
     return &v->merge[i];
 }
 
@@ -154,7 +158,8 @@ const zb_merge *zb_vocab_merge_find(const zb_vocab *v, int32_t left, int32_t rig
     return m->pair == MERGE_NONE ? NULL : m;
 }
 
-zb_status zb_vocab_merge(zb_vocab *v, zb_str left, zb_str right, zb_arena *a, const char *where, zb_err *err) {
+zb_status zb_vocab_merge(zb_vocab *v, zb_str left, zb_str right, zb_arena *a, const char *where,
+                         zb_err *err) {
     zb_mark mark = zb_arena_mark(a);
     zb_str l, r;
     bool coded = zb_alphabet_bytes(left, a, &l) && zb_alphabet_bytes(right, a, &r);
@@ -172,11 +177,13 @@ zb_status zb_vocab_merge(zb_vocab *v, zb_str left, zb_str right, zb_arena *a, co
     if (li < 0 || ri < 0 || id < 0) {
         const char *what = li < 0 ? "its left part" : ri < 0 ? "its right part" : "their union";
         return zb_fail(err, ZB_ERR_FORMAT,
-                       "%s: merge %zu (\"%.*s\" and \"%.*s\"): expected tokens of the vocabulary, but %s is none",
+                       "%s: merge %zu (\"%.*s\" and \"%.*s\"): expected tokens of the vocabulary, "
+                       "but %s is none",
                        where, rank, shown(left), left.p, shown(right), right.p, what);
     }
     uint64_t pair = (uint64_t)li << 32 | (uint32_t)ri;
-    *merge_slot(v, pair) = (zb_merge){pair, (int32_t)rank, id}; /* given twice: the later rank holds */
+    *merge_slot(v, pair) =
+        (zb_merge){pair, (int32_t)rank, id}; /* given twice: the later rank holds */
     v->pair[v->n_merges++] = pair;
     return ZB_OK;
 }

@@ -1,8 +1,8 @@
 /* tokenizer_vocab.h - private to the tokenizer: tokens, merges and byte-pair encoding of one piece.
  *
  * Tokens are kept as the bytes they stand for, not in the printable alphabet of the files. Two hash
- * tables, both in the vocabulary's arena: bytes -> id (only what byte-pair encoding may produce) and
- * (left id, right id) -> (rank, merged id). Immutable once built, so any thread may encode. */
+ * tables, both in the vocabulary's arena: bytes -> id (only what byte-pair encoding may produce)
+ * and (left id, right id) -> (rank, merged id). Immutable once built, so any thread may encode. */
 #ifndef ZB_FORMAT_TOKENIZER_VOCAB_H
 #define ZB_FORMAT_TOKENIZER_VOCAB_H
 
@@ -52,19 +52,23 @@ typedef struct zb_id_list {
 
 void zb_id_list_add(zb_id_list *l, int32_t id);
 
-/* The alphabet: printable ASCII and Latin-1 stand for themselves, the other 68 bytes for U+0100... in order. */
+/* The alphabet: printable ASCII and Latin-1 stand for themselves, the other 68 bytes for U+0100...
+ * in order. */
 uint32_t zb_byte_alphabet(unsigned char byte);
-/* Bytes of a token's text; false (and the text itself in *out) if a character is outside the alphabet. */
+/* Bytes of a token's text; false (and the text itself in *out) if a character is outside the
+ * alphabet. */
 bool zb_alphabet_bytes(zb_str text, zb_arena *a, zb_str *out);
 /* Text of bytes in the alphabet, appended. */
 void zb_alphabet_text(zb_str bytes, zb_buf *out);
 
 void zb_vocab_init(zb_vocab *v, int32_t n, size_t n_merges, zb_arena *a);
-zb_status zb_vocab_set(zb_vocab *v, int32_t id, zb_str text, zb_arena *a, const char *where, zb_err *err);
+zb_status zb_vocab_set(zb_vocab *v, int32_t id, zb_str text, zb_arena *a, const char *where,
+                       zb_err *err);
 /* The id of bytes, -1 if none. */
 int32_t zb_vocab_find(const zb_vocab *v, zb_str bytes);
 /* Appends the merge of two texts of the alphabet at the next rank. */
-zb_status zb_vocab_merge(zb_vocab *v, zb_str left, zb_str right, zb_arena *a, const char *where, zb_err *err);
+zb_status zb_vocab_merge(zb_vocab *v, zb_str left, zb_str right, zb_arena *a, const char *where,
+                         zb_err *err);
 /* The merge of two neighbours, NULL if they form none. */
 const zb_merge *zb_vocab_merge_find(const zb_vocab *v, int32_t left, int32_t right);
 /* Fills byte_id; call after the last zb_vocab_set. */

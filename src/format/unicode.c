@@ -1,9 +1,10 @@
 /* unicode.c - character classes and normal forms (contract in unicode.h).
  *
- * Normalising is decompose, order the marks of each run by combining class (stable), compose (Unicode annex
- * 15). utf8proc offers all three in one call, but orders by swapping neighbours, which is quadratic in the
- * number of marks on one letter; a text may hold a million of them. So each character is decomposed by utf8proc,
- * the marks are ordered here by counting, and utf8proc composes. */
+ * Normalising is decompose, order the marks of each run by combining class (stable), compose
+ * (Unicode annex 15). utf8proc offers all three in one call, but orders by swapping neighbours,
+ * which is quadratic in the number of marks on one letter; a text may hold a million of them. So
+ * each character is decomposed by utf8proc, the marks are ordered here by counting, and utf8proc
+ * composes. */
 #include "format/unicode.h"
 
 #include "base/err.h"
@@ -13,8 +14,8 @@
 
 bool zb_char_is_space(uint32_t cp) {
     if (cp < 0x80) return cp == ' ' || (cp >= '\t' && cp <= '\r');
-    return cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 ||
-           cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
+    return cp == 0x85 || cp == 0xA0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) ||
+           cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F || cp == 0x3000;
 }
 
 bool zb_char_is_letter(uint32_t cp) {
@@ -86,16 +87,16 @@ zb_str zb_normalize(zb_str text, zb_normal_form form, zb_arena *a) {
         ZB_ASSERT(len > 0);
         int boundary = 0;
         cp = zb_grow(a, cp, &cap, n + 32, sizeof(int32_t)); /* no character becomes more than 18 */
-        utf8proc_ssize_t got = utf8proc_decompose_char((utf8proc_int32_t)c, cp + n,
-                                                       (utf8proc_ssize_t)(cap - n), options, &boundary);
+        utf8proc_ssize_t got = utf8proc_decompose_char(
+            (utf8proc_int32_t)c, cp + n, (utf8proc_ssize_t)(cap - n), options, &boundary);
         ZB_ASSERT(got >= 0 && (size_t)got <= cap - n);
         n += (size_t)got;
         i += len;
     }
     order_marks(cp, zb_alloc_array(a, n + 1, sizeof(int32_t)), n);
     if (form == ZB_NFC || form == ZB_NFKC) {
-        utf8proc_ssize_t left = utf8proc_normalize_utf32(cp, (utf8proc_ssize_t)n,
-                                                         UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        utf8proc_ssize_t left =
+            utf8proc_normalize_utf32(cp, (utf8proc_ssize_t)n, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
         ZB_ASSERT(left >= 0);
         n = (size_t)left;
     }

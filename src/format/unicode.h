@@ -11,8 +11,9 @@
 bool zb_char_is_space(uint32_t cp); /* the property White_Space */
 bool zb_char_is_word(uint32_t cp);  /* \w: letters, marks, digits, connectors, joiners */
 bool zb_char_is_letter(uint32_t cp);
-bool zb_char_is_printable(uint32_t cp); /* Python's str.isprintable: no separators but the blank, no controls */
-uint32_t zb_char_upper(uint32_t cp);    /* simple case mappings */
+bool zb_char_is_printable(
+    uint32_t cp); /* Python's str.isprintable: no separators but the blank, no controls */
+uint32_t zb_char_upper(uint32_t cp); /* simple case mappings */
 uint32_t zb_char_lower(uint32_t cp);
 uint32_t zb_char_title(uint32_t cp);
 

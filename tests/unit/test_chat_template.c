@@ -34,14 +34,17 @@ static zb_status render(zb_str source, const json_t *variables, zb_buf *out, zb_
 }
 
 /* One row of a fixture: {"expected": text} or {"error": any}. */
-static void check_row(zb_str source, const json_t *variables, const json_t *row, const char *name, size_t i) {
+static void check_row(zb_str source, const json_t *variables, const json_t *row, const char *name,
+                      size_t i) {
     const json_t *expected = json_object_get(row, "expected");
     zb_err err = {0};
     zb_buf out;
     zb_buf_init(&out, (size_t)1 << 20);
     zb_status s = render(source, variables, &out, &err);
     if (!expected) {
-        if (s == ZB_OK) fail_msg("%s %zu: jinja2 refuses \"%.*s\", we give \"%s\"", name, i, (int)source.n, source.p, zb_buf_str(&out).p);
+        if (s == ZB_OK)
+            fail_msg("%s %zu: jinja2 refuses \"%.*s\", we give \"%s\"", name, i, (int)source.n,
+                     source.p, zb_buf_str(&out).p);
         assert_non_null(strstr(err.msg, "chat template"));
         assert_null(strchr(err.msg, '\n'));
         assert_int_equal(out.n, 0);
@@ -49,7 +52,8 @@ static void check_row(zb_str source, const json_t *variables, const json_t *row,
         zb_str want = {json_string_value(expected), json_string_length(expected)};
         if (s != ZB_OK) fail_msg("%s %zu: \"%.*s\": %s", name, i, (int)source.n, source.p, err.msg);
         if (!zb_str_eq(zb_buf_str(&out), want))
-            fail_msg("%s %zu: \"%.*s\"\nexpected \"%s\"\nfound    \"%s\"", name, i, (int)source.n, source.p, want.p, zb_buf_str(&out).p);
+            fail_msg("%s %zu: \"%.*s\"\nexpected \"%s\"\nfound    \"%s\"", name, i, (int)source.n,
+                     source.p, want.p, zb_buf_str(&out).p);
     }
     zb_buf_free(&out);
 }
@@ -58,7 +62,8 @@ static void check_conversations(zb_str source, const char *fixture) {
     json_t *rows = read_json(fixture), *row;
     size_t i;
     assert_true(json_array_size(rows) >= 14);
-    json_array_foreach(rows, i, row) check_row(source, json_object_get(row, "variables"), row, fixture, i);
+    json_array_foreach(rows, i, row)
+        check_row(source, json_object_get(row, "variables"), row, fixture, i);
     json_decref(rows);
 }
 
@@ -79,7 +84,9 @@ static void test_constructs(void **state) {
     assert_true(json_array_size(rows) > 100);
     json_array_foreach(rows, i, row) {
         const json_t *t = json_object_get(row, "template");
-        if (t) check_row((zb_str){json_string_value(t), json_string_length(t)}, variables, row, "constructs", i);
+        if (t)
+            check_row((zb_str){json_string_value(t), json_string_length(t)}, variables, row,
+                      "constructs", i);
     }
     json_decref(rows);
 }
@@ -104,7 +111,8 @@ static void test_smollm2(void **state) {
     zb_str source;
     zb_err err;
     if (zb_gguf_open(&g, MODEL, &err) != ZB_OK) fail_msg("%s", err.msg);
-    if (zb_gguf_str(g, "tokenizer.chat_template", true, &source, &err) != ZB_OK) fail_msg("%s", err.msg);
+    if (zb_gguf_str(g, "tokenizer.chat_template", true, &source, &err) != ZB_OK)
+        fail_msg("%s", err.msg);
     check_conversations(source, DIR "smollm2.json");
     zb_gguf_close(g);
 }
@@ -116,7 +124,8 @@ static void expect_failure(const char *source, const char *message) {
     zb_buf_init(&out, (size_t)1 << 26);
     zb_status s = render(zb_str_from(source), variables, &out, &err);
     if (s == ZB_OK) fail_msg("\"%.80s\" should fail", source);
-    if (!strstr(err.msg, message)) fail_msg("\"%.80s\": expected \"%s\" in \"%s\"", source, message, err.msg);
+    if (!strstr(err.msg, message))
+        fail_msg("\"%.80s\": expected \"%s\" in \"%s\"", source, message, err.msg);
     zb_buf_free(&out);
     json_decref(variables);
 }
@@ -124,7 +133,9 @@ static void expect_failure(const char *source, const char *message) {
 /* What is outside the subset is named, with its line. */
 static void test_unsupported(void **state) {
     (void)state;
-    expect_failure("a\nb\n{% macro x() %}{% endmacro %}", "chat template:3: expected if, for, set, generation, or break and continue inside a loop, found \"macro\"");
+    expect_failure("a\nb\n{% macro x() %}{% endmacro %}",
+                   "chat template:3: expected if, for, set, generation, or break and continue "
+                   "inside a loop, found \"macro\"");
     expect_failure("{{ s | dictsort }}", "filter \"dictsort\" is not supported");
     expect_failure("{{ s is upper_case }}", "test \"upper_case\" is not supported");
     expect_failure("{{ s.encode('utf8') }}", "a string has no method \"encode\" that is supported");
@@ -141,14 +152,23 @@ static void test_unsupported(void **state) {
 /* A hostile template ends in an error: time, memory, output, depth. */
 static void test_limits(void **state) {
     (void)state;
-    expect_failure("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "chat template");
-    expect_failure("{% set ns = namespace(x='0123456789') %}{% for a in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", "grows beyond");
+    expect_failure("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+                   "chat template");
+    expect_failure("{% set ns = namespace(x='0123456789') %}{% for a in range(60) %}{% set ns.x = "
+                   "ns.x + ns.x %}{% endfor %}",
+                   "grows beyond");
     expect_failure("{% for a in range(99999) %}{{ 'x' * 999999 }}{% endfor %}", "beyond");
     expect_failure("{{ 'x' * 999999999999 }}", "beyond");
     expect_failure("{{ range(999999999) }}", "more than 100000 numbers");
-    expect_failure("{% set ns = namespace(x=[]) %}{% for a in range(200) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}", "nested");
-    expect_failure("{% set ns = namespace(x=[], y=[]) %}{% for a in range(99) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}{{ ns.x == ns.y }}", "nested");
-    expect_failure("{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}", "chat template");
+    expect_failure("{% set ns = namespace(x=[]) %}{% for a in range(200) %}{% set ns.x = [ns.x] "
+                   "%}{% endfor %}{{ ns.x }}",
+                   "nested");
+    expect_failure("{% set ns = namespace(x=[], y=[]) %}{% for a in range(99) %}{% set ns.x = "
+                   "[ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+                   "nested");
+    expect_failure("{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = [ns.x, "
+                   "ns.x] %}{% endfor %}{{ ns.x | tojson }}",
+                   "chat template");
     expect_failure("{{ 9223372036854775807 + 1 }}", "64 bits");
     expect_failure("{{ -9223372036854775807 - 2 }}", "64 bits");
     static char deep[20001];
@@ -171,12 +191,16 @@ static void test_large(void **state) {
     (void)state;
     json_t *messages = json_array(), *variables = json_object();
     for (int i = 0; i < 5000; i++)
-        json_array_append_new(messages, json_pack("{s:s, s:s}", "role", i % 2 ? "assistant" : "user", "content", "some words of a message"));
+        json_array_append_new(messages,
+                              json_pack("{s:s, s:s}", "role", i % 2 ? "assistant" : "user",
+                                        "content", "some words of a message"));
     json_object_set_new(variables, "messages", messages);
     zb_err err = {0};
     zb_buf out;
     zb_buf_init(&out, (size_t)1 << 22);
-    zb_status s = render(ZB_STR("{% for m in messages %}{{ '<' + m.role + '>' + m['content'] | trim + '\n' }}{% endfor %}"), variables, &out, &err);
+    zb_status s = render(ZB_STR("{% for m in messages %}{{ '<' + m.role + '>' + m['content'] | "
+                                "trim + '\n' }}{% endfor %}"),
+                         variables, &out, &err);
     if (s != ZB_OK) fail_msg("%s", err.msg);
     assert_int_equal(out.n, 2500 * (7 + 24) + 2500 * (12 + 24) - 5000 + 0);
     zb_buf_free(&out);
@@ -188,7 +212,9 @@ static void test_dates_and_reuse(void **state) {
     (void)state;
     static const struct {
         const char *date, *expected;
-    } rows[] = {{NULL, "26 Jul 2024 Friday"}, {"1 Jan 2026", "01 Jan 2026 Thursday"}, {"tomorrow", "tomorrow tomorrow"}};
+    } rows[] = {{NULL, "26 Jul 2024 Friday"},
+                {"1 Jan 2026", "01 Jan 2026 Thursday"},
+                {"tomorrow", "tomorrow tomorrow"}};
     zb_arena a = {0};
     zb_chat_template *t;
     zb_err err;
@@ -209,8 +235,9 @@ static void test_dates_and_reuse(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_constructs),  cmocka_unit_test(test_chatml), cmocka_unit_test(test_llama3),
-        cmocka_unit_test(test_smollm2),     cmocka_unit_test(test_unsupported), cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_constructs),  cmocka_unit_test(test_chatml),
+        cmocka_unit_test(test_llama3),      cmocka_unit_test(test_smollm2),
+        cmocka_unit_test(test_unsupported), cmocka_unit_test(test_limits),
         cmocka_unit_test(test_large),       cmocka_unit_test(test_dates_and_reuse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
