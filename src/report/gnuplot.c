@@ -30,7 +30,8 @@ typedef struct child {
     bool ended;
 } child;
 
-static int spawn(child *c, const zb_gnuplot *g, const char *dir, const char *script, int write_end) {
+static int spawn(child *c, const zb_gnuplot *g, const char *dir, const char *script,
+                 int write_end) {
     char path[4096];
     const char *search = getenv("PATH");
     snprintf(path, sizeof path, "PATH=%s", search ? search : "/usr/local/bin:/usr/bin:/bin");

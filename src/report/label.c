@@ -128,7 +128,8 @@ char *zb_label_plot(zb_arena *a, const char *s, size_t max) {
         uint32_t cp;
         bool fine;
         k = next(s + i, n - i, &cp, &fine);
-        bool letter = (cp >= '0' && cp <= '9') || (cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z');
+        bool letter =
+            (cp >= '0' && cp <= '9') || (cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z');
         bool keep = fine && (k > 1 || letter || strchr(" _.-+()/:%", s[i]));
         if (keep) memcpy(out + at, s + i, k);
         if (!keep) out[at] = '_';

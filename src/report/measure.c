@@ -24,9 +24,9 @@ enum {
     GROUP_DEPTH = 8
 };
 
-const char *const zb_report_average_rule =
-    "unweighted mean over tasks of acc_norm for arc_challenge, hellaswag and openbookqa, of acc for "
-    "all others";
+const char *const zb_report_average_rule = "unweighted mean over tasks of acc_norm for "
+                                           "arc_challenge, hellaswag and openbookqa, of acc for "
+                                           "all others";
 
 void zb_report_measures_free(zb_report_measures *m) {
     zb_arena_free(&m->arena);
@@ -39,8 +39,8 @@ void zb_report_miss(zb_report_measures *m, const char *fmt, ...) {
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    m->missing = zb_grow(&m->arena, m->missing, &m->missing_cap, m->n_missing + 1,
-                         sizeof *m->missing);
+    m->missing =
+        zb_grow(&m->arena, m->missing, &m->missing_cap, m->n_missing + 1, sizeof *m->missing);
     m->missing[m->n_missing++] = zb_strdup(&m->arena, text);
 }
 
@@ -55,12 +55,12 @@ static bool present(zb_report_measures *m, const char *path, const char *whose, 
     return false;
 }
 
-static zb_status ranged(const json_t *o, const char *where, const char *key, double low, double high,
-                        double *out, zb_err *err) {
+static zb_status ranged(const json_t *o, const char *where, const char *key, double low,
+                        double high, double *out, zb_err *err) {
     ZB_TRY(zb_json_f64(o, where, key, false, out, err));
     if (*out < low || *out > high) /* NAN (absent) compares false */
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\": expected %g to %g, found %g", where, key,
-                       low, high, *out);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\": expected %g to %g, found %g", where,
+                       key, low, high, *out);
     return ZB_OK;
 }
 
@@ -103,14 +103,15 @@ static int64_t documents(const json_t *file, const char *name, int depth, int *b
 }
 
 static bool takes_norm(const char *task) {
-    return !strcmp(task, "arc_challenge") || !strcmp(task, "hellaswag") || !strcmp(task, "openbookqa");
+    return !strcmp(task, "arc_challenge") || !strcmp(task, "hellaswag") ||
+           !strcmp(task, "openbookqa");
 }
 
-static zb_status read_task(const json_t *file, const char *path, const char *name, const json_t *row,
-                           zb_report_task *t, zb_err *err) {
+static zb_status read_task(const json_t *file, const char *path, const char *name,
+                           const json_t *row, zb_report_task *t, zb_err *err) {
     double none = (double)NAN;
-    *t = (zb_report_task){.name = name, .acc = none, .acc_stderr = none, .acc_norm = none,
-                          .acc_norm_stderr = none};
+    *t = (zb_report_task){
+        .name = name, .acc = none, .acc_stderr = none, .acc_norm = none, .acc_norm_stderr = none};
     char where[512];
     snprintf(where, sizeof where, "%s: results.%s", path, name);
     ZB_TRY(ranged(row, where, "acc,none", 0, 1, &t->acc, err));
@@ -129,8 +130,8 @@ static zb_status read_tasks(zb_report_measures *m, zb_report_measured *r, const 
     const char *name;
     ZB_TRY(zb_json_object(file, path, "results", true, &results, err));
     if (json_object_size(results) > ROWS_MAX)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: results: expected at most %d tasks, found %zu", path,
-                       ROWS_MAX, json_object_size(results));
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: results: expected at most %d tasks, found %zu",
+                       path, ROWS_MAX, json_object_size(results));
     r->task = ZB_NEW_ARRAY(&m->arena, zb_report_task, json_object_size(results));
     json_object_foreach(results, name, row) {
         if (!json_is_object(row))
@@ -168,7 +169,8 @@ static int by_place(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* "pp512" is a prompt of 512 tokens, "tg32" 32 tokens decoded after `depth` tokens of context. */
+/* "pp512" is a prompt of 512 tokens, "tg32" or "tg32 @ d1024" are 32 tokens decoded after `depth`
+ * tokens of context. */
 static zb_status read_bench_row(zb_report_measured *r, const json_t *row, const char *where,
                                 zb_err *err) {
     const char *test;
@@ -177,13 +179,16 @@ static zb_status read_bench_row(zb_report_measured *r, const json_t *row, const 
     ZB_TRY(zb_json_str(row, where, "test", true, &test, err));
     ZB_TRY(zb_json_int(row, where, "depth", false, 0, INT64_MAX, &depth, err));
     ZB_TRY(ranged(row, where, "tokens_per_second", 0, 1e12, &s.rate, err));
-    ZB_TRY(ranged(row, where, "sd", 0, 1e12, &s.sd, err));
+    ZB_TRY(
+        ranged(row, where, json_object_get(row, "sd") ? "sd" : "deviation", 0, 1e12, &s.sd, err));
     bool prefill = !strncmp(test, "pp", 2), decode = !strncmp(test, "tg", 2);
     if (!prefill && !decode) return ZB_OK; /* another kind of test */
-    if (!zb_parse_i64(test + 2, &length) || length <= 0)
+    char count[24];
+    snprintf(count, sizeof count, "%.*s", (int)strcspn(test + 2, " "), test + 2);
+    if (!zb_parse_i64(count, &length) || length <= 0)
         return zb_fail(err, ZB_ERR_FORMAT,
-                       "%s: key \"test\": expected pp or tg and a count of tokens, found %.40s", where,
-                       test);
+                       "%s: key \"test\": expected pp or tg and a count of tokens, found %.40s",
+                       where, test);
     if (isnan(s.rate))
         return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"tokens_per_second\" is missing", where);
     if (prefill && depth > 0) return ZB_OK; /* the table is of prompts from the start */
@@ -201,8 +206,8 @@ static zb_status read_bench(zb_report_measures *m, zb_report_measured *r, const 
     size_t i;
     if (json_is_object(file)) ZB_TRY(zb_json_array(file, path, "results", true, &rows, err));
     if (!json_is_array(rows) || json_array_size(rows) > ROWS_MAX)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an array of at most %d rows, found %s", path,
-                       ROWS_MAX, zb_json_type(rows));
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an array of at most %d rows, found %s",
+                       path, ROWS_MAX, zb_json_type(rows));
     r->prefill = ZB_NEW_ARRAY(&m->arena, zb_report_speed, json_array_size(rows));
     r->decode = ZB_NEW_ARRAY(&m->arena, zb_report_speed, json_array_size(rows));
     json_array_foreach(rows, i, row) {
@@ -269,7 +274,8 @@ static zb_status read_choice(zb_report_measures *m, const json_t *file, const ch
         if (!json_is_integer(v) || k < 0 || k >= limit)
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: layers[%zu]: expected a layer from 0 to %lld, found %s", path, i,
-                           (long long)limit - 1, json_is_integer(v) ? "another number" : zb_json_type(v));
+                           (long long)limit - 1,
+                           json_is_integer(v) ? "another number" : zb_json_type(v));
         m->chosen_layer[m->n_chosen++] = (int)k;
         if (k < m->n_sensitivity) m->chosen[k] = true;
     }
@@ -315,7 +321,8 @@ static zb_status read_part(zb_report_measures *m, zb_report_measured *r, const c
     ZB_TRY(zb_json_read(path, FILE_MAX, &file, err));
     zb_status s = ZB_OK;
     if (!json_is_object(file) && read != read_bench)
-        s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", path, zb_json_type(file));
+        s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", path,
+                    zb_json_type(file));
     if (s == ZB_OK) s = read(m, r, file, path, err);
     json_decref(file);
     return s;
@@ -354,13 +361,14 @@ static zb_status check_names(const zb_report_input *in, zb_err *err) {
         for (const char *c = name; !bad && *c; c++)
             bad = (unsigned char)*c <= ' ' || (unsigned char)*c >= 127;
         if (bad)
-            return zb_fail(err, ZB_ERR_CONFIG,
-                           "report: model %d: expected a name of 1 to 64 printable ASCII characters", i);
+            return zb_fail(
+                err, ZB_ERR_CONFIG,
+                "report: model %d: expected a name of 1 to 64 printable ASCII characters", i);
         for (size_t k = 0; k < sizeof taken / sizeof *taken; k++) bad |= !strcmp(name, taken[k]);
         for (int k = 0; k < i; k++) bad |= !strcmp(name, in->model[k].name);
         if (bad)
-            return zb_fail(err, ZB_ERR_CONFIG, "report: model %d: the name \"%s\" is already taken", i,
-                           name);
+            return zb_fail(err, ZB_ERR_CONFIG, "report: model %d: the name \"%s\" is already taken",
+                           i, name);
     }
     return ZB_OK;
 }
@@ -437,7 +445,7 @@ double zb_report_chance(const char *task) {
     static const struct {
         const char *name;
         double share;
-    } known[] = {{"arc_challenge", 0.25}, {"arc_easy", 0.25}, {"hellaswag", 0.25},
+    } known[] = {{"arc_challenge", 0.25}, {"arc_easy", 0.25},   {"hellaswag", 0.25},
                  {"mmlu", 0.25},          {"openbookqa", 0.25}, {"race", 0.25},
                  {"piqa", 0.5},           {"winogrande", 0.5},  {"boolq", 0.5}};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)

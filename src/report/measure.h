@@ -18,7 +18,7 @@ typedef struct zb_report_task {
 } zb_report_task;
 
 typedef struct zb_report_speed {
-    int64_t at; /* tokens: prompt length (prefill) or context already read (decode) */
+    int64_t at;      /* tokens: prompt length (prefill) or context already read (decode) */
     double rate, sd; /* tokens per second */
 } zb_report_speed;
 
@@ -77,7 +77,7 @@ zb_status zb_report_measure(zb_report_measures *m, const zb_report_input *in, zb
 void zb_report_measures_free(zb_report_measures *m); /* also after an error */
 void zb_report_miss(zb_report_measures *m, const char *fmt, ...) ZB_PRINTF(2, 3);
 
-double zb_report_score(const zb_report_task *t);        /* acc_norm or acc, as the average takes it */
+double zb_report_score(const zb_report_task *t); /* acc_norm or acc, as the average takes it */
 double zb_report_score_stderr(const zb_report_task *t); /* of that score */
 const zb_report_task *zb_report_task_find(const zb_report_measured *m, const char *name);
 

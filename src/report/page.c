@@ -50,7 +50,8 @@ static void put_svg(const zb_report_plot *p, zb_buf *out) {
 
 static void put_figures(const zb_report_plots *plots, zb_report_topic topic, zb_buf *out) {
     size_t count = 0;
-    for (size_t i = 0; i < plots->n; i++) count += plots->plot[i].topic == topic && plots->plot[i].svg.n;
+    for (size_t i = 0; i < plots->n; i++)
+        count += plots->plot[i].topic == topic && plots->plot[i].svg.n;
     if (!count) return;
     zb_buf_adds(out, "<div class=\"figures\">\n");
     for (size_t i = 0; i < plots->n; i++) {
@@ -96,9 +97,11 @@ static void memory_card(const zb_report_measured *t, const zb_report_measured *s
 
 static void quality_card(const zb_report_measured *t, const zb_report_measured *s, zb_arena *a,
                          zb_buf *out) {
-    double error, other, score = zb_report_average(s, &error), before = zb_report_average(t, &other);
+    double error, other, score = zb_report_average(s, &error),
+                         before = zb_report_average(t, &other);
     if (!isnan(score)) {
-        const char *of = zb_asprintf(a, "mean of %d tasks, standard error %.1f", s->n_tasks, 100 * error);
+        const char *of =
+            zb_asprintf(a, "mean of %d tasks, standard error %.1f", s->n_tasks, 100 * error);
         if (t != s && !isnan(before))
             of = zb_asprintf(a, "%s; %s: %.1f", of, t->name, 100 * before);
         card(out, "Average score", zb_asprintf(a, "%.1f %%", 100 * score), of);
@@ -166,8 +169,8 @@ static void put_table(const zb_report_measures *m, zb_arena *a, zb_buf *out) {
     for (size_t i = 0; i < rows.n; i++) {
         const zb_report_row *r = &rows.row[i];
         if (!i || r->section != rows.row[i - 1].section)
-            zb_buf_addf(out, "<tr class=\"section\"><th colspan=\"%d\">%s</th></tr>\n", 2 * m->n_models,
-                        r->section);
+            zb_buf_addf(out, "<tr class=\"section\"><th colspan=\"%d\">%s</th></tr>\n",
+                        2 * m->n_models, r->section);
         bool sum = !strncmp(r->label, "average of ", 11);
         zb_buf_adds(out, sum ? "<tr class=\"sum\">" : "<tr>");
         element(out, "td", r->label);
@@ -179,8 +182,10 @@ static void put_table(const zb_report_measures *m, zb_arena *a, zb_buf *out) {
         }
         zb_buf_adds(out, "</tr>\n");
     }
-    zb_buf_adds(out, "</tbody></table></div>\n<p class=\"dim\">Scores are zero-shot accuracies \xc2\xb1 one "
-                     "standard error. Average: ");
+    zb_buf_adds(
+        out,
+        "</tbody></table></div>\n<p class=\"dim\">Scores are zero-shot accuracies \xc2\xb1 one "
+        "standard error. Average: ");
     html(out, zb_report_average_rule);
     zb_buf_adds(out, ".</p>\n");
 }
@@ -192,14 +197,16 @@ static void put_published(zb_buf *out) {
                      "after</th></tr></thead><tbody>\n");
     for (int i = 0; i < zb_report_n_published; i++) {
         const zb_report_published *p = &zb_report_published_list[i];
-        zb_buf_addf(out,
-                    "<tr><td>%s</td><td>%s</td><td>%s</td><td>%.2f</td><td>%.2f</td><td>%.2f</td></tr>\n",
-                    p->name, p->layers, p->tokens, p->kv_percent, p->original, p->converted);
+        zb_buf_addf(
+            out,
+            "<tr><td>%s</td><td>%s</td><td>%s</td><td>%.2f</td><td>%.2f</td><td>%.2f</td></tr>\n",
+            p->name, p->layers, p->tokens, p->kv_percent, p->original, p->converted);
     }
-    zb_buf_adds(out, "</tbody></table></div>\n<p class=\"dim\">Zebra-Llama (arXiv 2505.17272): bases are "
-                     "instruction-tuned Llama 3 models, teacher Llama-3.1-8B-Instruct, eight tasks (those "
-                     "above and RACE). Sizes, teachers and budgets differ from this run, so only the "
-                     "orders of magnitude compare.</p>\n");
+    zb_buf_adds(
+        out, "</tbody></table></div>\n<p class=\"dim\">Zebra-Llama (arXiv 2505.17272): bases are "
+             "instruction-tuned Llama 3 models, teacher Llama-3.1-8B-Instruct, eight tasks (those "
+             "above and RACE). Sizes, teachers and budgets differ from this run, so only the "
+             "orders of magnitude compare.</p>\n");
 }
 
 static const char *kind_class(const char *kind) {
@@ -251,7 +258,8 @@ static void put_layers(const zb_report_measures *m, const zb_report_plots *plots
             zb_buf_adds(out, "</b>");
         }
         zb_buf_adds(out, ": layers ");
-        for (int i = 0; i < m->n_chosen; i++) zb_buf_addf(out, "%s%d", i ? ", " : "", m->chosen_layer[i]);
+        for (int i = 0; i < m->n_chosen; i++)
+            zb_buf_addf(out, "%s%d", i ? ", " : "", m->chosen_layer[i]);
         zb_buf_adds(out, ".</p>\n");
     }
     put_figures(plots, ZB_TOPIC_LAYERS, out);
@@ -259,8 +267,9 @@ static void put_layers(const zb_report_measures *m, const zb_report_plots *plots
 
 static void put_samples(const zb_report_measures *m, zb_buf *out) {
     if (!m->n_samples) return;
-    zb_buf_adds(out, "<h2 id=\"samples\">Sample generations</h2>\n<p class=\"dim\">Not selected: all that "
-                     "were made are shown.</p>\n");
+    zb_buf_adds(
+        out, "<h2 id=\"samples\">Sample generations</h2>\n<p class=\"dim\">Not selected: all that "
+             "were made are shown.</p>\n");
     for (int i = 0; i < m->n_samples; i++) {
         zb_buf_adds(out, "<div class=\"sample\"><b>Prompt</b><pre>");
         html(out, m->sample[i].prompt);
@@ -288,12 +297,17 @@ static void put_seconds(const zb_report_measured *r, zb_buf *out) {
     }
     char total[ZB_LABEL];
     zb_label_seconds(zb_report_seconds(r), total);
-    zb_buf_addf(out, "<tr class=\"sum\"><td>together</td><td>%s</td></tr>\n</tbody></table></div>\n", total);
+    zb_buf_addf(out,
+                "<tr class=\"sum\"><td>together</td><td>%s</td></tr>\n</tbody></table></div>\n",
+                total);
 }
 
 static void put_making(const zb_report_measures *m, zb_buf *out) {
-    zb_buf_adds(out, "<h2 id=\"making\">How it was made</h2>\n<div "
-                     "class=\"scroll\"><table><tbody>\n<tr><td>zebra</td><td>" ZB_VERSION "</td></tr>\n");
+    bool version = false; /* among the facts */
+    for (int i = 0; i < m->in->n_facts; i++) version |= !strcmp(m->in->fact[i].name, "zebra");
+    zb_buf_adds(out,
+                "<h2 id=\"making\">How it was made</h2>\n<div class=\"scroll\"><table><tbody>\n");
+    if (!version) zb_buf_adds(out, "<tr><td>zebra</td><td>" ZB_VERSION "</td></tr>\n");
     for (int i = 0; i < m->n_models; i++) {
         zb_buf_adds(out, "<tr>");
         element(out, "td", m->model[i].name);
@@ -328,24 +342,30 @@ static void note_tasks(const zb_report_measures *m, zb_buf *out) {
     int64_t documents = 0;
     for (int i = 0; i < s->n_tasks; i++) documents += s->task[i].n > 0 ? s->task[i].n : 0;
     if (s->n_tasks)
-        zb_buf_addf(out, "<li>Scores rest on %lld documents of %d tasks; the number of each task stands in "
-                         "the table. A score moves by about its standard error when other documents of the "
-                         "same kind are drawn.</li>\n",
-                    (long long)documents, s->n_tasks);
+        zb_buf_addf(
+            out,
+            "<li>Scores rest on %lld documents of %d tasks; the number of each task stands in "
+            "the table. A score moves by about its standard error when other documents of the "
+            "same kind are drawn.</li>\n",
+            (long long)documents, s->n_tasks);
     double et, es, mt = zb_report_average(t, &et), ms = zb_report_average(s, &es);
     double e = sqrt(et * et + es * es), d = 100 * (ms - mt);
     if (t != s && t->n_tasks == s->n_tasks && s->n_tasks && !isnan(e))
-        zb_buf_addf(out,
-                    "<li>The averages differ by %+.1f points; the standard error of that difference is at "
-                    "most about %.1f points (means taken as independent), so the difference is %s.</li>\n",
-                    d, 100 * e,
-                    fabs(d) < 200 * e ? "within what chance can do" : "more than chance would do");
+        zb_buf_addf(
+            out,
+            "<li>The averages differ by %+.1f points; the standard error of that difference is at "
+            "most about %.1f points (means taken as independent), so the difference is %s.</li>\n",
+            d, 100 * e,
+            fabs(d) < 200 * e ? "within what chance can do" : "more than chance would do");
     int near = 0;
     for (int i = 0; i < t->n_tasks; i++) {
-        double chance = zb_report_chance(t->task[i].name), error = zb_report_score_stderr(&t->task[i]);
-        if (isnan(chance) || isnan(error) || zb_report_score(&t->task[i]) > chance + 2 * error) continue;
-        zb_buf_adds(out, near++ ? ", " : "<li>On these tasks the original itself is within two standard "
-                                         "errors of guessing, so they cannot tell models apart: ");
+        double chance = zb_report_chance(t->task[i].name),
+               error = zb_report_score_stderr(&t->task[i]);
+        if (isnan(chance) || isnan(error) || zb_report_score(&t->task[i]) > chance + 2 * error)
+            continue;
+        zb_buf_adds(out, near++ ? ", "
+                                : "<li>On these tasks the original itself is within two standard "
+                                  "errors of guessing, so they cannot tell models apart: ");
         html(out, t->task[i].name);
     }
     if (near) zb_buf_adds(out, ".</li>\n");
@@ -357,18 +377,22 @@ static void put_notes(const zb_report_measures *m, zb_buf *out) {
     if (s->train_tokens > 0 && (double)s->train_tokens < 1e9) {
         char count[ZB_LABEL];
         zb_label_count((double)s->train_tokens, count);
-        zb_buf_addf(out, "<li>This is a short run: %s training tokens, where the published conversions use "
-                         "7 to 11 billion (%.0f times as many and more). It shows that the path works and "
-                         "what it costs, not what the method can reach.</li>\n",
-                    count, 7e9 / (double)s->train_tokens);
+        zb_buf_addf(
+            out,
+            "<li>This is a short run: %s training tokens, where the published conversions use "
+            "7 to 11 billion (%.0f times as many and more). It shows that the path works and "
+            "what it costs, not what the method can reach.</li>\n",
+            count, 7e9 / (double)s->train_tokens);
     }
     note_tasks(m, out);
     if (s->perplexity_tokens > 0)
-        zb_buf_addf(out, "<li>Perplexity and KL are means over %lld tokens of held-out text.</li>\n",
+        zb_buf_addf(out,
+                    "<li>Perplexity and KL are means over %lld tokens of held-out text.</li>\n",
                     (long long)s->perplexity_tokens);
     if (s->n_decode || s->n_prefill)
-        zb_buf_adds(out, "<li>Speeds are of one sequence at a time on the machine named above; other "
-                         "machines, and many sequences at once, give other ratios.</li>\n");
+        zb_buf_adds(out,
+                    "<li>Speeds are of one sequence at a time on the machine named above; other "
+                    "machines, and many sequences at once, give other ratios.</li>\n");
     for (size_t i = 0; i < m->n_missing; i++) {
         zb_buf_adds(out, "<li>Left out: ");
         html(out, m->missing[i]);
@@ -389,10 +413,11 @@ static void section(const zb_report_plots *plots, zb_report_topic topic, const c
 
 static void put_head(const zb_report_measures *m, zb_buf *out) {
     const char *title = m->in->title ? m->in->title : "Conversion report";
-    zb_buf_adds(out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
-                     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
-                     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
-                     "'unsafe-inline'\">\n");
+    zb_buf_adds(
+        out, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+             "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
+             "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src "
+             "'unsafe-inline'\">\n");
     element(out, "title", title);
     zb_buf_adds(out, "\n<style>\n");
     zb_buf_adds(out, page_style);

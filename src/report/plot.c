@@ -23,19 +23,20 @@ enum { POINTS = 400, SVG_MAX = 8 << 20, TEXT_MAX = 16 << 20 };
 static const char *const colour[ZB_REPORT_MODELS_MAX] = {"#0072B2", "#D55E00", "#009E73",
                                                          "#CC79A7", "#E69F00", "#56B4E9"};
 
-static const char preamble[] =
-    "set encoding utf8\n"
-    "set terminal svg size 640,380 font 'Helvetica Neue,Arial,sans-serif,15' background rgb 'white' "
-    "noenhanced\n"
-    "set datafile separator ','\n"
-    "set datafile missing 'nan'\n"
-    "set border 3 lc rgb '#555555'\n"
-    "set tics nomirror out scale 0.6 textcolor rgb '#333333'\n"
-    "set grid ytics lt 1 lw 1 lc rgb '#E4E4E4'\n"
-    "set key at graph 0,1.145 left top Left reverse horizontal samplen 1.6 width 0 textcolor rgb '#333333'\n"
-    "set tmargin 3.2\n"
-    "set bmargin 3.2\n"
-    "set rmargin 3\n";
+static const char preamble[] = "set encoding utf8\n"
+                               "set terminal svg size 640,380 font 'Helvetica "
+                               "Neue,Arial,sans-serif,15' background rgb 'white' "
+                               "noenhanced\n"
+                               "set datafile separator ','\n"
+                               "set datafile missing 'nan'\n"
+                               "set border 3 lc rgb '#555555'\n"
+                               "set tics nomirror out scale 0.6 textcolor rgb '#333333'\n"
+                               "set grid ytics lt 1 lw 1 lc rgb '#E4E4E4'\n"
+                               "set key at graph 0,1.145 left top Left reverse horizontal samplen "
+                               "1.6 width 0 textcolor rgb '#333333'\n"
+                               "set tmargin 3.2\n"
+                               "set bmargin 3.2\n"
+                               "set rmargin 3\n";
 
 typedef struct workshop {
     zb_report_measures *m;
@@ -75,7 +76,8 @@ static void log_axis(workshop *w, double low, double high) {
     const double *step = span < 1.1 ? fine : middle;
     int steps = span < 1.1 ? 7 : span < 3.3 ? 3 : 1;
     const char *join = "";
-    zb_buf_addf(&w->script, "set logscale y\nset yrange [%.6g:%.6g]\nset ytics (", low / 1.12, high * 1.12);
+    zb_buf_addf(&w->script, "set logscale y\nset yrange [%.6g:%.6g]\nset ytics (", low / 1.12,
+                high * 1.12);
     for (int d = (int)floor(log10(low)); d <= (int)ceil(log10(high)); d++)
         for (int k = 0; k < steps; k++) {
             zb_buf_addf(&w->script, "%s%ge%d", join, step[k], d);
@@ -164,10 +166,11 @@ static zb_status memory_plot(workshop *w, zb_err *err) {
     if (high > 0) log_axis(w, low, high);
     zb_buf_adds(&w->script, "plot ");
     for (int i = 0; i < m->n_models; i++)
-        zb_buf_addf(&w->script,
-                    "%s'memory.csv' skip 1 using 1:%d with linespoints pt 7 ps 0.5 lw 2.5 lc rgb '%s' "
-                    "title '%s'",
-                    i ? ", \\\n  " : "", 2 + i, colour[i], zb_label_plot(w->a, m->model[i].name, 40));
+        zb_buf_addf(
+            &w->script,
+            "%s'memory.csv' skip 1 using 1:%d with linespoints pt 7 ps 0.5 lw 2.5 lc rgb '%s' "
+            "title '%s'",
+            i ? ", \\\n  " : "", 2 + i, colour[i], zb_label_plot(w->a, m->model[i].name, 40));
     zb_buf_addc(&w->script, '\n');
     return finish(w, ZB_TOPIC_MEMORY, "memory",
                   "Bytes one sequence holds while it is decoded: cache that grows with the context "
@@ -185,7 +188,8 @@ static zb_status speed_plot(workshop *w, bool decode, zb_err *err) {
     begin(w, name, decode ? "Decoding" : "Reading a prompt");
     axes(w, decode ? "tokens already in the context" : "length of the prompt, tokens", "tokens/s");
     zb_buf_adds(&w->csv, "model,tokens,tokens_per_second,sd\n");
-    zb_buf_adds(&w->script, "set yrange [0:*]\nset xrange [0:*]\nset offsets graph 0.03, graph 0.03, graph 0.06, 0\nplot ");
+    zb_buf_adds(&w->script, "set yrange [0:*]\nset xrange [0:*]\nset offsets graph 0.03, graph "
+                            "0.03, graph 0.06, 0\nplot ");
     const char *join = "";
     for (int i = 0; i < m->n_models; i++) {
         const zb_report_measured *r = &m->model[i];
@@ -200,19 +204,21 @@ static zb_status speed_plot(workshop *w, bool decode, zb_err *err) {
             zb_buf_addc(&w->csv, '\n');
         }
         /* the rows of this model only: those of others become undefined and are skipped */
-        zb_buf_addf(&w->script,
-                    "%s'%s.csv' skip 1 using (strcol(1) eq '%s' ? $2 : NaN):3:4 with yerrorlines pt 7 "
-                    "ps 0.6 lw 2.5 lc rgb '%s' title '%s'",
-                    join, name, label, colour[i], label);
+        zb_buf_addf(
+            &w->script,
+            "%s'%s.csv' skip 1 using (strcol(1) eq '%s' ? $2 : NaN):3:4 with yerrorlines pt 7 "
+            "ps 0.6 lw 2.5 lc rgb '%s' title '%s'",
+            join, name, label, colour[i], label);
         join = ", \\\n  ";
     }
     zb_buf_addc(&w->script, '\n');
-    return finish(w, ZB_TOPIC_SPEED, name,
-                  decode ? "Tokens per second of one sequence against the tokens it already holds; bars: "
-                           "standard deviation over the runs."
-                         : "Tokens per second while a prompt is read; bars: standard deviation over the "
-                           "runs.",
-                  err);
+    return finish(
+        w, ZB_TOPIC_SPEED, name,
+        decode ? "Tokens per second of one sequence against the tokens it already holds; bars: "
+                 "standard deviation over the runs."
+               : "Tokens per second while a prompt is read; bars: standard deviation over the "
+                 "runs.",
+        err);
 }
 
 static zb_status task_plot(workshop *w, zb_err *err) {
@@ -223,8 +229,9 @@ static zb_status task_plot(workshop *w, zb_err *err) {
     if (!widest->n_tasks) return ZB_OK;
     int shown = widest->n_tasks < 24 ? widest->n_tasks : 24;
     begin(w, "tasks", "Zero-shot tasks");
-    zb_buf_adds(&w->script, "set ylabel 'score, %'\nset yrange [0:*]\nset offsets 0, 0, graph 0.05, 0\n"
-                            "set style fill solid 0.85 noborder\n");
+    zb_buf_adds(&w->script,
+                "set ylabel 'score, %'\nset yrange [0:*]\nset offsets 0, 0, graph 0.05, 0\n"
+                "set style fill solid 0.85 noborder\n");
     heading(w, "place,task,chance", "stderr");
     for (int k = 0; k < shown; k++) {
         const zb_report_task *t = &widest->task[k];
@@ -242,22 +249,27 @@ static zb_status task_plot(workshop *w, zb_err *err) {
     }
     zb_buf_adds(&w->script, ")\n");
     double width = 0.8 / m->n_models;
-    zb_buf_addf(&w->script, "set boxwidth %.3f\nset xrange [-0.6:%.1f]\n", width * 0.92, shown - 0.4);
-    if (shown > 5) zb_buf_adds(&w->script, "set xtics rotate by -25 left\nset bmargin 4.2\nset rmargin 6\n");
+    zb_buf_addf(&w->script, "set boxwidth %.3f\nset xrange [-0.6:%.1f]\n", width * 0.92,
+                shown - 0.4);
+    if (shown > 5)
+        zb_buf_adds(&w->script, "set xtics rotate by -25 left\nset bmargin 4.2\nset rmargin 6\n");
     zb_buf_adds(&w->script, "plot ");
     for (int i = 0; i < m->n_models; i++) {
         double shift = ((double)i - 0.5 * (m->n_models - 1)) * width;
         zb_buf_addf(&w->script,
                     "'tasks.csv' skip 1 using ($1%+.3f):%d with boxes lc rgb '%s' title '%s', \\\n"
-                    "  'tasks.csv' skip 1 using ($1%+.3f):($%d-$%d):(0):(2*$%d) with vectors nohead lw 1.5 lc "
+                    "  'tasks.csv' skip 1 using ($1%+.3f):($%d-$%d):(0):(2*$%d) with vectors "
+                    "nohead lw 1.5 lc "
                     "rgb '#222222' notitle, \\\n  ",
                     shift, 4 + 2 * i, colour[i], zb_label_plot(w->a, m->model[i].name, 40), shift,
                     4 + 2 * i, 5 + 2 * i, 5 + 2 * i);
     }
-    zb_buf_adds(&w->script, "'tasks.csv' skip 1 using ($1-0.42):3:(0.84):(0) with vectors nohead lw 2 dt 2 lc "
-                            "rgb '#666666' title 'chance'\n");
+    zb_buf_adds(&w->script,
+                "'tasks.csv' skip 1 using ($1-0.42):3:(0.84):(0) with vectors nohead lw 2 dt 2 lc "
+                "rgb '#666666' title 'chance'\n");
     return finish(w, ZB_TOPIC_TASKS, "tasks",
-                  "Accuracy as the average takes it; bars: one standard error; dashed: guessing.", err);
+                  "Accuracy as the average takes it; bars: one standard error; dashed: guessing.",
+                  err);
 }
 
 static zb_status loss_plot(workshop *w, int index, zb_err *err) {
@@ -280,12 +292,15 @@ static zb_status loss_plot(workshop *w, int index, zb_err *err) {
         zb_buf_addc(&w->csv, '\n');
     }
     if (positive) log_axis(w, low, high);
-    zb_buf_addf(&w->script,
-                "plot '%s.csv' skip 1 using ($1/1000):2 with lines lw 1 lc rgb '#9CC3E0' title 'steps', \\\n"
-                "  '%s.csv' skip 1 using ($1/1000):3 with lines lw 2.5 lc rgb '%s' title 'running mean'\n",
-                name, name, colour[0]);
+    zb_buf_addf(
+        &w->script,
+        "plot '%s.csv' skip 1 using ($1/1000):2 with lines lw 1 lc rgb '#9CC3E0' title 'steps', "
+        "\\\n"
+        "  '%s.csv' skip 1 using ($1/1000):3 with lines lw 2.5 lc rgb '%s' title 'running mean'\n",
+        name, name, colour[0]);
     return finish(w, ZB_TOPIC_TRAINING, name,
-                  zb_asprintf(w->a, "Loss of stage \"%s\" over the tokens it has seen.", s->name), err);
+                  zb_asprintf(w->a, "Loss of stage \"%s\" over the tokens it has seen.", s->name),
+                  err);
 }
 
 static const zb_report_curve *valid_curve(const zb_report_stage *s, bool kl) {
@@ -315,17 +330,19 @@ static zb_status valid_plot(workshop *w, bool kl, zb_err *err) {
             cell(w, c.y[k]);
             zb_buf_addc(&w->csv, '\n');
         }
-        zb_buf_addf(&w->script,
-                    "%s'%s.csv' skip 1 using ($1 == %d ? $2/1000 : NaN):3 with linespoints pt 7 ps 0.6 lw "
-                    "2.5 lc rgb '%s' title '%s'",
-                    join, name, i, colour[i % ZB_REPORT_MODELS_MAX], stage);
+        zb_buf_addf(
+            &w->script,
+            "%s'%s.csv' skip 1 using ($1 == %d ? $2/1000 : NaN):3 with linespoints pt 7 ps 0.6 lw "
+            "2.5 lc rgb '%s' title '%s'",
+            join, name, i, colour[i % ZB_REPORT_MODELS_MAX], stage);
         join = ", \\\n  ";
     }
     zb_buf_addc(&w->script, '\n');
-    return finish(w, ZB_TOPIC_TRAINING, name,
-                  kl ? "Mean KL divergence from the teacher's next-token distribution on held-out text."
-                     : "Perplexity of the student on held-out text.",
-                  err);
+    return finish(
+        w, ZB_TOPIC_TRAINING, name,
+        kl ? "Mean KL divergence from the teacher's next-token distribution on held-out text."
+           : "Perplexity of the student on held-out text.",
+        err);
 }
 
 static zb_status layer_plot(workshop *w, zb_err *err) {
@@ -339,21 +356,24 @@ static zb_status layer_plot(workshop *w, zb_err *err) {
         cell(w, m->sensitivity[i]);
         zb_buf_addf(&w->csv, ",%d\n", m->chosen[i]);
     }
-    zb_buf_addf(&w->script,
-                "set style fill solid 0.9 noborder\nset boxwidth 0.7\nset xrange [-0.8:%.1f]\n"
-                "set xtics %d\nset xzeroaxis lt 1 lc rgb '#555555'\n"
-                "plot 'layers.csv' skip 1 using 1:($3 == 1 ? $2 : NaN) with boxes lc rgb '%s' title "
-                "'chosen', \\\n"
-                "  'layers.csv' skip 1 using 1:($3 == 0 ? $2 : NaN) with boxes lc rgb '#B8B8B8' title "
-                "'not chosen'\n",
-                m->n_sensitivity - 0.2, m->n_sensitivity <= 40 ? 2 : m->n_sensitivity / 16, colour[1]);
-    return finish(w, ZB_TOPIC_LAYERS, "layers",
-                  "What the choice of layers rests on: how much the divergence from the teacher falls "
-                  "when this layer alone is MLA and all others are Mamba2.",
-                  err);
+    zb_buf_addf(
+        &w->script,
+        "set style fill solid 0.9 noborder\nset boxwidth 0.7\nset xrange [-0.8:%.1f]\n"
+        "set xtics %d\nset xzeroaxis lt 1 lc rgb '#555555'\n"
+        "plot 'layers.csv' skip 1 using 1:($3 == 1 ? $2 : NaN) with boxes lc rgb '%s' title "
+        "'chosen', \\\n"
+        "  'layers.csv' skip 1 using 1:($3 == 0 ? $2 : NaN) with boxes lc rgb '#B8B8B8' title "
+        "'not chosen'\n",
+        m->n_sensitivity - 0.2, m->n_sensitivity <= 40 ? 2 : m->n_sensitivity / 16, colour[1]);
+    return finish(
+        w, ZB_TOPIC_LAYERS, "layers",
+        "What the choice of layers rests on: how much the divergence from the teacher falls "
+        "when this layer alone is MLA and all others are Mamba2.",
+        err);
 }
 
-zb_status zb_report_plots_make(zb_report_measures *m, zb_report_plots *out, zb_arena *a, zb_err *err) {
+zb_status zb_report_plots_make(zb_report_measures *m, zb_report_plots *out, zb_arena *a,
+                               zb_err *err) {
     *out = (zb_report_plots){0};
     workshop w = {.m = m, .out = out, .a = a};
     w.dir = zb_path_join(a, m->in->out_dir, "plots");

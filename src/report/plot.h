@@ -29,6 +29,7 @@ typedef struct zb_report_plots {
 
 /* Makes all pictures the measures have data for; everything lives in the arena. Failures of gnuplot
  * are warnings and notes in m->missing, failures to write files are errors. */
-zb_status zb_report_plots_make(zb_report_measures *m, zb_report_plots *out, zb_arena *a, zb_err *err);
+zb_status zb_report_plots_make(zb_report_measures *m, zb_report_plots *out, zb_arena *a,
+                               zb_err *err);
 
 #endif

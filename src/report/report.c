@@ -31,8 +31,9 @@ static zb_status write_files(zb_report_measures *m, zb_err *err) {
     const char *path = zb_path_join(&a, dir, "report.html");
     if (s == ZB_OK) {
         zb_report_page(m, &plots, &page);
-        s = page.overflow ? zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %d MiB", path, PAGE_MAX >> 20)
-                          : zb_file_write(path, page.p, page.n, err);
+        s = page.overflow
+                ? zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %d MiB", path, PAGE_MAX >> 20)
+                : zb_file_write(path, page.p, page.n, err);
     }
     zb_buf_free(&page);
     zb_arena_free(&a);
@@ -80,10 +81,11 @@ static zb_status take_list(const source *f, const json_t *o, const char *key, bo
     size_t i, n = json_array_size(*list);
     json_t *v;
     if (n > LIST_MAX)
-        return zb_fail(f->err, ZB_ERR_FORMAT, "%s: %s: expected at most %d items, found %zu", f->path, key,
-                       LIST_MAX, n);
+        return zb_fail(f->err, ZB_ERR_FORMAT, "%s: %s: expected at most %d items, found %zu",
+                       f->path, key, LIST_MAX, n);
     json_array_foreach(*list, i, v) if (!json_is_object(v)) return zb_fail(
-        f->err, ZB_ERR_FORMAT, "%s: %s[%zu]: expected an object, found %s", f->path, key, i, zb_json_type(v));
+        f->err, ZB_ERR_FORMAT, "%s: %s[%zu]: expected an object, found %s", f->path, key, i,
+        zb_json_type(v));
     return ZB_OK;
 }
 
@@ -95,8 +97,9 @@ static zb_status take_seconds(const source *f, const json_t *o, const char *wher
     zb_report_time *time = ZB_NEW_ARRAY(f->a, zb_report_time, json_object_size(seconds));
     json_object_foreach(seconds, stage, v) {
         if (!json_is_number(v) || json_number_value(v) < 0)
-            return zb_fail(f->err, ZB_ERR_FORMAT, "%s: seconds.%s: expected a number from 0, found %s",
-                           where, stage, json_is_number(v) ? "less" : zb_json_type(v));
+            return zb_fail(f->err, ZB_ERR_FORMAT,
+                           "%s: seconds.%s: expected a number from 0, found %s", where, stage,
+                           json_is_number(v) ? "less" : zb_json_type(v));
         time[model->n_seconds++] =
             (zb_report_time){.stage = zb_strdup(f->a, stage), .seconds = json_number_value(v)};
     }
@@ -119,7 +122,8 @@ static zb_status take_models(const source *f, const json_t *file, zb_report_inpu
         ZB_TRY(take_path(f, o, where, "perplexity", &r->perplexity));
         ZB_TRY(take_path(f, o, where, "bench", &r->bench));
         ZB_TRY(take_path(f, o, where, "inspect", &r->inspect));
-        ZB_TRY(zb_json_int(o, where, "train_tokens", false, 0, INT64_MAX, &r->train_tokens, f->err));
+        ZB_TRY(
+            zb_json_int(o, where, "train_tokens", false, 0, INT64_MAX, &r->train_tokens, f->err));
         ZB_TRY(take_seconds(f, o, where, r));
     }
     in->model = model;

@@ -23,15 +23,16 @@ typedef struct zb_report_time {
 /* Files of one model, all JSON:
  *   eval        keys of the LM Evaluation Harness: results.<task>."acc,none" ..., group_subtasks
  *   perplexity  {"perplexity", "kl_to_teacher", "tokens"}
- *   bench       [{"test": "pp512" | "tg32", "depth", "tokens_per_second", "sd"}], or an object with
- *               that array under "results"
+ *   bench       [{"test": "pp512" | "tg32", "depth", "tokens_per_second", "sd" or "deviation"}], or
+ *               an object with that array under "results"
  *   inspect     {"kv_percent", "kv_bytes_per_token", "state_bytes", "parameters",
  *                "layers": [{"kind"}]} */
 typedef struct zb_report_model {
     const char *name;  /* key in report.json and column heading: "teacher", "student" */
     const char *title; /* "SmolLM2-135M-Instruct"; NULL: the name */
     const char *eval, *perplexity, *bench, *inspect;
-    int64_t train_tokens; /* 0: for the last model the sum of the logs' last counts, else left out */
+    int64_t
+        train_tokens; /* 0: for the last model the sum of the logs' last counts, else left out */
     const zb_report_time *seconds;
     int n_seconds;
 } zb_report_model;
@@ -59,8 +60,8 @@ typedef struct zb_report_input {
     const char *recipe;  /* text file, shown as it is */
     const zb_report_fact *fact;
     int n_facts;
-    const char *gnuplot;  /* program; NULL: "gnuplot" of the PATH */
-    double plot_seconds;  /* limit for one plot; 0: 30 */
+    const char *gnuplot; /* program; NULL: "gnuplot" of the PATH */
+    double plot_seconds; /* limit for one plot; 0: 30 */
 } zb_report_input;
 
 enum { ZB_REPORT_MODELS_MAX = 6 };

@@ -2,7 +2,8 @@
  *
  * Ratios are value / value of the first model. A difference of scores is to be read against the
  * standard errors printed beside them; both models answer the same documents, so the error of a
- * difference is smaller than that of two independent means, and quoting both is the careful side. */
+ * difference is smaller than that of two independent means, and quoting both is the careful side.
+ */
 #include "report/summary.h"
 
 #include "report/label.h"
@@ -18,12 +19,13 @@ const zb_report_published zb_report_published_list[] = {
     {"Zebra-Llama 3B", "6 MLA + 22 Mamba2", "9 B", 2.01, 58.13, 59.75},
     {"Zebra-Llama 8B", "8 MLA + 24 Mamba2", "11 B", 2.73, 65.53, 64.12},
 };
-const int zb_report_n_published = sizeof zb_report_published_list / sizeof *zb_report_published_list;
+const int zb_report_n_published =
+    sizeof zb_report_published_list / sizeof *zb_report_published_list;
 
 static const char memory[] = "Memory", quality[] = "Quality", speed[] = "Speed", cost[] = "Cost";
 
-static zb_report_row *new_row(zb_report_rows *rows, const zb_report_measures *m, const char *section,
-                              const char *label, zb_arena *a) {
+static zb_report_row *new_row(zb_report_rows *rows, const zb_report_measures *m,
+                              const char *section, const char *label, zb_arena *a) {
     rows->row = zb_grow(a, rows->row, &rows->cap, rows->n + 1, sizeof *rows->row);
     zb_report_row *r = &rows->row[rows->n++];
     *r = (zb_report_row){.section = section, .label = label, .ratio = true};
@@ -116,7 +118,8 @@ static void add_tasks(zb_report_rows *rows, const zb_report_measures *m, zb_aren
     if (m->model[0].n_tasks != most) r->ratio = false;
 }
 
-static void add_speeds(zb_report_rows *rows, const zb_report_measures *m, bool decode, zb_arena *a) {
+static void add_speeds(zb_report_rows *rows, const zb_report_measures *m, bool decode,
+                       zb_arena *a) {
     int64_t last = -1;
     for (;;) { /* the places of all models in ascending order */
         int64_t at = INT64_MAX;
@@ -127,7 +130,8 @@ static void add_speeds(zb_report_rows *rows, const zb_report_measures *m, bool d
                 if (s[k].at > last && s[k].at < at) at = s[k].at;
         }
         if (at == INT64_MAX) return;
-        const char *what = decode ? "decode at context %lld, tokens/s" : "prefill of %lld, tokens/s";
+        const char *what =
+            decode ? "decode at context %lld, tokens/s" : "prefill of %lld, tokens/s";
         char label[80];
         snprintf(label, sizeof label, what, (long long)at);
         zb_report_row *row = new_row(rows, m, speed, zb_strdup(a, label), a);
@@ -228,7 +232,8 @@ void zb_report_markdown(const zb_report_measures *m, zb_buf *out) {
             zb_label_ratio(r && r->ratio ? r->value[k] / r->value[0] : (double)NAN, ratio);
             grid[i][m->n_models + k] =
                 r ? zb_strdup(&a, ratio)
-                  : zb_label_cell(&a, zb_asprintf(&a, "%s / %s", m->model[k].name, m->model[0].name));
+                  : zb_label_cell(&a,
+                                  zb_asprintf(&a, "%s / %s", m->model[k].name, m->model[0].name));
         }
     }
     put_grid(grid, rows.n + 1, columns, out);
@@ -303,7 +308,8 @@ static json_t *model_json(const zb_report_measured *r) {
     if (r->train_tokens >= 0) put(o, "train_tokens", (double)r->train_tokens);
     if (r->n_seconds) {
         json_t *seconds = json_object();
-        for (int i = 0; i < r->n_seconds; i++) put_real(seconds, r->seconds[i].stage, r->seconds[i].seconds);
+        for (int i = 0; i < r->n_seconds; i++)
+            put_real(seconds, r->seconds[i].stage, r->seconds[i].seconds);
         json_object_set_new(o, "seconds", seconds);
     }
     return o;
@@ -313,7 +319,8 @@ json_t *zb_report_json(const zb_report_measures *m) {
     json_t *out = json_object(), *missing = json_array();
     for (int i = 0; i < m->n_models; i++)
         json_object_set_new(out, m->model[i].name, model_json(&m->model[i]));
-    for (size_t i = 0; i < m->n_missing; i++) json_array_append_new(missing, text_json(m->missing[i]));
+    for (size_t i = 0; i < m->n_missing; i++)
+        json_array_append_new(missing, text_json(m->missing[i]));
     json_object_set_new(out, "average_rule", json_string(zb_report_average_rule));
     json_object_set_new(out, "missing", missing);
     json_object_set_new(out, "zebra_version", json_string(ZB_VERSION));
