@@ -1,7 +1,7 @@
 /* driver.c - replays a corpus through a fuzz target without libFuzzer, so that every build runs it.
  *
- * usage: fuzz_NAME FOLDER...   Each file is handed over in memory of exactly its size. A folder without
- * files is an error: a target without a corpus tests nothing. */
+ * usage: fuzz_NAME FOLDER...   Each file is handed over in memory of exactly its size. A folder
+ * without files is an error: a target without a corpus tests nothing. */
 #include "base/file.h"
 
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* fuzz_gguf.c - any bytes as a GGUF file: opened, every tensor touched at both ends, every kind of key access, and
- * the configuration of a model read from it. */
+/* fuzz_gguf.c - any bytes as a GGUF file: opened, every tensor touched at both ends, every kind of
+ * key access, and the configuration of a model read from it. */
 #include "format/gguf.h"
 #include "model/config.h"
 
@@ -21,7 +21,8 @@ static void read_arrays(const zb_gguf *g, const char *key) {
         zb_str *text = ZB_NEW_ARRAY(&a, zb_str, n);
         size_t bytes = 0;
         if (zb_gguf_array_str(g, key, text, n, &err) == ZB_OK)
-            for (size_t i = 0; i < n; i++) bytes += text[i].n ? (size_t)(text[i].p[text[i].n - 1] != 0) : 1;
+            for (size_t i = 0; i < n; i++)
+                bytes += text[i].n ? (size_t)(text[i].p[text[i].n - 1] != 0) : 1;
         ZB_ASSERT(bytes <= n);
         zb_gguf_array_int(g, key, ZB_NEW_ARRAY(&a, int64_t, n), n, &err);
     }
@@ -37,7 +38,8 @@ static void read_key(const zb_gguf *g, const char *key) {
     zb_gguf_int(g, key, true, &i, &err);
     zb_gguf_f64(g, key, true, &d, &err);
     zb_gguf_bool(g, key, true, &b, &err);
-    if (zb_gguf_str(g, key, true, &s, &err) == ZB_OK && s.n) ZB_ASSERT(memchr(s.p, s.p[s.n - 1], s.n));
+    if (zb_gguf_str(g, key, true, &s, &err) == ZB_OK && s.n)
+        ZB_ASSERT(memchr(s.p, s.p[s.n - 1], s.n));
     read_arrays(g, key);
 }
 
@@ -54,7 +56,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         ZB_ASSERT(zb_gguf_find(g, t->name) == t);
         touch(t);
     }
-    const char *const keys[] = {"general.architecture", "general.alignment", "k", "list.text", "tokenizer.ggml.tokens"};
+    const char *const keys[] = {"general.architecture", "general.alignment", "k", "list.text",
+                                "tokenizer.ggml.tokens"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) read_key(g, keys[i]);
     static zb_config c; /* large; the target runs in one thread */
     zb_config_from_gguf(&c, g, &err);

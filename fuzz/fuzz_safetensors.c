@@ -1,5 +1,5 @@
-/* fuzz_safetensors.c - any bytes as a safetensors file. What opens must hold what it promises: names in
- * order and findable, ranges inside the file, values readable. */
+/* fuzz_safetensors.c - any bytes as a safetensors file. What opens must hold what it promises:
+ * names in order and findable, ranges inside the file, values readable. */
 #include "format/safetensors.h"
 
 #include <string.h>

@@ -1,5 +1,5 @@
-/* fuzz_yaml_recipe.c - any bytes as a recipe: read as a tree, its stages applied to an option table that has
- * every type of option, and the result written as JSON. */
+/* fuzz_yaml_recipe.c - any bytes as a recipe: read as a tree, its stages applied to an option table
+ * that has every type of option, and the result written as JSON. */
 #include "base/opts.h"
 
 #include <string.h>

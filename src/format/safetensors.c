@@ -1,11 +1,11 @@
 /* safetensors.c - reading (contract in safetensors.h; writing is in safetensors_write.c).
  *
- * A file is: u64 N · N bytes of JSON, starting with '{' · the data buffer. Each entry of the JSON is
+ * A file is: u64 N · N bytes of JSON, starting with '{' · the data buffer. An entry is
  *   "name": {"dtype": "F32", "shape": [2,3], "data_offsets": [begin, end]}
- * with offsets counted from the start of the buffer; "__metadata__" maps strings to strings. The ranges
- * must cover the buffer without gap or overlap up to the end of the file, so a truncated or spliced file
- * cannot pass. Nothing of the buffer is touched here. Several files (shards) share one sorted table.
- * Format: github.com/huggingface/safetensors. */
+ * with offsets counted from the start of the buffer; "__metadata__" maps strings to strings. The
+ * ranges must cover the buffer without gap or overlap up to the end of the file, so a truncated or
+ * spliced file cannot pass. Nothing of the buffer is touched here. Several files (shards) share one
+ * sorted table. Format: github.com/huggingface/safetensors. */
 #include "format/safetensors.h"
 
 #include "base/file.h"
@@ -37,12 +37,15 @@ typedef struct place {
 
 static zb_status read_dtype(place p, const json_t *entry, zb_dtype *out, zb_err *err) {
     const json_t *v = json_object_get(entry, "dtype");
-    if (!json_is_string(v)) return FAIL(p, err, "dtype: expected a string, found %s", zb_json_type(v));
+    if (!json_is_string(v))
+        return FAIL(p, err, "dtype: expected a string, found %s", zb_json_type(v));
     const char *name = json_string_value(v);
     if (!zb_dtype_find(name, out) || zb_dtype_get(*out)->block != 1)
-        return zb_fail(err, ZB_ERR_UNSUPPORTED,
-                       "%s: tensor \"%.120s\": dtype \"%.20s\" is not supported (known: F64 F32 F16 BF16 "
-                       "I64 I32 I8 U8 BOOL)", p.where, p.name, name);
+        return zb_fail(
+            err, ZB_ERR_UNSUPPORTED,
+            "%s: tensor \"%.120s\": dtype \"%.20s\" is not supported (known: F64 F32 F16 BF16 "
+            "I64 I32 I8 U8 BOOL)",
+            p.where, p.name, name);
     return ZB_OK;
 }
 
@@ -50,7 +53,8 @@ static zb_status read_dtype(place p, const json_t *entry, zb_dtype *out, zb_err 
 static zb_status read_list(place p, const json_t *entry, const char *key, int64_t *out, size_t max,
                            size_t *n, zb_err *err) {
     const json_t *v = json_object_get(entry, key);
-    if (!json_is_array(v)) return FAIL(p, err, "%s: expected an array, found %s", key, zb_json_type(v));
+    if (!json_is_array(v))
+        return FAIL(p, err, "%s: expected an array, found %s", key, zb_json_type(v));
     *n = json_array_size(v);
     if (*n > max) return FAIL(p, err, "%s: expected at most %zu numbers, found %zu", key, max, *n);
     for (size_t i = 0; i < *n; i++) {
@@ -58,7 +62,9 @@ static zb_status read_list(place p, const json_t *entry, const char *key, int64_
         if (!json_is_integer(x))
             return FAIL(p, err, "%s: expected integers, found %s", key, zb_json_type(x));
         out[i] = json_integer_value(x);
-        if (out[i] < 0) return FAIL(p, err, "%s: expected no negative number, found %lld", key, (long long)out[i]);
+        if (out[i] < 0)
+            return FAIL(p, err, "%s: expected no negative number, found %lld", key,
+                        (long long)out[i]);
     }
     return ZB_OK;
 }
@@ -76,7 +82,8 @@ static bool shape_bytes(const zb_tensor *t, size_t *bytes) {
 /* One entry into *t; its range must lie in the buffer and fit its shape. */
 static zb_status read_entry(place p, const json_t *entry, const uint8_t *buffer, size_t size,
                             zb_tensor *t, zb_err *err) {
-    if (!json_is_object(entry)) return FAIL(p, err, "expected an object, found %s", zb_json_type(entry));
+    if (!json_is_object(entry))
+        return FAIL(p, err, "expected an object, found %s", zb_json_type(entry));
     ZB_TRY(read_dtype(p, entry, &t->dtype, err));
     size_t n;
     ZB_TRY(read_list(p, entry, "shape", t->shape, ZB_DIMS_MAX, &n, err));
@@ -85,15 +92,17 @@ static zb_status read_entry(place p, const json_t *entry, const uint8_t *buffer,
     ZB_TRY(read_list(p, entry, "data_offsets", range, 2, &n, err));
     if (n != 2) return FAIL(p, err, "data_offsets: expected 2 numbers, found %zu", n);
     if (range[0] > range[1] || (uint64_t)range[1] > size)
-        return FAIL(p, err, "data_offsets: expected a range within the %zu bytes of data, found %lld to %lld",
-                    size, (long long)range[0], (long long)range[1]);
+        return FAIL(
+            p, err,
+            "data_offsets: expected a range within the %zu bytes of data, found %lld to %lld", size,
+            (long long)range[0], (long long)range[1]);
     char shape[96];
     t->data = buffer + range[0];
     if (!shape_bytes(t, &t->bytes))
         return FAIL(p, err, "shape %s is too large", zb_tensor_shape_text(t, shape));
     if (t->bytes != (size_t)(range[1] - range[0]))
-        return FAIL(p, err, "%s needs %zu bytes, found %lld in data_offsets", zb_tensor_shape_text(t, shape),
-                    t->bytes, (long long)(range[1] - range[0]));
+        return FAIL(p, err, "%s needs %zu bytes, found %lld in data_offsets",
+                    zb_tensor_shape_text(t, shape), t->bytes, (long long)(range[1] - range[0]));
     return ZB_OK;
 }
 
@@ -105,8 +114,9 @@ static zb_status read_metadata(zb_safetensors *s, const char *where, json_t *met
     json_t *v;
     json_object_foreach(meta, key, v) {
         if (!json_is_string(v))
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: __metadata__: \"%.100s\": expected a string, found %s",
-                           where, key, zb_json_type(v));
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: __metadata__: \"%.100s\": expected a string, found %s", where, key,
+                           zb_json_type(v));
     }
     if (!s->metadata && s->n_maps <= 1) s->metadata = json_incref(meta);
     return ZB_OK;
@@ -120,27 +130,30 @@ static int by_offset(const void *a, const void *b) {
 }
 
 /* The n tensors of one file cover its buffer exactly. Sorts them by offset. */
-static zb_status check_cover(zb_tensor *t, size_t n, const uint8_t *buffer, size_t size, const char *where,
-                             zb_err *err) {
+static zb_status check_cover(zb_tensor *t, size_t n, const uint8_t *buffer, size_t size,
+                             const char *where, zb_err *err) {
     if (n) qsort(t, n, sizeof *t, by_offset);
     size_t end = 0;
     for (size_t i = 0; i < n; i++) {
         size_t begin = (size_t)((const uint8_t *)t[i].data - buffer);
         if (begin != end)
-            return zb_fail(err, ZB_ERR_FORMAT,
-                           "%s: tensor \"%.120s\" begins at byte %zu of the data, expected %zu (%s)", where,
-                           t[i].name, begin, end, begin < end ? "overlap" : "gap");
+            return zb_fail(
+                err, ZB_ERR_FORMAT,
+                "%s: tensor \"%.120s\" begins at byte %zu of the data, expected %zu (%s)", where,
+                t[i].name, begin, end, begin < end ? "overlap" : "gap");
         end = begin + t[i].bytes;
     }
     if (end != size)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: the tensors take %zu bytes of data, found %zu", where, end, size);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: the tensors take %zu bytes of data, found %zu",
+                       where, end, size);
     return ZB_OK;
 }
 
 static zb_status add_entries(zb_safetensors *s, json_t *root, const uint8_t *buffer, size_t size,
                              const char *where, zb_err *err) {
     size_t first = s->n;
-    s->tensors = zb_grow(&s->arena, s->tensors, &s->cap, s->n + json_object_size(root), sizeof *s->tensors);
+    s->tensors =
+        zb_grow(&s->arena, s->tensors, &s->cap, s->n + json_object_size(root), sizeof *s->tensors);
     const char *name;
     json_t *entry;
     json_object_foreach(root, name, entry) {
@@ -160,12 +173,15 @@ static zb_status add_entries(zb_safetensors *s, json_t *root, const uint8_t *buf
 static zb_status add_file(zb_safetensors *s, const uint8_t *bytes, size_t size, const char *where,
                           zb_err *err) {
     if (size < 8)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected a safetensors file, found only %zu bytes", where, size);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected a safetensors file, found only %zu bytes",
+                       where, size);
     uint64_t header;
     memcpy(&header, bytes, 8);
     if (header > HEADER_MAX || header > size - 8)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected a header of at most %zu bytes, found %llu (cut short, "
-                       "or no safetensors file)", where, size - 8 < HEADER_MAX ? size - 8 : HEADER_MAX,
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: expected a header of at most %zu bytes, found %llu (cut short, "
+                       "or no safetensors file)",
+                       where, size - 8 < HEADER_MAX ? size - 8 : HEADER_MAX,
                        (unsigned long long)header);
     if (header == 0 || bytes[8] != '{')
         return zb_fail(err, ZB_ERR_FORMAT, "%s: expected a header that starts with '{'", where);
@@ -233,9 +249,10 @@ static int by_text(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* The distinct file names of a weight map, sorted. They are names in the same folder, never paths. */
-static zb_status shard_names(zb_arena *a, json_t *weight_map, const char *index, const char ***names,
-                             size_t *n, zb_err *err) {
+/* The distinct file names of a weight map, sorted. They are names in the same folder, never
+ * paths. */
+static zb_status shard_names(zb_arena *a, json_t *weight_map, const char *index,
+                             const char ***names, size_t *n, zb_err *err) {
     *names = ZB_NEW_ARRAY(a, const char *, json_object_size(weight_map));
     size_t all = 0;
     const char *key;
@@ -243,8 +260,9 @@ static zb_status shard_names(zb_arena *a, json_t *weight_map, const char *index,
     json_object_foreach(weight_map, key, v) {
         const char *file = json_string_value(v);
         if (!file || !*file || strchr(file, '/') || !strcmp(file, ".."))
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: weight_map: \"%.100s\": expected a file name, found %s%.60s",
-                           index, key, file ? "the path " : zb_json_type(v), file ? file : "");
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: weight_map: \"%.100s\": expected a file name, found %s%.60s", index,
+                           key, file ? "the path " : zb_json_type(v), file ? file : "");
         (*names)[all++] = file;
     }
     if (all) qsort(*names, all, sizeof **names, by_text);
@@ -252,18 +270,20 @@ static zb_status shard_names(zb_arena *a, json_t *weight_map, const char *index,
     for (size_t i = 0; i < all; i++)
         if (*n == 0 || strcmp((*names)[*n - 1], (*names)[i]) != 0) (*names)[(*n)++] = (*names)[i];
     if (*n > SHARDS_MAX)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %d files, found %zu", index, SHARDS_MAX, *n);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %d files, found %zu", index,
+                       SHARDS_MAX, *n);
     return ZB_OK;
 }
 
 /* Every tensor of the index exists (in whichever shard). */
-static zb_status check_index(const zb_safetensors *s, json_t *weight_map, const char *index, zb_err *err) {
+static zb_status check_index(const zb_safetensors *s, json_t *weight_map, const char *index,
+                             zb_err *err) {
     const char *key;
     json_t *v;
     json_object_foreach(weight_map, key, v) {
         if (!zb_safetensors_find(s, key))
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: tensor \"%.120s\" is missing in %.100s", index, key,
-                           json_string_value(v));
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: tensor \"%.120s\" is missing in %.100s", index,
+                           key, json_string_value(v));
     }
     return ZB_OK;
 }
@@ -294,8 +314,10 @@ zb_status zb_safetensors_open_dir(zb_safetensors **out, const char *dir, zb_err 
         if (st == ZB_OK) st = add_shards(s, dir, root, index, err);
         json_decref(root);
     } else {
-        st = zb_fail(err, ZB_ERR_IO, "%s: expected a folder with model.safetensors or "
-                     "model.safetensors.index.json", dir);
+        st = zb_fail(err, ZB_ERR_IO,
+                     "%s: expected a folder with model.safetensors or "
+                     "model.safetensors.index.json",
+                     dir);
     }
     return hand_over(out, s, st);
 }

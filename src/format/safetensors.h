@@ -1,9 +1,9 @@
 /* safetensors.h - read and write safetensors files, alone or as shards with an index.
  *
- * Reading maps the files; tensors are borrowed views into the mapping (any alignment), valid until close.
- * The header is checked completely first (size, JSON, dtypes, shapes against byte ranges, gaps, overlaps,
- * duplicates). A directory is opened through `model.safetensors` or `model.safetensors.index.json`.
- * Reading is thread-safe once open. */
+ * Reading maps the files; tensors are borrowed views into the mapping (any alignment), valid until
+ * close. The header is checked completely first (size, JSON, dtypes, shapes against byte ranges,
+ * gaps, overlaps, duplicates). A directory is opened through `model.safetensors` or
+ * `model.safetensors.index.json`. Reading is thread-safe once open. */
 #ifndef ZB_FORMAT_SAFETENSORS_H
 #define ZB_FORMAT_SAFETENSORS_H
 
@@ -13,25 +13,28 @@
 
 typedef struct zb_safetensors zb_safetensors;
 
-zb_status zb_safetensors_open(zb_safetensors **out, const char *path, zb_err *err);     /* one file */
-zb_status zb_safetensors_open_dir(zb_safetensors **out, const char *dir, zb_err *err);  /* model folder */
+/* One file, or a model folder. */
+zb_status zb_safetensors_open(zb_safetensors **out, const char *path, zb_err *err);
+zb_status zb_safetensors_open_dir(zb_safetensors **out, const char *dir, zb_err *err);
 /* A whole file in memory, borrowed until close; `where` starts the messages. */
 zb_status zb_safetensors_parse(zb_safetensors **out, const void *bytes, size_t n, const char *where,
                                zb_err *err);
-void zb_safetensors_close(zb_safetensors *s);                                           /* NULL is legal */
+void zb_safetensors_close(zb_safetensors *s); /* NULL is legal */
 
 size_t zb_safetensors_count(const zb_safetensors *s);
-const zb_tensor *zb_safetensors_at(const zb_safetensors *s, size_t i);         /* sorted by name */
-const zb_tensor *zb_safetensors_find(const zb_safetensors *s, const char *name); /* NULL if absent */
+/* By number (sorted by name); by name (NULL if absent). */
+const zb_tensor *zb_safetensors_at(const zb_safetensors *s, size_t i);
+const zb_tensor *zb_safetensors_find(const zb_safetensors *s, const char *name);
 /* "__metadata__" entry of the first file, or NULL. */
 const char *zb_safetensors_metadata(const zb_safetensors *s, const char *key);
 
-/* Writes atomically; tensors in any order (the file sorts them by alignment, then name). metadata: pairs
- * key, value, ..., NULL, or NULL for {"format":"pt"}. */
+/* Writes atomically; tensors in any order (the file sorts them by alignment, then name). metadata:
+ * pairs key, value, ..., NULL, or NULL for {"format":"pt"}. */
 zb_status zb_safetensors_write(const char *path, const zb_tensor *tensors, size_t n,
                                const char *const *metadata, zb_err *err);
-/* The same into `dir`, as model.safetensors, or as shards with an index where it exceeds shard_bytes.
- * Shards take the tensors in the order given. Model files of an earlier write are removed afterwards. */
+/* The same into `dir`, as model.safetensors, or as shards with an index where it exceeds
+ * shard_bytes. Shards take the tensors in the order given. Model files of an earlier write are
+ * removed afterwards. */
 zb_status zb_safetensors_write_dir(const char *dir, const zb_tensor *tensors, size_t n,
                                    size_t shard_bytes, zb_err *err);
 

@@ -1,8 +1,9 @@
 /* safetensors_write.c - writing files and shards (contract in safetensors.h).
  *
- * Tensors are laid out by type, widest first, then by name, and the header is padded with spaces to a
- * multiple of 8 bytes: every tensor is aligned to its element. For one set of tensors the file is the same byte
- * for byte, whatever order they come in, and the same as the reference library writes. */
+ * Tensors are laid out by type, widest first, then by name, and the header is padded with spaces to
+ * a multiple of 8 bytes: every tensor is aligned to its element. For one set of tensors the file is
+ * the same byte for byte, whatever order they come in, and the same as the reference library
+ * writes. */
 #include "format/safetensors.h"
 
 #include "base/file.h"
@@ -12,9 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Order of types in the file: the reference library's, which is by width. Packed types have no row. */
+/* Order of types in the file: the reference library's, which is by width. Packed types have no
+ * row. */
 static const int rank_of[ZB_DTYPE_COUNT] = {
-    [ZB_I64] = 9, [ZB_F64] = 8, [ZB_F32] = 7, [ZB_I32] = 6, [ZB_BF16] = 5,
+    [ZB_I64] = 9, [ZB_F64] = 8, [ZB_F32] = 7, [ZB_I32] = 6,  [ZB_BF16] = 5,
     [ZB_F16] = 4, [ZB_I8] = 3,  [ZB_U8] = 2,  [ZB_BOOL] = 1,
 };
 
@@ -54,7 +56,8 @@ static bool add_metadata(zb_buf *b, const char *const *pairs) {
 
 static void add_entry(zb_buf *b, const zb_tensor *t, size_t offset) {
     zb_buf_addf(b, ":{\"dtype\":\"%s\",\"shape\":[", zb_dtype_get(t->dtype)->name);
-    for (int i = 0; i < t->n_dims; i++) zb_buf_addf(b, "%s%lld", i ? "," : "", (long long)t->shape[i]);
+    for (int i = 0; i < t->n_dims; i++)
+        zb_buf_addf(b, "%s%lld", i ? "," : "", (long long)t->shape[i]);
     zb_buf_addf(b, "],\"data_offsets\":[%zu,%zu]}", offset, offset + t->bytes);
 }
 
@@ -67,24 +70,29 @@ static zb_status make_header(zb_buf *b, const zb_tensor *const *order, size_t n,
     for (size_t i = 0; i < n; i++) {
         const zb_tensor *t = order[i];
         size_t bytes;
-        ZB_ASSERT(rank_of[t->dtype] && zb_dtype_size(t->dtype, zb_tensor_count(t), &bytes) && bytes == t->bytes);
+        ZB_ASSERT(rank_of[t->dtype] && zb_dtype_size(t->dtype, zb_tensor_count(t), &bytes) &&
+                  bytes == t->bytes);
         if (!strcmp(t->name, "__metadata__") || (i && !by_layout(&order[i - 1], &order[i])))
-            return zb_fail(err, ZB_ERR_INTERNAL, "%s: tensor \"%.120s\" cannot be written under this name "
-                           "(reserved, or given twice)", path, t->name);
+            return zb_fail(err, ZB_ERR_INTERNAL,
+                           "%s: tensor \"%.120s\" cannot be written under this name "
+                           "(reserved, or given twice)",
+                           path, t->name);
         zb_buf_addc(b, ',');
         if (!add_string(b, t->name))
-            return zb_fail(err, ZB_ERR_INTERNAL, "%s: tensor \"%.120s\": the name is not UTF-8", path, t->name);
+            return zb_fail(err, ZB_ERR_INTERNAL, "%s: tensor \"%.120s\": the name is not UTF-8",
+                           path, t->name);
         add_entry(b, t, offset);
         offset += t->bytes;
     }
     zb_buf_addc(b, '}');
     while (b->n % 8) zb_buf_addc(b, ' ');
-    if (b->overflow) return zb_fail(err, ZB_ERR_INTERNAL, "%s: the header exceeds %zu bytes", path, b->limit);
+    if (b->overflow)
+        return zb_fail(err, ZB_ERR_INTERNAL, "%s: the header exceeds %zu bytes", path, b->limit);
     return ZB_OK;
 }
 
-static zb_status write_parts(zb_writer *w, const zb_buf *header, const zb_tensor *const *order, size_t n,
-                             zb_err *err) {
+static zb_status write_parts(zb_writer *w, const zb_buf *header, const zb_tensor *const *order,
+                             size_t n, zb_err *err) {
     uint64_t length = header->n;
     ZB_TRY(zb_writer_add(w, &length, sizeof length, err));
     ZB_TRY(zb_writer_add(w, header->p, header->n, err));
@@ -110,7 +118,8 @@ zb_status zb_safetensors_write(const char *path, const zb_tensor *tensors, size_
     return s;
 }
 
-/* Where each shard ends: tensors first..ends[i]-1. A tensor above the limit gets a shard of its own. */
+/* Where each shard ends: tensors first..ends[i]-1. A tensor above the limit gets a shard of its
+ * own. */
 static size_t plan_shards(const zb_tensor *t, size_t n, size_t limit, size_t *ends) {
     size_t shards = 0, bytes = 0;
     for (size_t i = 0; i < n; i++) {
@@ -138,23 +147,28 @@ static zb_status write_index(const char *dir, const zb_tensor *t, const size_t *
             total += t[at].bytes;
             json_object_set_new(map, t[at].name, json_string(file));
         }
-    json_t *root = json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
+    json_t *root =
+        json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
     zb_status s = zb_json_write(zb_path_join(a, dir, "model.safetensors.index.json"), root, err);
     json_decref(root);
     return s;
 }
 
-/* Weights of an earlier write under other names would be read instead of, or beside, the new ones. */
+/* Weights of an earlier write under other names would be read instead of, or beside, the new
+ * ones. */
 static zb_status remove_stale(const char *dir, size_t shards, zb_arena *a, zb_err *err) {
     char **names;
     size_t n;
     ZB_TRY(zb_dir_list(dir, "model", a, &names, &n, err));
     for (size_t i = 0; i < n; i++) {
         bool ours = shards > 1 && !strcmp(names[i], "model.safetensors.index.json");
-        for (size_t k = 0; k < shards && !ours; k++) ours = !strcmp(names[i], shard_name(a, k, shards));
+        for (size_t k = 0; k < shards && !ours; k++)
+            ours = !strcmp(names[i], shard_name(a, k, shards));
         zb_str name = zb_str_from(names[i]);
-        bool weights = !strcmp(names[i], "model.safetensors.index.json") || !strcmp(names[i], "model.safetensors") ||
-                       (zb_str_starts(name, ZB_STR("model-")) && zb_str_ends(name, ZB_STR(".safetensors")));
+        bool weights =
+            !strcmp(names[i], "model.safetensors.index.json") ||
+            !strcmp(names[i], "model.safetensors") ||
+            (zb_str_starts(name, ZB_STR("model-")) && zb_str_ends(name, ZB_STR(".safetensors")));
         const char *path = zb_path_join(a, dir, names[i]);
         if (weights && !ours && remove(path) != 0)
             return zb_fail(err, ZB_ERR_IO, "%s: cannot remove the earlier weights", path);

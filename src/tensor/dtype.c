@@ -1,13 +1,13 @@
 /* dtype.c - facts about element types and exact conversion to f32 (contract in dtype.h).
  *
- * Packed types store blocks: a scale d (and for some a minimum m) as f16, then small integers q. With
- * ggml's layouts (llama.cpp's ggml-common.h), j counting inside a block:
+ * Packed types store blocks: a scale d (and for some a minimum m) as f16, then small integers q.
+ * With ggml's layouts (llama.cpp's ggml-common.h), j counting inside a block:
  *   Q8_0  x = d·q                      Q4_0  x = d·(q-8)         Q4_1  x = d·q + m
  *   Q5_0  x = d·(q-16)                 Q5_1  x = d·q + m         (fifth bits in a 32-bit word)
  *   Q4_K, Q5_K  256 elements in 8 sub-blocks: x = (d·sc)·q - (dmin·mn), sc and mn 6-bit
  *   Q6_K  256 elements in 16 sub-blocks: x = (d·s)·(q-32), s 8-bit signed
- * Products are taken in the order shown, in f32, so the values are bit for bit those of ggml's scalar
- * code. All loads go through memcpy or bytes: sources may have any alignment. */
+ * Products are taken in the order shown, in f32, so the values are bit for bit those of ggml's
+ * scalar code. All loads go through memcpy or bytes: sources may have any alignment. */
 #include "tensor/dtype.h"
 
 #include <inttypes.h>
@@ -29,7 +29,8 @@ static uint32_t bits_of_f32(float f) {
 }
 
 float zb_f16_to_f32(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 0x3FFu;
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u,
+             mantissa = h & 0x3FFu;
     if (exponent == 31) return f32_of_bits(sign | 0x7F800000u | mantissa << 13);
     if (exponent != 0) return f32_of_bits(sign | (exponent + 112u) << 23 | mantissa << 13);
     float tiny = (float)mantissa * 0x1p-24f; /* subnormal half: exact in f32 */
@@ -39,7 +40,7 @@ float zb_f16_to_f32(uint16_t h) {
 uint16_t zb_f32_to_f16(float f) {
     uint32_t u = bits_of_f32(f), a = u & 0x7FFFFFFFu;
     uint16_t sign = (uint16_t)(u >> 16 & 0x8000u);
-    if (a > 0x7F800000u) return (uint16_t)(sign | 0x7E00u | (a >> 13 & 0x3FFu)); /* NaN, kept quiet */
+    if (a > 0x7F800000u) return (uint16_t)(sign | 0x7E00u | (a >> 13 & 0x3FFu)); /* quiet NaN */
     if (a >= 0x477FF000u) return (uint16_t)(sign | 0x7C00u); /* 65520 and above round to infinity */
     if (a < 0x38800000u) { /* below 2^-14: adding 1/2 leaves |f|·2^24, rounded, in the low bits */
         return (uint16_t)(sign | (bits_of_f32(f32_of_bits(a) + 0.5f) - bits_of_f32(0.5f)));
@@ -117,8 +118,8 @@ static void unpack_scale(const uint8_t s[12], int k, int *sc, int *mn) {
     }
 }
 
-/* Q4_K, and Q5_K when `high` points to its 32 bytes of fifth bits: bit k of high[l] belongs to element l
- * of sub-block k. */
+/* Q4_K, and Q5_K when `high` points to its 32 bytes of fifth bits: bit k of high[l] belongs to
+ * element l of sub-block k. */
 static void from_k45(const uint8_t *p, const uint8_t *high, const uint8_t *nibbles, float *y) {
     float d = load_f16(p), dmin = load_f16(p + 2);
     for (int k = 0; k < QK_K / 32; k++) {
@@ -137,8 +138,8 @@ static void from_k45(const uint8_t *p, const uint8_t *high, const uint8_t *nibbl
 static void from_q4_k(const uint8_t *p, float *y) { from_k45(p, NULL, p + 16, y); }
 static void from_q5_k(const uint8_t *p, float *y) { from_k45(p, p + 16, p + 48, y); }
 
-/* Per half of 128 elements, quarter t = 0..3: low four bits from ql[l + 32·(t odd)], nibble t/2; upper two
- * bits from qh[l] at 2t; scale s[l/16 + 2t]. */
+/* Per half of 128 elements, quarter t = 0..3: low four bits from ql[l + 32·(t odd)], nibble t/2;
+ * upper two bits from qh[l] at 2t; scale s[l/16 + 2t]. */
 static void from_q6_k(const uint8_t *p, float *y) {
     float d = load_f16(p + 208);
     for (int h = 0; h < 2; h++) {
@@ -223,7 +224,8 @@ void zb_dtype_from_f32(zb_dtype t, const float *src, void *dst, int64_t n) {
 
 int64_t zb_tensor_count(const zb_tensor *t) {
     int64_t n = 1;
-    for (int i = 0; i < t->n_dims; i++) /* [huge, huge, 0] is legal and empty: its product must not be taken */
+    /* [huge, huge, 0] is legal and empty: its product must not be taken. */
+    for (int i = 0; i < t->n_dims; i++)
         if (t->shape[i] == 0) return 0;
     for (int i = 0; i < t->n_dims; i++) n *= t->shape[i];
     return n;

@@ -30,7 +30,8 @@ bool zb_dtype_find(const char *name, zb_dtype *out);
 /* Bytes of n elements; false on overflow or when n is not a multiple of the block. */
 bool zb_dtype_size(zb_dtype t, int64_t n, size_t *out);
 
-/* n elements (a multiple of the block) from packed bytes to f32; any alignment. `t` must be real. */
+/* n elements (a multiple of the block) from packed bytes to f32; any alignment. `t` must be
+ * real. */
 void zb_dtype_to_f32(zb_dtype t, const void *src, float *dst, int64_t n);
 /* F32, F16, BF16 only (round to nearest even); quantisers live in tensor/quant.h. */
 void zb_dtype_from_f32(zb_dtype t, const float *src, void *dst, int64_t n);

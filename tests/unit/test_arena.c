@@ -112,9 +112,13 @@ static void products_do_not_overflow(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory_is_aligned_and_zero), cmocka_unit_test(marks_nest), cmocka_unit_test(pop_to_empty),
-        cmocka_unit_test(loops_settle),               cmocka_unit_test(grow_keeps_content),
-        cmocka_unit_test(strings),                    cmocka_unit_test(products_do_not_overflow),
+        cmocka_unit_test(memory_is_aligned_and_zero),
+        cmocka_unit_test(marks_nest),
+        cmocka_unit_test(pop_to_empty),
+        cmocka_unit_test(loops_settle),
+        cmocka_unit_test(grow_keeps_content),
+        cmocka_unit_test(strings),
+        cmocka_unit_test(products_do_not_overflow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* test_dtype.c - the table, sizes, unpacking and rounding of element types.
  *
- * Expected values are those of the `gguf` package and numpy (tests/format/dtype/make_blocks.py), and exact. */
+ * Expected values are those of the `gguf` package and numpy (tests/format/dtype/make_blocks.py),
+ * and exact. */
 #include "base/file.h"
 #include "base/text.h"
 #include "format/safetensors.h"
@@ -94,7 +95,9 @@ static void rounding_matches_numpy(void **state) {
         zb_dtype_from_f32(types[k], f, h, n);
         for (int64_t i = 0; i < n; i++) {
             int expected = want[2 * i] | want[2 * i + 1] << 8;
-            if (h[i] != expected) print_error("%s of %a: %04x, expected %04x\n", names[k], (double)f[i], h[i], expected);
+            if (h[i] != expected)
+                print_error("%s of %a: %04x, expected %04x\n", names[k], (double)f[i], h[i],
+                            expected);
             assert_int_equal(h[i], expected);
         }
     }
@@ -132,7 +135,8 @@ static void shape_text(void **state) {
     assert_int_equal(zb_tensor_count(&t), 1);
     t = (zb_tensor){.dtype = ZB_F32, .n_dims = 3, .shape = {INT64_MAX, INT64_MAX, 0}};
     assert_int_equal(zb_tensor_count(&t), 0);
-    t = (zb_tensor){.dtype = ZB_BOOL, .n_dims = 4, .shape = {INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX}};
+    t = (zb_tensor){
+        .dtype = ZB_BOOL, .n_dims = 4, .shape = {INT64_MAX, INT64_MAX, INT64_MAX, INT64_MAX}};
     assert_int_equal(strlen(zb_tensor_shape_text(&t, text)), 4 + 2 + 4 * 19 + 3 + 1);
 }
 

@@ -22,10 +22,14 @@ static void messages(void **state) {
     assert_int_equal(zb_err_wrap(NULL, ZB_ERR_IO, "x"), ZB_ERR_IO);
 }
 
-/* Control characters of a hostile name reach neither terminal nor log; long texts are cut, not overrun. */
+/* Control characters of a hostile name reach neither terminal nor log; long texts are cut, not
+ * overrun. */
 static void messages_stay_one_line(void **state) {
     (void)state;
-    struct { zb_err err; char guard[8]; } x = {.guard = "guard"};
+    struct {
+        zb_err err;
+        char guard[8];
+    } x = {.guard = "guard"};
     zb_fail(&x.err, ZB_ERR_IO, "a\nb\x1b[31mc\x7f\t");
     assert_string_equal(x.err.msg, "a b [31mc  ");
     char longer[2000];
@@ -73,7 +77,9 @@ static void try_forwards_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(messages), cmocka_unit_test(messages_stay_one_line), cmocka_unit_test(codes_have_rows),
+        cmocka_unit_test(messages),
+        cmocka_unit_test(messages_stay_one_line),
+        cmocka_unit_test(codes_have_rows),
         cmocka_unit_test(try_forwards_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

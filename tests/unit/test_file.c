@@ -108,8 +108,8 @@ static void writer_is_atomic(void **state) {
     assert_true(zb_str_is(s, "new"));
 }
 
-/* A write that fails half-way (here: the limit on file size) never replaces the old file, even when the
- * caller overlooks the error and closes. */
+/* A write that fails half-way (here: the limit on file size) never replaces the old file, even when
+ * the caller overlooks the error and closes. */
 static void failed_write_keeps_the_old_file(void **state) {
     (void)state;
     zb_err err;
@@ -144,7 +144,8 @@ static void folders(void **state) {
     char *deep = in_dir("a/b/c"), **names;
     size_t n;
     assert_int_equal(zb_dir_make(deep, &err), ZB_OK);
-    assert_int_equal(zb_dir_make(zb_path_join(&arena, deep, ""), &err), ZB_OK); /* trailing slash, exists */
+    assert_int_equal(zb_dir_make(zb_path_join(&arena, deep, ""), &err),
+                     ZB_OK); /* trailing slash, exists */
     assert_true(zb_dir_exists(deep) && !zb_file_exists(deep));
     for (const char *p = "zxy"; *p; p++) {
         char name[] = {'f', *p, 0};
@@ -215,7 +216,8 @@ static void lines(void **state) {
     assert_string_equal(lines_in("a\n", 10), "a|");
     assert_string_equal(lines_in("\n\na\r\nb\rc", 10), "||a|b\rc|");
     assert_non_null(strstr(lines_in("ok\n12345678901\n", 10), "ok|!"));
-    assert_non_null(strstr(lines_in("ok\n12345678901\n", 10), "lines:2: expected lines of at most 10 bytes"));
+    assert_non_null(
+        strstr(lines_in("ok\n12345678901\n", 10), "lines:2: expected lines of at most 10 bytes"));
     /* A line across many chunks. */
     char *big = zb_alloc(&arena, 300001);
     memset(big, 'x', 300000);
@@ -250,10 +252,14 @@ static void lines_of_gz(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(write_and_read), cmocka_unit_test(errors_name_the_path), cmocka_unit_test(writer_is_atomic),
+        cmocka_unit_test(write_and_read),
+        cmocka_unit_test(errors_name_the_path),
+        cmocka_unit_test(writer_is_atomic),
         cmocka_unit_test(failed_write_keeps_the_old_file),
-        cmocka_unit_test(folders),        cmocka_unit_test(paths),
-        cmocka_unit_test(lines),          cmocka_unit_test(lines_of_gz),
+        cmocka_unit_test(folders),
+        cmocka_unit_test(paths),
+        cmocka_unit_test(lines),
+        cmocka_unit_test(lines_of_gz),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

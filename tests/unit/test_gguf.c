@@ -1,7 +1,7 @@
 /* test_gguf.c - reading and refusing GGUF files.
  *
- * kinds.gguf and llama.gguf were written by the `gguf` package (tests/format/gguf/make_gguf.py). Broken
- * files are put together here, field by field. */
+ * kinds.gguf and llama.gguf were written by the `gguf` package (tests/format/gguf/make_gguf.py).
+ * Broken files are put together here, field by field. */
 #include "base/file.h"
 #include "format/gguf.h"
 #include "format/safetensors.h"
@@ -40,8 +40,8 @@ static void put_key(zb_buf *b, const char *key, uint32_t type) {
     put32(b, type);
 }
 
-static void put_tensor(zb_buf *b, const char *name, uint32_t dims, const uint64_t *ne, uint32_t type,
-                       uint64_t offset) {
+static void put_tensor(zb_buf *b, const char *name, uint32_t dims, const uint64_t *ne,
+                       uint32_t type, uint64_t offset) {
     put_str(b, name);
     put32(b, dims);
     for (uint32_t i = 0; i < dims; i++) put64(b, ne[i]);
@@ -70,7 +70,8 @@ static void refuses(zb_buf *b, const char *message) {
     zb_err err = {0};
     uint8_t *memory;
     zb_status s = parse(zb_buf_str(b), &g, &err, &memory);
-    if (s == ZB_OK || !strstr(err.msg, message)) print_error("expected: %s\nfound: %s\n", message, err.msg);
+    if (s == ZB_OK || !strstr(err.msg, message))
+        print_error("expected: %s\nfound: %s\n", message, err.msg);
     assert_int_not_equal(s, ZB_OK);
     assert_null(g);
     assert_non_null(strstr(err.msg, message));
@@ -175,13 +176,14 @@ static void refuses_wrong_arrays(void **state) {
 static void refuses_wrong_tensors(void **state) {
     (void)state;
     zb_buf b;
-    const uint64_t ne[5] = {4, 2, 1, 1, 1}, huge[4] = {1ull << 40, 1ull << 40, 1, 1}, negative[1] = {UINT64_MAX},
-                   wide[2] = {1ull << 61, 2}, odd[2] = {33, 2};
+    const uint64_t ne[5] = {4, 2, 1, 1, 1}, huge[4] = {1ull << 40, 1ull << 40, 1, 1},
+                   negative[1] = {UINT64_MAX}, wide[2] = {1ull << 61, 2}, odd[2] = {33, 2};
     head(&b, 3, 1, 0);
     put_tensor(&b, "", 1, ne, 0, 0);
     refuses(&b, "a tensor name at byte 24: expected 1 to 64 bytes without NUL, found 0");
     head(&b, 3, 1, 0);
-    put_tensor(&b, "12345678901234567890123456789012345678901234567890123456789012345", 1, ne, 0, 0);
+    put_tensor(&b, "12345678901234567890123456789012345678901234567890123456789012345", 1, ne, 0,
+               0);
     refuses(&b, "expected 1 to 64 bytes without NUL, found 65");
     head(&b, 3, 1, 0);
     put_tensor(&b, "w", 5, ne, 0, 0);
@@ -347,12 +349,15 @@ static void reads_arrays(void **state) {
     assert_int_not_equal(zb_gguf_array_int(g, "list.int", ints, 2, &err), ZB_OK);
     assert_string_equal(err.msg, KINDS ": key \"list.int\": expected 2 items, found 3");
     assert_int_not_equal(zb_gguf_array_int(g, "list.text", ints, 3, &err), ZB_OK);
-    assert_string_equal(err.msg, KINDS ": key \"list.text\": expected an array of integers below 2^63, found string");
+    assert_string_equal(
+        err.msg,
+        KINDS ": key \"list.text\": expected an array of integers below 2^63, found string");
     assert_int_not_equal(zb_gguf_array_int(g, "list.real", ints, 2, &err), ZB_OK);
     assert_int_not_equal(zb_gguf_array_int(g, "list.nested", ints, 2, &err), ZB_OK);
     assert_int_not_equal(zb_gguf_array_str(g, "list.nested", text, 2, &err), ZB_OK);
     assert_int_not_equal(zb_gguf_array_str(g, "list.int", text, 3, &err), ZB_OK);
-    assert_string_equal(err.msg, KINDS ": key \"list.int\": expected an array of string, found i32");
+    assert_string_equal(err.msg,
+                        KINDS ": key \"list.int\": expected an array of string, found i32");
     zb_gguf_close(g);
 }
 
@@ -432,7 +437,8 @@ static void llama_matches_golden(void **state) {
     size_t row = (size_t)u->shape[1] * 4;
     for (int r = 0; r < u->shape[0]; r++) {
         int head_row = r / 16 * 16, old = head_row + r % 2 * 8 + r % 16 / 2;
-        assert_memory_equal((const char *)t->data + r * row, (const char *)u->data + old * row, row);
+        assert_memory_equal((const char *)t->data + r * row, (const char *)u->data + old * row,
+                            row);
     }
     zb_safetensors_close(s);
     zb_gguf_close(g);
@@ -451,8 +457,10 @@ static void reads_smollm2(void **state) {
     size_t n;
     assert_int_equal(zb_gguf_open(&g, REAL, &err), ZB_OK);
     assert_int_equal(zb_gguf_count(g), 272);
-    assert_string_equal(zb_tensor_shape_text(zb_gguf_find(g, "token_embd.weight"), text), "Q8_0 [49152,576]");
-    assert_string_equal(zb_tensor_shape_text(zb_gguf_find(g, "blk.29.ffn_down.weight"), text), "Q4_1 [576,1536]");
+    assert_string_equal(zb_tensor_shape_text(zb_gguf_find(g, "token_embd.weight"), text),
+                        "Q8_0 [49152,576]");
+    assert_string_equal(zb_tensor_shape_text(zb_gguf_find(g, "blk.29.ffn_down.weight"), text),
+                        "Q4_1 [576,1536]");
     assert_null(zb_gguf_find(g, "output.weight"));
     assert_int_equal(zb_gguf_int(g, "llama.block_count", true, &v, &err), ZB_OK);
     assert_int_equal(v, 30);
@@ -463,12 +471,18 @@ static void reads_smollm2(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(refuses_wrong_heads),      cmocka_unit_test(refuses_wrong_keys),
-        cmocka_unit_test(refuses_wrong_arrays),     cmocka_unit_test(refuses_wrong_tensors),
-        cmocka_unit_test(refuses_wrong_places),     cmocka_unit_test(refuses_every_prefix),
-        cmocka_unit_test(reads_alignment_and_gaps), cmocka_unit_test(reads_values),
-        cmocka_unit_test(reads_arrays),             cmocka_unit_test(refuses_wrong_access),
-        cmocka_unit_test(reads_tensors),            cmocka_unit_test(llama_matches_golden),
+        cmocka_unit_test(refuses_wrong_heads),
+        cmocka_unit_test(refuses_wrong_keys),
+        cmocka_unit_test(refuses_wrong_arrays),
+        cmocka_unit_test(refuses_wrong_tensors),
+        cmocka_unit_test(refuses_wrong_places),
+        cmocka_unit_test(refuses_every_prefix),
+        cmocka_unit_test(reads_alignment_and_gaps),
+        cmocka_unit_test(reads_values),
+        cmocka_unit_test(reads_arrays),
+        cmocka_unit_test(refuses_wrong_access),
+        cmocka_unit_test(reads_tensors),
+        cmocka_unit_test(llama_matches_golden),
         cmocka_unit_test(reads_smollm2),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -140,8 +140,11 @@ static void files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(refuses_broken_text), cmocka_unit_test(getters_read), cmocka_unit_test(getters_keep_defaults),
-        cmocka_unit_test(getters_refuse),      cmocka_unit_test(files),
+        cmocka_unit_test(refuses_broken_text),
+        cmocka_unit_test(getters_read),
+        cmocka_unit_test(getters_keep_defaults),
+        cmocka_unit_test(getters_refuse),
+        cmocka_unit_test(files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

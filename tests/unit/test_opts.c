@@ -37,7 +37,8 @@ static const zb_opt train_table[] = {
 
 static common c;
 static train t;
-static const zb_opt_group groups[] = {{"Common", common_table, &c}, {"Training", train_table, &t}, {0}};
+static const zb_opt_group groups[] = {
+    {"Common", common_table, &c}, {"Training", train_table, &t}, {0}};
 static zb_arena arena;
 
 static int reset(void **state) {
@@ -68,16 +69,20 @@ static int n_pos;
 
 /* Runs a command line given as words separated by spaces; "_" stands for an empty word. */
 static zb_status line(const char *words, zb_err *err) {
+    static char empty[1];
     char *argv[32] = {"zebra"}, *text = zb_strdup(&arena, words);
     int argc = 1;
-    for (char *w = strtok(text, " "); w; w = strtok(NULL, " ")) argv[argc++] = strcmp(w, "_") ? w : (char[]){0};
+    for (char *w = strtok(text, " "); w; w = strtok(NULL, " "))
+        argv[argc++] = strcmp(w, "_") ? w : empty;
     return zb_opts_argv(groups, argc, argv, pos, POS, &n_pos, &arena, err);
 }
 
 static void command_line(void **state) {
     (void)state;
     zb_err err = {0};
-    zb_status s = line("-v in --steps 20 --lr=0.5 --no-use-cache --max_tokens 2e5 -d a.txt --mode reverse_kl -- --out", &err);
+    zb_status s = line("-v in --steps 20 --lr=0.5 --no-use-cache --max_tokens 2e5 -d a.txt --mode "
+                       "reverse_kl -- --out",
+                       &err);
     if (s != ZB_OK) fail_msg("%s", err.msg);
     assert_true(c.verbose && !c.cache && t.steps == 20 && t.lr == 0.5 && t.tokens == 200000);
     assert_string_equal(t.data, "a.txt");
@@ -131,7 +136,9 @@ static zb_status recipe(const char *text, zb_err *err) {
 static void recipes(void **state) {
     (void)state;
     zb_err err = {0};
-    assert_int_equal(recipe("steps: 7\nlr: 1e-3\nlayers: [0, 5, 11]\nuse_cache: no\nverbose: yes\n", &err), ZB_OK);
+    assert_int_equal(
+        recipe("steps: 7\nlr: 1e-3\nlayers: [0, 5, 11]\nuse_cache: no\nverbose: yes\n", &err),
+        ZB_OK);
     assert_true(t.steps == 7 && t.lr == 1e-3 && !c.cache && c.verbose);
     assert_string_equal(t.layers, "0,5,11");
     assert_int_equal(recipe("layers: []\n", &err), ZB_OK);
@@ -193,10 +200,13 @@ static void lists(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(defaults, reset),        cmocka_unit_test_setup(command_line, reset),
+        cmocka_unit_test_setup(defaults, reset),
+        cmocka_unit_test_setup(command_line, reset),
         cmocka_unit_test_setup(command_line_refuses, reset),
-        cmocka_unit_test_setup(recipes, reset),         cmocka_unit_test_setup(resolved_values, reset),
-        cmocka_unit_test_setup(help, reset),            cmocka_unit_test(lists),
+        cmocka_unit_test_setup(recipes, reset),
+        cmocka_unit_test_setup(resolved_values, reset),
+        cmocka_unit_test_setup(help, reset),
+        cmocka_unit_test(lists),
     };
     return cmocka_run_group_tests(tests, NULL, release);
 }

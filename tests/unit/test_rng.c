@@ -9,13 +9,15 @@
 
 #include <cmocka.h>
 
-/* Known answers of philox4x32-10 (Random123, kat_vectors): counter = index, stream; key = seed; first word. */
+/* Known answers of philox4x32-10 (Random123, kat_vectors): counter = index, stream; key = seed;
+ * first word. */
 static void known_answers(void **state) {
     (void)state;
     assert_int_equal(zb_rng_u32(0, 0, 0), 0x6627e8d5u);
     assert_int_equal(zb_rng_u32(UINT64_MAX, UINT64_MAX, UINT64_MAX), 0x408f276du);
     /* counter 243f6a88 85a308d3 13198a2e 03707344, key a4093822 299f31d0 */
-    assert_int_equal(zb_rng_u32(0x299f31d0a4093822u, 0x0370734413198a2eu, 0x85a308d3243f6a88u), 0xd16cfe09u);
+    assert_int_equal(zb_rng_u32(0x299f31d0a4093822u, 0x0370734413198a2eu, 0x85a308d3243f6a88u),
+                     0xd16cfe09u);
 }
 
 static void uniform_is_uniform(void **state) {
@@ -28,7 +30,7 @@ static void uniform_is_uniform(void **state) {
         sum += u;
         squares += u * u;
     }
-    assert_true(fabs(sum / N - 0.5) < 5 * sqrt(1.0 / 12 / N));      /* five standard errors */
+    assert_true(fabs(sum / N - 0.5) < 5 * sqrt(1.0 / 12 / N)); /* five standard errors */
     assert_true(fabs(squares / N - 1.0 / 3) < 5 * sqrt(4.0 / 45 / N));
 }
 
@@ -90,14 +92,16 @@ static void streams_differ(void **state) {
     assert_true(a != b && a != zb_rng_substream(ZB_RNG_DATA, 3, 1));
     int same = 0;
     for (uint64_t i = 0; i < 1000; i++)
-        same += zb_rng_u32(1, a, i) == zb_rng_u32(1, b, i) || zb_rng_u32(1, a, i) == zb_rng_u32(2, a, i);
+        same += zb_rng_u32(1, a, i) == zb_rng_u32(1, b, i) ||
+                zb_rng_u32(1, a, i) == zb_rng_u32(2, a, i);
     assert_int_equal(same, 0);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(known_answers),          cmocka_unit_test(uniform_is_uniform), cmocka_unit_test(normal_is_normal),
-        cmocka_unit_test(below_covers_its_range), cmocka_unit_test(permutations),       cmocka_unit_test(streams_differ),
+        cmocka_unit_test(known_answers),    cmocka_unit_test(uniform_is_uniform),
+        cmocka_unit_test(normal_is_normal), cmocka_unit_test(below_covers_its_range),
+        cmocka_unit_test(permutations),     cmocka_unit_test(streams_differ),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

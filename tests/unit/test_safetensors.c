@@ -15,9 +15,10 @@
 
 #define PYTHON "tests/format/safetensors/python.safetensors"
 
-/* A file of this header and `data` bytes of zeros, in a buffer exactly as long (so that a read beyond it
- * is seen by the sanitizer). */
-static zb_status parse(const char *header, size_t header_n, size_t data, zb_safetensors **out, zb_err *err) {
+/* A file of this header and `data` bytes of zeros, in a buffer exactly as long (so that a read
+ * beyond it is seen by the sanitizer). */
+static zb_status parse(const char *header, size_t header_n, size_t data, zb_safetensors **out,
+                       zb_err *err) {
     size_t n = 8 + header_n + data;
     uint8_t *file = zb_heap_resize(NULL, n);
     memset(file, 0, n);
@@ -40,29 +41,46 @@ static void refuses(const char *header, size_t data, const char *message) {
     assert_memory_equal(err.msg, "t.safetensors", 13);
 }
 
-#define ENTRY(dtype, shape, offsets) "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+#define ENTRY(dtype, shape, offsets)                                                               \
+    "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
 
 static void refuses_wrong_entries(void **state) {
     (void)state;
-    refuses("{\"a\":" ENTRY("F8_E4M3", "[1]", "[0,1]") "}", 1, "tensor \"a\": dtype \"F8_E4M3\" is not supported");
+    refuses("{\"a\":" ENTRY("F8_E4M3", "[1]", "[0,1]") "}", 1,
+            "tensor \"a\": dtype \"F8_E4M3\" is not supported");
     refuses("{\"a\":" ENTRY("Q4_0", "[32]", "[0,18]") "}", 18, "dtype \"Q4_0\" is not supported");
-    refuses("{\"a\":{\"dtype\":3,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "dtype: expected a string, found an integer");
-    refuses("{\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "dtype: expected a string, found nothing");
-    refuses("{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4, "shape: expected an array, found nothing");
-    refuses("{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4, "data_offsets: expected an array, found nothing");
+    refuses("{\"a\":{\"dtype\":3,\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+            "dtype: expected a string, found an integer");
+    refuses("{\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+            "dtype: expected a string, found nothing");
+    refuses("{\"a\":{\"dtype\":\"F32\",\"data_offsets\":[0,4]}}", 4,
+            "shape: expected an array, found nothing");
+    refuses("{\"a\":{\"dtype\":\"F32\",\"shape\":[1]}}", 4,
+            "data_offsets: expected an array, found nothing");
     refuses("{\"a\":[1,2]}", 0, "tensor \"a\": expected an object, found an array");
-    refuses("{\"a\":" ENTRY("F32", "[1.0]", "[0,4]") "}", 4, "shape: expected integers, found a real number");
-    refuses("{\"a\":" ENTRY("F32", "[\"1\"]", "[0,4]") "}", 4, "shape: expected integers, found a string");
-    refuses("{\"a\":" ENTRY("F32", "[-1]", "[0,4]") "}", 4, "shape: expected no negative number, found -1");
-    refuses("{\"a\":" ENTRY("F32", "[1,1,1,1,1]", "[0,4]") "}", 4, "shape: expected at most 4 numbers, found 5");
-    refuses("{\"a\":" ENTRY("F32", "[1]", "[0]") "}", 4, "data_offsets: expected 2 numbers, found 1");
-    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,4,8]") "}", 4, "data_offsets: expected at most 2 numbers, found 3");
-    refuses("{\"a\":" ENTRY("F32", "[1]", "[0.0,4]") "}", 4, "data_offsets: expected integers, found a real");
-    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,8]") "}", 4, "within the 4 bytes of data, found 0 to 8");
-    refuses("{\"a\":" ENTRY("F32", "[1]", "[4,0]") "}", 4, "within the 4 bytes of data, found 4 to 0");
+    refuses("{\"a\":" ENTRY("F32", "[1.0]", "[0,4]") "}", 4,
+            "shape: expected integers, found a real number");
+    refuses("{\"a\":" ENTRY("F32", "[\"1\"]", "[0,4]") "}", 4,
+            "shape: expected integers, found a string");
+    refuses("{\"a\":" ENTRY("F32", "[-1]", "[0,4]") "}", 4,
+            "shape: expected no negative number, found -1");
+    refuses("{\"a\":" ENTRY("F32", "[1,1,1,1,1]", "[0,4]") "}", 4,
+            "shape: expected at most 4 numbers, found 5");
+    refuses("{\"a\":" ENTRY("F32", "[1]", "[0]") "}", 4,
+            "data_offsets: expected 2 numbers, found 1");
+    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,4,8]") "}", 4,
+            "data_offsets: expected at most 2 numbers, found 3");
+    refuses("{\"a\":" ENTRY("F32", "[1]", "[0.0,4]") "}", 4,
+            "data_offsets: expected integers, found a real");
+    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,8]") "}", 4,
+            "within the 4 bytes of data, found 0 to 8");
+    refuses("{\"a\":" ENTRY("F32", "[1]", "[4,0]") "}", 4,
+            "within the 4 bytes of data, found 4 to 0");
     refuses("{\"a\":" ENTRY("F32", "[1]", "[-4,0]") "}", 4, "no negative number, found -4");
-    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,99999999999999999999]") "}", 4, "invalid JSON: too big integer");
-    refuses("{\"a\":" ENTRY("F32", "[2]", "[0,4]") "}", 4, "F32 [2] needs 8 bytes, found 4 in data_offsets");
+    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,99999999999999999999]") "}", 4,
+            "invalid JSON: too big integer");
+    refuses("{\"a\":" ENTRY("F32", "[2]", "[0,4]") "}", 4,
+            "F32 [2] needs 8 bytes, found 4 in data_offsets");
     refuses("{\"a\":" ENTRY("F32", "[4294967296,4294967296]", "[0,4]") "}", 4,
             "shape F32 [4294967296,4294967296] is too large");
     refuses("{\"a\":" ENTRY("F64", "[4611686018427387904]", "[0,0]") "}", 0, "is too large");
@@ -73,13 +91,17 @@ static void refuses_wrong_cover(void **state) {
     (void)state;
     refuses("{\"a\":" ENTRY("F32", "[1]", "[0,4]") ",\"b\":" ENTRY("F32", "[1]", "[2,6]") "}", 6,
             "tensor \"b\" begins at byte 2 of the data, expected 4 (overlap)");
-    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,4]") ",\"b\":" ENTRY("F32", "[1]", "[0,4]") "}", 4, "(overlap)");
+    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,4]") ",\"b\":" ENTRY("F32", "[1]", "[0,4]") "}", 4,
+            "(overlap)");
     refuses("{\"a\":" ENTRY("F32", "[1]", "[0,4]") ",\"b\":" ENTRY("F32", "[1]", "[6,10]") "}", 10,
             "tensor \"b\" begins at byte 6 of the data, expected 4 (gap)");
-    refuses("{\"b\":" ENTRY("F32", "[1]", "[4,8]") "}", 8, "begins at byte 4 of the data, expected 0 (gap)");
-    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,4]") "}", 5, "the tensors take 4 bytes of data, found 5");
+    refuses("{\"b\":" ENTRY("F32", "[1]", "[4,8]") "}", 8,
+            "begins at byte 4 of the data, expected 0 (gap)");
+    refuses("{\"a\":" ENTRY("F32", "[1]", "[0,4]") "}", 5,
+            "the tensors take 4 bytes of data, found 5");
     refuses("{}", 1, "the tensors take 0 bytes of data, found 1");
-    refuses("{\"a\":" ENTRY("F32", "[2]", "[0,8]") ",\"z\":" ENTRY("F32", "[0]", "[4,4]") "}", 8, "(overlap)");
+    refuses("{\"a\":" ENTRY("F32", "[2]", "[0,8]") ",\"z\":" ENTRY("F32", "[0]", "[4,4]") "}", 8,
+            "(overlap)");
 }
 
 static void refuses_wrong_headers(void **state) {
@@ -93,7 +115,8 @@ static void refuses_wrong_headers(void **state) {
     refuses("{\"a\":" ENTRY("F32", "[1]", "[0,4]") ",\"a\":" ENTRY("F32", "[1]", "[4,8]") "}", 8,
             "invalid JSON: duplicate object key");
     refuses("{\"__metadata__\":3}", 0, "__metadata__: expected an object, found an integer");
-    refuses("{\"__metadata__\":{\"k\":3}}", 0, "__metadata__: \"k\": expected a string, found an integer");
+    refuses("{\"__metadata__\":{\"k\":3}}", 0,
+            "__metadata__: \"k\": expected a string, found an integer");
     zb_arena a = {0};
     size_t depth = 100000;
     char *deep = zb_alloc(&a, depth + 10);
@@ -141,8 +164,8 @@ static void reads_scalars_and_empty(void **state) {
     (void)state;
     zb_safetensors *s;
     zb_err err;
-    const char *h = "{\"s\":" ENTRY("F32", "[]", "[0,4]") ",\"z\":" ENTRY("F32", "[0,9223372036854775807]", "[4,4]")
-                    ",\"__metadata__\":{\"k\":\"v\"}}   ";
+    const char *h = "{\"s\":" ENTRY("F32", "[]", "[0,4]") ",\"z\":" ENTRY(
+        "F32", "[0,9223372036854775807]", "[4,4]") ",\"__metadata__\":{\"k\":\"v\"}}   ";
     assert_int_equal(parse(h, strlen(h), 4, &s, &err), ZB_OK);
     assert_int_equal(zb_safetensors_count(s), 2);
     assert_int_equal(zb_safetensors_find(s, "s")->n_dims, 0);
@@ -288,7 +311,10 @@ static void shards_return(void **state) {
     zb_tensor t[MANY];
     make_many(t, v, names);
     zb_err err;
-    struct { size_t limit; size_t files; } cases[] = {{12, 4 + 1}, {1, MANY + 1}, {40, 1}, {39, 2 + 1}, {SIZE_MAX, 1}};
+    struct {
+        size_t limit;
+        size_t files;
+    } cases[] = {{12, 4 + 1}, {1, MANY + 1}, {40, 1}, {39, 2 + 1}, {SIZE_MAX, 1}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
         assert_int_equal(zb_safetensors_write_dir(dir, t, MANY, cases[k].limit, &err), ZB_OK);
         char **files;
@@ -321,17 +347,22 @@ static void refuses_wrong_indexes(void **state) {
     float v[MANY];
     zb_tensor t[MANY];
     make_many(t, v, names);
-    refuses_dir(dir, NULL, "expected a folder with model.safetensors or model.safetensors.index.json");
+    refuses_dir(dir, NULL,
+                "expected a folder with model.safetensors or model.safetensors.index.json");
     zb_safetensors_write(zb_path_join(&a, dir, "a.safetensors"), t, 2, NULL, NULL);
     zb_safetensors_write(zb_path_join(&a, dir, "b.safetensors"), t + 1, 1, NULL, NULL);
     refuses_dir(dir, "[]", "key \"weight_map\" is missing");
-    refuses_dir(dir, "{\"weight_map\":[]}", "key \"weight_map\": expected an object, found an array");
-    refuses_dir(dir, "{\"weight_map\":{\"t0\":1}}", "weight_map: \"t0\": expected a file name, found an integer");
-    refuses_dir(dir, "{\"weight_map\":{\"t0\":\"../a.safetensors\"}}", "expected a file name, found the path ../a");
+    refuses_dir(dir, "{\"weight_map\":[]}",
+                "key \"weight_map\": expected an object, found an array");
+    refuses_dir(dir, "{\"weight_map\":{\"t0\":1}}",
+                "weight_map: \"t0\": expected a file name, found an integer");
+    refuses_dir(dir, "{\"weight_map\":{\"t0\":\"../a.safetensors\"}}",
+                "expected a file name, found the path ../a");
     refuses_dir(dir, "{\"weight_map\":{\"t0\":\"..\"}}", "expected a file name");
     refuses_dir(dir, "{\"weight_map\":{\"t0\":\"\"}}", "expected a file name");
     refuses_dir(dir, "{\"weight_map\":{\"t0\":\"c.safetensors\"}}", "c.safetensors: cannot open");
-    refuses_dir(dir, "{\"weight_map\":{\"t9\":\"a.safetensors\"}}", "tensor \"t9\" is missing in a.safetensors");
+    refuses_dir(dir, "{\"weight_map\":{\"t9\":\"a.safetensors\"}}",
+                "tensor \"t9\" is missing in a.safetensors");
     refuses_dir(dir, "{\"weight_map\":{\"t0\":\"a.safetensors\",\"t1\":\"b.safetensors\"}}",
                 "tensor \"t1\" stands in two files");
     refuses_dir(dir, "{", "index.json:1:1: invalid JSON");
@@ -341,12 +372,17 @@ static void refuses_wrong_indexes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(refuses_wrong_entries),   cmocka_unit_test(refuses_wrong_cover),
-        cmocka_unit_test(refuses_wrong_headers),   cmocka_unit_test(refuses_cut_and_huge),
-        cmocka_unit_test(refuses_every_prefix),    cmocka_unit_test(reads_scalars_and_empty),
-        cmocka_unit_test(reads_python),            cmocka_unit_test(writes_as_python),
+        cmocka_unit_test(refuses_wrong_entries),
+        cmocka_unit_test(refuses_wrong_cover),
+        cmocka_unit_test(refuses_wrong_headers),
+        cmocka_unit_test(refuses_cut_and_huge),
+        cmocka_unit_test(refuses_every_prefix),
+        cmocka_unit_test(reads_scalars_and_empty),
+        cmocka_unit_test(reads_python),
+        cmocka_unit_test(writes_as_python),
         cmocka_unit_test(writes_metadata_and_refuses_names),
-        cmocka_unit_test(shards_return),           cmocka_unit_test(refuses_wrong_indexes),
+        cmocka_unit_test(shards_return),
+        cmocka_unit_test(refuses_wrong_indexes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,8 +12,10 @@ static void views(void **state) {
     zb_str s = ZB_STR("hello"), none = {NULL, 0};
     assert_true(zb_str_is(s, "hello") && !zb_str_is(s, "hell") && !zb_str_is(s, "hellO"));
     assert_true(zb_str_eq(none, ZB_STR("")) && zb_str_eq(none, none) && !zb_str_eq(none, s));
-    assert_true(zb_str_starts(s, ZB_STR("he")) && zb_str_starts(s, none) && !zb_str_starts(s, ZB_STR("hello!")));
-    assert_true(zb_str_ends(s, ZB_STR("lo")) && zb_str_ends(s, none) && !zb_str_ends(ZB_STR("o"), ZB_STR("lo")));
+    assert_true(zb_str_starts(s, ZB_STR("he")) && zb_str_starts(s, none) &&
+                !zb_str_starts(s, ZB_STR("hello!")));
+    assert_true(zb_str_ends(s, ZB_STR("lo")) && zb_str_ends(s, none) &&
+                !zb_str_ends(ZB_STR("o"), ZB_STR("lo")));
     assert_true(zb_str_is(zb_str_trim(ZB_STR("\t\v a b \r\n\f")), "a b"));
     assert_int_equal(zb_str_trim(ZB_STR(" \n ")).n, 0);
     assert_int_equal(zb_str_trim(none).n, 0);
@@ -70,7 +72,11 @@ static void utf8_round_trip(void **state) {
         char s[4];
         uint32_t back = 0xFFFFFFFF;
         size_t n = zb_utf8_encode(c, s);
-        if (n != (c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4) || zb_utf8_decode(s, n, &back) != n || back != c)
+        if (n != (c < 0x80      ? 1
+                  : c < 0x800   ? 2
+                  : c < 0x10000 ? 3
+                                : 4) ||
+            zb_utf8_decode(s, n, &back) != n || back != c)
             fail_msg("U+%04X", c);
         if (n > 1 && zb_utf8_decode(s, n - 1, &back) != 0) fail_msg("cut U+%04X", c);
     }
@@ -78,8 +84,10 @@ static void utf8_round_trip(void **state) {
 
 static void utf8_refuses(void **state) {
     (void)state;
-    const char *const bad[] = {"\x80", "\xBF", "\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xED\xBF\xBF",
-                               "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\xC3(", "\xE2\x82(", "\xE2(\xAC"};
+    const char *const bad[] = {
+        "\x80",         "\xBF",         "\xC0\x80",         "\xC1\xBF",         "\xE0\x9F\xBF",
+        "\xED\xA0\x80", "\xED\xBF\xBF", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80",
+        "\xFF",         "\xC3(",        "\xE2\x82(",        "\xE2(\xAC"};
     uint32_t c;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         if (zb_utf8_decode(bad[i], strlen(bad[i]), &c) != 0) fail_msg("case %zu", i);
@@ -104,23 +112,30 @@ static void numbers(void **state) {
     double d = 5;
     assert_true(zb_parse_i64("-9223372036854775808", &i) && i == INT64_MIN);
     assert_true(zb_parse_i64("+12", &i) && i == 12);
-    const char *const not_int[] = {"", " 1", "1 ", "1.0", "0x10", "9223372036854775808", "1e3", "-", "one"};
-    for (size_t k = 0; k < sizeof not_int / sizeof *not_int; k++) assert_false(zb_parse_i64(not_int[k], &i));
+    const char *const not_int[] = {"",    " 1", "1 ", "1.0", "0x10", "9223372036854775808",
+                                   "1e3", "-",  "one"};
+    for (size_t k = 0; k < sizeof not_int / sizeof *not_int; k++)
+        assert_false(zb_parse_i64(not_int[k], &i));
     assert_int_equal(i, 12);
     assert_true(zb_parse_f64("-1.5e-3", &d) && d == -1.5e-3);
     assert_true(zb_parse_f64(".5", &d) && d == 0.5);
     assert_true(zb_parse_f64("1e-400", &d) && d >= 0 && d < 1e-300);
     d = 7;
-    const char *const not_real[] = {"", " 1", "1 ", "nan", "inf", "-infinity", "0x1p3", "1e999", "-1e999", "1,5", "1e", "."};
-    for (size_t k = 0; k < sizeof not_real / sizeof *not_real; k++) assert_false(zb_parse_f64(not_real[k], &d));
+    const char *const not_real[] = {"",      " 1",    "1 ",     "nan", "inf", "-infinity",
+                                    "0x1p3", "1e999", "-1e999", "1,5", "1e",  "."};
+    for (size_t k = 0; k < sizeof not_real / sizeof *not_real; k++)
+        assert_false(zb_parse_f64(not_real[k], &d));
     assert_true(d == 7);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(views),           cmocka_unit_test(buffer_grows),
-        cmocka_unit_test(buffer_stops_at_its_limit), cmocka_unit_test(utf8_round_trip),
-        cmocka_unit_test(utf8_refuses),    cmocka_unit_test(utf8_complete),
+        cmocka_unit_test(views),
+        cmocka_unit_test(buffer_grows),
+        cmocka_unit_test(buffer_stops_at_its_limit),
+        cmocka_unit_test(utf8_round_trip),
+        cmocka_unit_test(utf8_refuses),
+        cmocka_unit_test(utf8_complete),
         cmocka_unit_test(numbers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

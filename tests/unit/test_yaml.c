@@ -113,7 +113,9 @@ static void sixteen_levels_are_fine(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reads_a_tree), cmocka_unit_test(refuses_what_is_unclear), cmocka_unit_test(refuses_what_is_large),
+        cmocka_unit_test(reads_a_tree),
+        cmocka_unit_test(refuses_what_is_unclear),
+        cmocka_unit_test(refuses_what_is_large),
         cmocka_unit_test(sixteen_levels_are_fine),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
