@@ -76,9 +76,11 @@ static json_t *part_names(const json_t *subtasks) {
     json_t *names = json_object(), *parts, *part;
     const char *whole;
     size_t i;
-    json_object_foreach((json_t *)subtasks, whole, parts) json_array_foreach(parts, i, part) {
-        const char *s = json_string_value(part);
-        if (s && strcmp(whole, s)) json_object_set_new(names, s, json_true());
+    json_object_foreach((json_t *)subtasks, whole, parts) {
+        json_array_foreach(parts, i, part) {
+            const char *s = json_string_value(part);
+            if (s && strcmp(whole, s)) json_object_set_new(names, s, json_true());
+        }
     }
     return names;
 }
@@ -159,8 +161,8 @@ static zb_status read_eval(zb_report_measures *m, zb_report_measured *r, const j
 static zb_status read_perplexity(zb_report_measures *m, zb_report_measured *r, const json_t *file,
                                  const char *path, zb_err *err) {
     (void)m;
-    ZB_TRY(ranged(file, path, "perplexity", 1, INFINITY, &r->perplexity, err));
-    ZB_TRY(ranged(file, path, "kl_to_teacher", -1e-3, INFINITY, &r->kl_to_teacher, err));
+    ZB_TRY(ranged(file, path, "perplexity", 1, (double)INFINITY, &r->perplexity, err));
+    ZB_TRY(ranged(file, path, "kl_to_teacher", -1e-3, (double)INFINITY, &r->kl_to_teacher, err));
     return zb_json_int(file, path, "tokens", false, 0, INT64_MAX, &r->perplexity_tokens, err);
 }
 

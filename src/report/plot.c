@@ -71,16 +71,18 @@ static void cell(workshop *w, double x) {
 /* A logarithmic y axis over the values from low to high (> 0): the shorter it is, the more of each
  * decade is named. */
 static void log_axis(workshop *w, double low, double high) {
-    static const double fine[] = {1, 1.5, 2, 3, 4, 5, 7}, middle[] = {1, 2, 5};
+    static const struct {
+        double step[7];
+        int n;
+    } marks[] = {{{1, 1.5, 2, 3, 4, 5, 7}, 7}, {{1, 2, 5}, 3}, {{1}, 1}};
     double span = log10(high / low);
-    const double *step = span < 1.1 ? fine : middle;
-    int steps = span < 1.1 ? 7 : span < 3.3 ? 3 : 1;
+    int kind = span < 1.1 ? 0 : span < 3.3 ? 1 : 2;
     const char *join = "";
     zb_buf_addf(&w->script, "set logscale y\nset yrange [%.6g:%.6g]\nset ytics (", low / 1.12,
                 high * 1.12);
     for (int d = (int)floor(log10(low)); d <= (int)ceil(log10(high)); d++)
-        for (int k = 0; k < steps; k++) {
-            zb_buf_addf(&w->script, "%s%ge%d", join, step[k], d);
+        for (int k = 0; k < marks[kind].n; k++) {
+            zb_buf_addf(&w->script, "%s%ge%d", join, marks[kind].step[k], d);
             join = ", ";
         }
     zb_buf_adds(&w->script, ")\nset format y '%g'\n");
@@ -147,7 +149,7 @@ static zb_status memory_plot(workshop *w, zb_err *err) {
     begin(w, "memory", "Memory of one sequence");
     axes(w, "context, tokens", "cache and states, MiB");
     heading(w, "context_tokens", NULL);
-    double low = INFINITY, high = 0;
+    double low = (double)INFINITY, high = 0;
     for (int64_t t = 1024; t <= 131072; t *= 2) {
         zb_buf_addf(&w->csv, "%lld", (long long)t);
         for (int i = 0; i < m->n_models; i++) {
@@ -277,7 +279,7 @@ static zb_status loss_plot(workshop *w, int index, zb_err *err) {
     if (s->loss.n < 2) return ZB_OK;
     zb_report_curve raw = zb_report_curve_thin(&s->loss, POINTS, w->a);
     zb_report_curve mean = zb_report_curve_smooth(&raw, raw.n / 20 + 1, w->a);
-    double low = INFINITY, high = -INFINITY;
+    double low = (double)INFINITY, high = -(double)INFINITY;
     extent(&raw, &low, &high);
     bool positive = low > 0;
     const char *stage = zb_label_plot(w->a, s->name, 40);
@@ -310,7 +312,7 @@ static const zb_report_curve *valid_curve(const zb_report_stage *s, bool kl) {
 static zb_status valid_plot(workshop *w, bool kl, zb_err *err) {
     zb_report_measures *m = w->m;
     const char *name = kl ? "valid-kl" : "valid-perplexity";
-    double low = INFINITY, high = -INFINITY;
+    double low = (double)INFINITY, high = -(double)INFINITY;
     for (int i = 0; i < m->n_stages; i++) extent(valid_curve(&m->stage[i], kl), &low, &high);
     if (!isfinite(low)) return ZB_OK;
     bool positive = low > 0;

@@ -366,13 +366,19 @@ static void labels(void **state) {
         double x;
         void (*format)(double, char *);
         const char *text;
-    } cases[] = {{134515008, zb_label_count, "134.5 M"},    {999, zb_label_count, "999"},
-                 {999960, zb_label_count, "1.0 M"},         {7e9, zb_label_count, "7.0 B"},
-                 {46080, zb_label_bytes, "45.0 KiB"},       {0, zb_label_bytes, "0 B"},
-                 {NAN, zb_label_bytes, "\xe2\x80\x93"},     {-1, zb_label_count, "\xe2\x80\x93"},
-                 {3.14, zb_label_seconds, "3.1 s"},         {600, zb_label_seconds, "10.0 min"},
-                 {0.0391, zb_label_ratio, "0.039"},         {3.218, zb_label_ratio, "3.22"},
-                 {INFINITY, zb_label_ratio, "\xe2\x80\x93"}};
+    } cases[] = {{134515008, zb_label_count, "134.5 M"},
+                 {999, zb_label_count, "999"},
+                 {999960, zb_label_count, "1.0 M"},
+                 {7e9, zb_label_count, "7.0 B"},
+                 {46080, zb_label_bytes, "45.0 KiB"},
+                 {0, zb_label_bytes, "0 B"},
+                 {(double)NAN, zb_label_bytes, "\xe2\x80\x93"},
+                 {-1, zb_label_count, "\xe2\x80\x93"},
+                 {3.14, zb_label_seconds, "3.1 s"},
+                 {600, zb_label_seconds, "10.0 min"},
+                 {0.0391, zb_label_ratio, "0.039"},
+                 {3.218, zb_label_ratio, "3.22"},
+                 {(double)INFINITY, zb_label_ratio, "\xe2\x80\x93"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         cases[i].format(cases[i].x, t);
         assert_string_equal(t, cases[i].text);
