@@ -267,9 +267,9 @@ static void put_layers(const zb_report_measures *m, const zb_report_plots *plots
 
 static void put_samples(const zb_report_measures *m, zb_buf *out) {
     if (!m->n_samples) return;
-    zb_buf_adds(
-        out, "<h2 id=\"samples\">Sample generations</h2>\n<p class=\"dim\">Not selected: all that "
-             "were made are shown.</p>\n");
+    zb_buf_adds(out,
+                "<h2 id=\"samples\">Sample generations</h2>\n<p class=\"dim\">All texts that were "
+                "made for this report are shown.</p>\n");
     for (int i = 0; i < m->n_samples; i++) {
         zb_buf_adds(out, "<div class=\"sample\"><b>Prompt</b><pre>");
         html(out, m->sample[i].prompt);

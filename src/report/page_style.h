@@ -69,6 +69,8 @@ static const char page_style[] =
     "details{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px "
     "16px;"
     "margin:14px 0}summary{cursor:pointer;font-weight:600}\n"
+    "@media(max-width:640px){th,td{padding:6px 8px}td:first-child,th{white-space:normal}"
+    "table{font-size:.85rem}.card b{font-size:1.3rem}}\n"
     "@media print{body{background:#fff}figure,.card,.sample{break-inside:avoid}}\n";
 
 #endif
