@@ -46,7 +46,7 @@ zb_status zb_tokenizer_add(zb_tokenizer *t, const zb_added_token *token, const c
                        (int)token->id, shown, token->text.p);
     if (known->flags & ZB_TOKEN_PRESENT) {
         zb_str bytes;
-        zb_alphabet_bytes(token->text, &t->arena, &bytes);
+        zb_alphabet_bytes(token->text, zb_alloc(&t->arena, token->text.n + 1), &bytes);
         if (!zb_str_eq(bytes, known->bytes))
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: id %d is another token in the vocabulary than the added \"%.*s\"",
@@ -276,7 +276,8 @@ int32_t zb_tokenizer_text_id(const zb_tokenizer *t, zb_str text) {
     if (id >= 0) return id;
     zb_arena a = {0};
     zb_str bytes;
-    if (zb_alphabet_bytes(text, &a, &bytes)) id = zb_vocab_find(&t->vocab, bytes);
+    if (zb_alphabet_bytes(text, zb_alloc(&a, text.n + 1), &bytes))
+        id = zb_vocab_find(&t->vocab, bytes);
     zb_arena_free(&a);
     return id;
 }

@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-enum { ALPHABET_END = 256 + 68 };
+enum { ALPHABET_END = 256 + 68, POOL_BLOCK = 1 << 16 };
 static const uint64_t MERGE_NONE = UINT64_MAX;
 
 void zb_id_list_add(zb_id_list *l, int32_t id) {
@@ -38,26 +38,21 @@ static int alphabet_byte(uint32_t cp) {
     return k <= 32 ? (int)k : k == 67 ? 173 : (int)(k - 33 + 127);
 }
 
-bool zb_alphabet_bytes(zb_str text, zb_arena *a, zb_str *out) {
-    *out = text;
-    bool plain = true; /* visible ASCII stands for itself: nothing to copy */
-    for (size_t i = 0; i < text.n && plain; i++) plain = text.p[i] > 32 && text.p[i] < 127;
-    if (plain) return true;
-    zb_mark mark = zb_arena_mark(a);
-    char *bytes = zb_alloc(a, text.n + 1);
+bool zb_alphabet_bytes(zb_str text, char *room, zb_str *out) {
     size_t n = 0;
     for (size_t i = 0; i < text.n;) {
-        uint32_t cp = 0;
-        size_t len = zb_utf8_decode(text.p + i, text.n - i, &cp);
+        uint32_t cp = (unsigned char)text.p[i];
+        size_t len = cp < 0x80 ? 1 : zb_utf8_decode(text.p + i, text.n - i, &cp);
         int byte = len ? alphabet_byte(cp) : -1;
         if (byte < 0) {
-            zb_arena_pop(a, mark);
+            memcpy(room, text.p, text.n);
+            *out = (zb_str){room, text.n};
             return false;
         }
-        bytes[n++] = (char)byte;
+        room[n++] = (char)byte;
         i += len;
     }
-    *out = (zb_str){bytes, n};
+    *out = (zb_str){room, n};
     return true;
 }
 
@@ -98,8 +93,8 @@ void zb_vocab_init(zb_vocab *v, int32_t n, size_t n_merges, zb_arena *a) {
     *v = (zb_vocab){.n = n, .unk = -1};
     v->token = ZB_NEW_ARRAY(a, zb_token, n);
     v->slots = slots_for((size_t)n);
-    v->slot = ZB_NEW_ARRAY(a, int32_t, v->slots);
-    memset(v->slot, 0xFF, v->slots * sizeof(int32_t));
+    v->slot = ZB_NEW_ARRAY(a, zb_vocab_slot, v->slots);
+    memset(v->slot, 0xFF, v->slots * sizeof(zb_vocab_slot));
     v->merge_slots = slots_for(n_merges);
     v->merge = ZB_NEW_ARRAY(a, zb_merge, v->merge_slots);
     memset(v->merge, 0xFF, v->merge_slots * sizeof(zb_merge));
@@ -107,15 +102,33 @@ void zb_vocab_init(zb_vocab *v, int32_t n, size_t n_merges, zb_arena *a) {
     memset(v->byte_id, 0xFF, sizeof v->byte_id);
 }
 
-/* The slot that holds the bytes, or the empty one where they belong. */
-static int32_t *vocab_slot(const zb_vocab *v, zb_str bytes) {
-    size_t i = hash_bytes(bytes) & (v->slots - 1);
-    while (v->slot[i] >= 0 && !zb_str_eq(v->token[v->slot[i]].bytes, bytes))
+/* The slot that holds the bytes, or the empty one where they belong; *tag is theirs. */
+static zb_vocab_slot *vocab_slot(const zb_vocab *v, zb_str bytes, uint32_t *tag) {
+    uint64_t hash = hash_bytes(bytes);
+    size_t i = hash & (v->slots - 1);
+    *tag = (uint32_t)(hash >> 32);
+    while (v->slot[i].id >= 0 &&
+           (v->slot[i].tag != *tag || !zb_str_eq(v->token[v->slot[i].id].bytes, bytes)))
         i = (i + 1) & (v->slots - 1);
     return &v->slot[i];
 }
 
-int32_t zb_vocab_find(const zb_vocab *v, zb_str bytes) { return *vocab_slot(v, bytes); }
+int32_t zb_vocab_find(const zb_vocab *v, zb_str bytes) {
+    uint32_t tag;
+    return vocab_slot(v, bytes, &tag)->id;
+}
+
+/* Room for the bytes of one more token. */
+static char *pool_take(zb_vocab *v, size_t n, zb_arena *a) {
+    if (n > v->pool_left) {
+        v->pool_left = n > POOL_BLOCK ? n : POOL_BLOCK;
+        v->pool = zb_alloc(a, v->pool_left);
+    }
+    char *room = v->pool;
+    v->pool += n;
+    v->pool_left -= n;
+    return room;
+}
 
 /* Texts in messages are cut so that the place and the reason always fit. */
 static int shown(zb_str s) { return s.n > 60 ? (int)zb_utf8_complete(s.p, 60) : (int)s.n; }
@@ -127,15 +140,15 @@ zb_status zb_vocab_set(zb_vocab *v, int32_t id, zb_str text, zb_arena *a, const 
     if (t->flags & ZB_TOKEN_PRESENT)
         return zb_fail(err, ZB_ERR_FORMAT, "%s: id %d is given twice: to \"%.*s\" and before",
                        where, (int)id, shown(text), text.p);
-    char *kept = zb_strndup(a, text.p, text.n);
-    bool coded = zb_alphabet_bytes((zb_str){kept, text.n}, a, &t->bytes);
+    bool coded = zb_alphabet_bytes(text, pool_take(v, text.n, a), &t->bytes);
     t->flags = ZB_TOKEN_PRESENT | ZB_TOKEN_MODEL | (coded ? 0 : ZB_TOKEN_RAW);
     if (!coded) return ZB_OK; /* byte-pair encoding cannot reach it */
-    int32_t *slot = vocab_slot(v, t->bytes);
-    if (*slot >= 0)
+    uint32_t tag;
+    zb_vocab_slot *slot = vocab_slot(v, t->bytes, &tag);
+    if (slot->id >= 0)
         return zb_fail(err, ZB_ERR_FORMAT, "%s: token \"%.*s\" has two ids, %d and %d", where,
-                       shown(text), text.p, (int)*slot, (int)id);
-    *slot = id;
+                       shown(text), text.p, (int)slot->id, (int)id);
+    *slot = (zb_vocab_slot){tag, id};
     return ZB_OK;
 }
 
@@ -161,13 +174,11 @@ const zb_merge *zb_vocab_merge_find(const zb_vocab *v, int32_t left, int32_t rig
 zb_status zb_vocab_merge(zb_vocab *v, zb_str left, zb_str right, zb_arena *a, const char *where,
                          zb_err *err) {
     zb_mark mark = zb_arena_mark(a);
+    char small[256], *both = small;
+    if (left.n + right.n > sizeof small) both = zb_alloc(a, left.n + right.n);
     zb_str l, r;
-    bool coded = zb_alphabet_bytes(left, a, &l) && zb_alphabet_bytes(right, a, &r);
     int32_t li = -1, ri = -1, id = -1;
-    if (coded) {
-        char *both = zb_alloc(a, l.n + r.n + 1);
-        if (l.n) memcpy(both, l.p, l.n);
-        if (r.n) memcpy(both + l.n, r.p, r.n);
+    if (zb_alphabet_bytes(left, both, &l) && zb_alphabet_bytes(right, both + l.n, &r)) {
         li = zb_vocab_find(v, l);
         ri = zb_vocab_find(v, r);
         id = zb_vocab_find(v, (zb_str){both, l.n + r.n});

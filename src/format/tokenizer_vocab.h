@@ -28,10 +28,17 @@ typedef struct zb_merge {
     int32_t rank, id;
 } zb_merge;
 
+typedef struct zb_vocab_slot {
+    uint32_t tag; /* upper half of the hash: tells most strangers without touching their bytes */
+    int32_t id;   /* -1: empty */
+} zb_vocab_slot;
+
 typedef struct zb_vocab {
     zb_token *token; /* [n] by id */
     int32_t n;
-    int32_t *slot; /* [slots] ids, -1 empty */
+    char *pool; /* the tokens' bytes stand side by side: what is left of the newest block */
+    size_t pool_left;
+    zb_vocab_slot *slot; /* [slots] */
     size_t slots;
     zb_merge *merge; /* [merge_slots] */
     size_t merge_slots;
@@ -55,9 +62,9 @@ void zb_id_list_add(zb_id_list *l, int32_t id);
 /* The alphabet: printable ASCII and Latin-1 stand for themselves, the other 68 bytes for U+0100...
  * in order. */
 uint32_t zb_byte_alphabet(unsigned char byte);
-/* Bytes of a token's text; false (and the text itself in *out) if a character is outside the
- * alphabet. */
-bool zb_alphabet_bytes(zb_str text, zb_arena *a, zb_str *out);
+/* Bytes of a token's text, written to `room` (text.n bytes); false if a character is outside the
+ * alphabet, then they are the text itself. */
+bool zb_alphabet_bytes(zb_str text, char *room, zb_str *out);
 /* Text of bytes in the alphabet, appended. */
 void zb_alphabet_text(zb_str bytes, zb_buf *out);
 
