@@ -23,6 +23,8 @@ const zb_opt zb_eval_opt_table[] = {
      "tasks, groups or parts, separated by commas"},
     {ZB_OPT_F64, "limit", 'L', FIELD(limit), "0", 0, 1e9, NULL,
      "documents of each task (of each part of mmlu); below 1: a share of them; 0: all"},
+    {ZB_OPT_F64, "part_limit", 0, FIELD(part_limit), "0", 0, 1e9, NULL,
+     "documents of each part of a task that has parts (0: as limit)"},
     {ZB_OPT_STR, "data_dir", 0, FIELD(data_dir), "data/eval", 0, 0, NULL,
      "folder of the data files"},
     {ZB_OPT_STR, "tasks_dir", 0, FIELD(tasks_dir), "tasks", 0, 0, NULL, "folder of the task files"},
@@ -91,7 +93,8 @@ static zb_status run_task(const zb_eval_opts *o, const zb_request_maker *rules, 
                           const zb_task *t, zb_eval_result *out, zb_err *err) {
     zb_arena a = {0};
     zb_document_set docs;
-    zb_status status = zb_document_set_read(t, o->data_dir, o->limit, &a, &docs, err);
+    double limit = t->n_leaves > 1 && o->part_limit > 0 ? o->part_limit : o->limit;
+    zb_status status = zb_document_set_read(t, o->data_dir, limit, &a, &docs, err);
     if (status == ZB_OK) status = score_documents(rules, s, t->name, &docs, err);
     if (status == ZB_OK && o->samples && *o->samples)
         status = zb_samples_write(o->samples, t, &docs, err);
