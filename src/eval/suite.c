@@ -51,6 +51,7 @@ static zb_status run_text(const zb_suite_opts *o, const opened *x, zb_buf *table
 
 static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const opened *x, zb_buf *table, zb_err *err) {
     zb_model_scorer *m;
+    if (!x->tokenizer) return zb_fail(err, ZB_ERR_CONFIG, "%s: tasks need a model with a tokenizer.json", o->model);
     ZB_TRY(zb_model_scorer_new(&m, x->runner, 0, err));
     zb_scorer scorer = zb_model_scorer_get(m);
     zb_eval_opts named = *e;

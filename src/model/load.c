@@ -191,7 +191,12 @@ zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb
 
 zb_status zb_model_tokenizer(zb_tokenizer **out, const char *path, zb_err *err) {
     *out = NULL;
-    if (zb_dir_exists(path)) return zb_tokenizer_open(out, path, err);
+    if (zb_dir_exists(path)) {
+        zb_arena a = {0};
+        bool has = zb_file_exists(zb_path_join(&a, path, "tokenizer.json"));
+        zb_arena_free(&a);
+        return has ? zb_tokenizer_open(out, path, err) : ZB_OK;
+    }
     zb_gguf *g;
     ZB_TRY(zb_gguf_open(&g, path, err));
     zb_status s = zb_tokenizer_from_gguf(out, g, err);

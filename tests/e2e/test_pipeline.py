@@ -1,0 +1,107 @@
+"""The whole path on a tiny model: a pipeline that is killed again and again ends with the weights of an undisturbed one."""
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ZEBRA = Path(os.environ.get("ZB_BUILD", ROOT / "build/release")) / "src/cli/zebra"
+
+RECIPE = """
+output: {out}
+teacher: {teacher}
+seed: 7
+precision: f32
+compose: {{q_rank: 20, kv_rank: 12, nope_dim: 8, rope_dim: 8}}
+align: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5}}
+select: {{text: {text}, count: 2, tokens: 256, sequence_length: 64}}
+distill: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, micro_batch: 1, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5, untie: true}}
+"""
+
+
+def write_recipe(folder, name, text):
+    path = folder / f"{name}.yaml"
+    path.write_text(RECIPE.format(out=folder / name, teacher=ROOT / "tests/golden/llama", text=text))
+    return path
+
+
+def make_text(folder):
+    rng = random.Random(3)
+    path = folder / "text.jsonl"
+    with path.open("w") as f:
+        for _ in range(60):
+            ids = [rng.randrange(3, 97) for _ in range(rng.randrange(5, 150))]
+            f.write(json.dumps({"input_ids": ids}) + "\n")
+    return path
+
+
+def run(recipe):
+    return subprocess.run([ZEBRA, "pipeline", recipe, "--threads", "2"], capture_output=True, text=True, timeout=300)
+
+
+def weights(folder, name):
+    return (folder / name / "student/model.safetensors").read_bytes()
+
+
+def test_killed_pipeline_ends_with_the_same_weights(tmp_path):
+    text = make_text(tmp_path)
+    whole = run(write_recipe(tmp_path, "whole", text))
+    assert whole.returncode == 0, whole.stderr
+    recipe = write_recipe(tmp_path, "killed", text)
+    rng = random.Random(11)
+    kills = 0
+    for attempt in range(200):
+        p = subprocess.Popen([ZEBRA, "pipeline", recipe, "--threads", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            # later attempts get more time, so that a slow machine finishes too
+            p.wait(timeout=rng.uniform(0.02, 0.15 + 0.1 * attempt))
+        except subprocess.TimeoutExpired:
+            p.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
+            p.wait(timeout=120)
+            kills += p.returncode != 0
+            continue
+        assert p.returncode == 0
+        break
+    else:
+        raise AssertionError("never finished")
+    assert kills >= 2, "the test must interrupt the run to say anything"
+    assert weights(tmp_path, "killed") == weights(tmp_path, "whole")
+    logs = [json.loads(l) for l in (tmp_path / "killed/distill/log.jsonl").read_text().splitlines()]
+    steps = [o["step"] for o in logs if "loss" in o]
+    assert steps == sorted(set(steps)) and steps[-1] == 20
+
+
+def test_training_lowers_the_divergence_and_select_keeps_two(tmp_path):
+    text = make_text(tmp_path)
+    done = run(write_recipe(tmp_path, "one", text))
+    assert done.returncode == 0, done.stderr
+    logs = [json.loads(l) for l in (tmp_path / "one/distill/log.jsonl").read_text().splitlines()]
+    kl = [o["valid_kl"] for o in logs if "valid_kl" in o]
+    assert kl[-1] < kl[0]
+    chosen = json.loads((tmp_path / "one/select.json").read_text())
+    hybrid = json.loads((tmp_path / "one/student/hybrid_config.json").read_text())
+    assert len(chosen["layers"]) == 2 and hybrid["mla_layers"] == chosen["layers"]
+    again = run(tmp_path / "one.yaml")
+    assert again.returncode == 0 and again.stderr.count("done before") == 5
+
+
+def check_refused(tmp_path, text, old, new, expected):
+    recipe = write_recipe(tmp_path, "bad", text)
+    recipe.write_text(recipe.read_text().replace(old, new))
+    p = run(recipe)
+    assert p.returncode != 0 and expected in p.stderr, p.stderr
+    assert len(p.stderr.strip().splitlines()) == 1, "one line"
+    assert not (tmp_path / "bad").exists(), "nothing may be written before the recipe is checked"
+
+
+def test_broken_recipes_are_refused(tmp_path):
+    text = make_text(tmp_path)
+    check_refused(tmp_path, text, "seed: 7", "sead: 7", 'unknown option "sead" (did you mean "seed"?)')
+    check_refused(tmp_path, text, "q_rank: 20", "q_rank: many", 'bad.yaml:6: q_rank: expected an integer')
+    check_refused(tmp_path, text, "lr: 1e-3", "lr: -1", "lr: expected a number from 0 to 1")
+    check_refused(tmp_path, text, "select:", "selekt:", "unknown section")
+    check_refused(tmp_path, text, "count: 2", "out: x, count: 2", "set by the pipeline")
+    check_refused(tmp_path, text, str(text), "/no/such/text", "no such file")
