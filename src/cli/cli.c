@@ -16,15 +16,14 @@ static const size_t text_max = (size_t)1 << 30;
 static const zb_opt common[] = {
     {ZB_OPT_BOOL, "help", 'h', offsetof(zb_cli, help), NULL, 0, 0, NULL, "print this text"},
     {ZB_OPT_BOOL, "version", 0, offsetof(zb_cli, version), NULL, 0, 0, NULL, "print the version"},
-    {ZB_OPT_INT, "threads", 't', offsetof(zb_cli, threads), NULL, 0, THREADS_MAX, NULL, "threads; 0: one per processor"},
+    {ZB_OPT_INT, "threads", 't', offsetof(zb_cli, threads), NULL, 0, THREADS_MAX, NULL,
+     "threads; 0: one per processor"},
     {ZB_OPT_CHOICE, "precision", 0, offsetof(zb_cli, precision), "auto", 0, 0, "auto|f32|bf16",
      "matrix products; auto: bf16 where the processor has it"},
     {ZB_OPT_BOOL, "quiet", 'q', offsetof(zb_cli, quiet), NULL, 0, 0, NULL, "errors only"},
     {ZB_OPT_BOOL, "verbose", 'v', offsetof(zb_cli, verbose), NULL, 0, 0, NULL, "say more"},
     {0},
 };
-
-static void print_error(const char *name, const char *msg) { fprintf(stderr, "zebra %s: error: %s\n", name, msg); }
 
 static void print_help(const zb_cli *cli, const zb_opt_group *groups, const zb_cli_about *about) {
     printf("usage: zebra %s %s\n\n%s\n", cli->name, about->usage, about->summary);
@@ -61,8 +60,10 @@ bool zb_cli_begin(zb_cli *cli, int argc, char **argv, const zb_opt_group *groups
         return false;
     }
     ZB_ASSERT(pos_max <= ZB_CLI_POS_MAX);
-    if (zb_opts_argv(all, argc, argv, cli->pos, pos_max, &cli->n_pos, &cli->arena, &cli->err) != ZB_OK) {
-        *status = zb_cli_end(cli, ZB_ERR_USAGE); /* any mistake on the command line is one of usage */
+    if (zb_opts_argv(all, argc, argv, cli->pos, pos_max, &cli->n_pos, &cli->arena, &cli->err) !=
+        ZB_OK) {
+        *status =
+            zb_cli_end(cli, ZB_ERR_USAGE); /* any mistake on the command line is one of usage */
         return false;
     }
     zb_log_set(cli->quiet ? ZB_LOG_QUIET : cli->verbose ? ZB_LOG_DEBUG : ZB_LOG_INFO);
@@ -73,8 +74,11 @@ bool zb_cli_begin(zb_cli *cli, int argc, char **argv, const zb_opt_group *groups
 int zb_cli_end(zb_cli *cli, zb_status s) {
     if (s == ZB_OK && (fflush(stdout) != 0 || ferror(stdout)))
         s = zb_fail(&cli->err, ZB_ERR_IO, "cannot write to standard output: %s", strerror(errno));
-    if (s != ZB_OK) print_error(cli->name, cli->err.msg[0] ? cli->err.msg : zb_status_text(s));
-    if (s == ZB_ERR_USAGE) fprintf(stderr, "try `zebra %s --help`\n", cli->name);
+    if (s != ZB_OK)
+        fprintf(stderr, "zebra %s: error: %s", cli->name,
+                cli->err.msg[0] ? cli->err.msg : zb_status_text(s));
+    if (s == ZB_ERR_USAGE) fprintf(stderr, " (see `zebra %s --help`)", cli->name);
+    if (s != ZB_OK) fputc('\n', stderr);
     zb_arena_free(&cli->arena);
     return zb_status_exit(s);
 }
@@ -91,7 +95,9 @@ static zb_status read_stdin(zb_cli *cli, const char **out, size_t *n) {
         size_t got = fread(text + have, 1, cap - have - 1, stdin);
         have += got;
         if (got == 0) break;
-        if (have > text_max) return zb_fail(&cli->err, ZB_ERR_IO, "standard input: expected at most %zu bytes", text_max);
+        if (have > text_max)
+            return zb_fail(&cli->err, ZB_ERR_IO, "standard input: expected at most %zu bytes",
+                           text_max);
     }
     if (ferror(stdin)) return zb_fail(&cli->err, ZB_ERR_IO, "standard input: %s", strerror(errno));
     text[have] = 0;
@@ -100,8 +106,10 @@ static zb_status read_stdin(zb_cli *cli, const char **out, size_t *n) {
     return ZB_OK;
 }
 
-zb_status zb_cli_text(zb_cli *cli, const char *text, const char *file, const char **out, size_t *n) {
-    if (text && file) return zb_fail(&cli->err, ZB_ERR_USAGE, "expected a text or a file, found both");
+zb_status zb_cli_text(zb_cli *cli, const char *text, const char *file, const char **out,
+                      size_t *n) {
+    if (text && file)
+        return zb_fail(&cli->err, ZB_ERR_USAGE, "expected a text or a file, found both");
     if (text) {
         *out = text;
         *n = strlen(text);
@@ -114,7 +122,9 @@ zb_status zb_cli_text(zb_cli *cli, const char *text, const char *file, const cha
         *n = s.n;
         return ZB_OK;
     }
-    if (!file && isatty(STDIN_FILENO)) return zb_fail(&cli->err, ZB_ERR_USAGE, "expected a text: give it as an option, a file or on standard input");
+    if (!file && isatty(STDIN_FILENO))
+        return zb_fail(&cli->err, ZB_ERR_USAGE,
+                       "expected a text: give it as an option, a file or on standard input");
     return read_stdin(cli, out, n);
 }
 
@@ -123,14 +133,16 @@ zb_status zb_cli_ids(zb_cli *cli, const char *list, const char *flag, int vocab,
     for (const char *p = list; *p; p++) max += *p == ',';
     int *ids = ZB_NEW_ARRAY(&cli->arena, int, max);
     ZB_TRY(zb_list_ints(list, flag, 0, vocab - 1, ids, max, &n, &cli->err));
-    if (n == 0) return zb_fail(&cli->err, ZB_ERR_USAGE, "%s: expected ids such as 1,2,3, found none", flag);
+    if (n == 0)
+        return zb_fail(&cli->err, ZB_ERR_USAGE, "%s: expected ids such as 1,2,3, found none", flag);
     *out = (zb_ids){.id = ids, .n = (size_t)n};
     return ZB_OK;
 }
 
 zb_status zb_cli_engine(zb_cli *cli, const char *model, int64_t context, zb_engine **out) {
     ZB_TRY(zb_cli_need(cli, model, "a model: -m FOLDER or -m FILE.gguf"));
-    zb_engine_opts o = {.threads = (int)cli->threads, .context = (int)context, .precision = cli->precision};
+    zb_engine_opts o = {
+        .threads = (int)cli->threads, .context = (int)context, .precision = cli->precision};
     return zb_engine_open(out, model, &o, &cli->err);
 }
 
@@ -157,13 +169,18 @@ json_t *zb_cli_piece(const zb_tokenizer *t, int32_t id) {
 
 zb_status zb_cli_print(zb_cli *cli, const char *bytes, size_t n) {
     if (fwrite(bytes, 1, n, stdout) != n || fflush(stdout) != 0)
-        return zb_fail(&cli->err, ZB_ERR_IO, "cannot write to standard output: %s", strerror(errno));
+        return zb_fail(&cli->err, ZB_ERR_IO, "cannot write to standard output: %s",
+                       strerror(errno));
     return ZB_OK;
 }
 
 zb_status zb_cli_print_json(zb_cli *cli, json_t *value, bool indent) {
-    int bad = json_dumpf(value, stdout, (indent ? (size_t)JSON_INDENT(2) : JSON_COMPACT) | JSON_REAL_PRECISION(9) | JSON_ENCODE_ANY);
+    int bad = json_dumpf(value, stdout,
+                         (indent ? (size_t)JSON_INDENT(2) : JSON_COMPACT) | JSON_REAL_PRECISION(9) |
+                             JSON_ENCODE_ANY);
     json_decref(value);
-    if (bad) return zb_fail(&cli->err, ZB_ERR_IO, "cannot write to standard output: %s", strerror(errno));
+    if (bad)
+        return zb_fail(&cli->err, ZB_ERR_IO, "cannot write to standard output: %s",
+                       strerror(errno));
     return zb_cli_print(cli, "\n", 1);
 }

@@ -1,8 +1,9 @@
 /* cli.h - what every command shares: the common options, error lines, exit statuses.
  *
- * A command is one file cmd_<name>.c with one function `int zb_cmd_<name>(int argc, char **argv)` (argv[0] is the command's
- * name) and one row in main.c. It calls zb_cli_begin with its option groups, works, and returns zb_cli_end(&cli, status). Only
- * this folder exits or writes to stdout; notes and progress go to stderr through base/log.h. */
+ * A command is one file cmd_<name>.c with one function `int zb_cmd_<name>(int argc, char **argv)`
+ * (argv[0] is the command's name) and one row in main.c. It calls zb_cli_begin with its option
+ * groups, works, and returns zb_cli_end(&cli, status). Only this folder exits or writes to stdout;
+ * notes and progress go to stderr through base/log.h. */
 #ifndef ZB_CLI_CLI_H
 #define ZB_CLI_CLI_H
 
@@ -34,8 +35,9 @@ typedef struct zb_cli_about {
     const char *more;    /* further lines below the options; NULL: none */
 } zb_cli_about;
 
-/* Parses the command line into `groups` (ended by a NULL table; the common options are added), at most pos_max other
- * arguments. False: the command is done (help, version or a usage error, already printed) and returns *status. */
+/* Parses the command line into `groups` (ended by a NULL table; the common options are added), at
+ * most pos_max other arguments. False: the command is done (help, version or a usage error, already
+ * printed) and returns *status. */
 bool zb_cli_begin(zb_cli *cli, int argc, char **argv, const zb_opt_group *groups, int pos_max,
                   const zb_cli_about *about, int *status);
 
@@ -45,20 +47,24 @@ int zb_cli_end(zb_cli *cli, zb_status s);
 /* ZB_ERR_USAGE unless `value` is given; `flag` is how the user writes it ("-m MODEL"). */
 zb_status zb_cli_need(zb_cli *cli, const char *value, const char *flag);
 
-/* Text from one of: an argument, a file ("-": stdin), or stdin where it is no terminal. Bounded; errors name the source. */
+/* Text from one of: an argument, a file ("-": stdin), or stdin where it is no terminal. Bounded;
+ * errors name the source. */
 zb_status zb_cli_text(zb_cli *cli, const char *text, const char *file, const char **out, size_t *n);
 
 /* "1,2,3" as token ids below `vocab`, at least one. */
 zb_status zb_cli_ids(zb_cli *cli, const char *list, const char *flag, int vocab, zb_ids *out);
 
-/* Opens `model` (NULL: a usage error that asks for -m) with the common options; `context` as in zb_engine_opts. */
+/* Opens `model` (NULL: a usage error that asks for -m) with the common options; `context` as in
+ * zb_engine_opts. */
 zb_status zb_cli_engine(zb_cli *cli, const char *model, int64_t context, zb_engine **out);
 
 /* Writes to stdout and flushes; a closed pipe is ZB_ERR_IO. */
 zb_status zb_cli_print(zb_cli *cli, const char *bytes, size_t n);
-zb_status zb_cli_print_json(zb_cli *cli, json_t *value, bool indent); /* steals value; ends the line */
+zb_status zb_cli_print_json(zb_cli *cli, json_t *value,
+                            bool indent); /* steals value; ends the line */
 
-/* Bytes as a JSON string; what is no UTF-8 becomes U+FFFD. A token's text; null where only the embedding has the id. */
+/* Bytes as a JSON string; what is no UTF-8 becomes U+FFFD. A token's text; null where only the
+ * embedding has the id. */
 json_t *zb_cli_json_text(zb_str text);
 json_t *zb_cli_piece(const zb_tokenizer *t, int32_t id);
 

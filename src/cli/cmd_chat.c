@@ -1,14 +1,15 @@
 /* cmd_chat.c - `zebra chat`: a conversation, line by line.
  *
- * Each turn renders the whole conversation and hands it to the session, which computes only what is new. */
-#include "cli/sampling.h"
+ * Each turn renders the whole conversation and hands it to the session, which computes only what is
+ * new. */
+#include "cli/reply.h"
 
 #include "base/log.h"
 #include "generate/prompt.h"
-#include "generate/stream.h"
+#include "generate/session.h"
 
+#include <poll.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 typedef struct options {
@@ -17,13 +18,17 @@ typedef struct options {
     zb_cli_sampling sampling;
 } options;
 
-#define ROW(type, name, letter, field, def, lo, hi, help) {type, name, letter, offsetof(options, field), def, lo, hi, NULL, help}
+#define ROW(type, name, letter, field, def, lo, hi, help)                                          \
+    { type, name, letter, offsetof(options, field), def, lo, hi, NULL, help }
 
 static const zb_opt table[] = {
-    ROW(ZB_OPT_STR, "model", 'm', model, NULL, 0, 0, "model folder or .gguf file with a chat template"),
+    ROW(ZB_OPT_STR, "model", 'm', model, NULL, 0, 0,
+        "model folder or .gguf file with a chat template"),
     ROW(ZB_OPT_STR, "system", 0, system, NULL, 0, 0, "system message"),
-    ROW(ZB_OPT_INT, "tokens", 'n', n, "512", -1, 1e9, "most tokens of an answer; -1: as many as the context holds"),
-    ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304, "most tokens of the conversation; 0: what the model was made for"),
+    ROW(ZB_OPT_INT, "tokens", 'n', n, "512", -1, 1e9,
+        "most tokens of an answer; -1: as many as the context holds"),
+    ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304,
+        "most tokens of the conversation; 0: what the model was made for"),
     {0},
 };
 
@@ -33,80 +38,69 @@ static const zb_cli_about about = {
     "/reset starts anew, /exit (or the end of input) ends.",
 };
 
-typedef struct turn {
-    zb_cli *cli;
-    zb_stream stream;
-    zb_buf answer;
-    zb_status status;
-} turn;
-
-static zb_status say(turn *t, zb_str text) {
-    zb_buf_add(&t->answer, text.p, text.n);
-    return text.n ? zb_cli_print(t->cli, text.p, text.n) : ZB_OK;
-}
-
-static bool on_token(void *user, int32_t id) {
-    turn *t = user;
-    zb_str text;
-    t->status = zb_stream_push(&t->stream, id, &text, &t->cli->err);
-    if (t->status == ZB_OK) t->status = say(t, text);
-    return t->status == ZB_OK;
-}
-
 /* Appends the answer to `messages`. */
-static zb_status answer(zb_cli *cli, const options *o, zb_session *session, const zb_engine *e, zb_sampler *sampler, json_t *messages) {
+static zb_status answer(zb_cli *cli, const options *o, zb_session *session, zb_sampler *sampler,
+                        json_t *messages) {
     zb_ids prompt;
+    zb_reply reply;
+    char note[160];
     zb_mark mark = zb_arena_mark(&cli->arena);
-    zb_status s = zb_prompt_chat(e, messages, true, &cli->arena, &prompt, &cli->err);
-    if (s != ZB_OK) return s;
-    turn t = {.cli = cli};
-    zb_stream_init(&t.stream, zb_engine_tokenizer(e), false);
-    zb_buf_init(&t.answer, (size_t)1 << 28);
-    zb_generate_request r = {.prompt = prompt.id, .n = (int)prompt.n, .max = (int)o->n, .on_token = on_token, .user = &t};
-    zb_generation g;
-    s = zb_generate(session, sampler, &r, &g, &cli->err);
-    if (s == ZB_OK) s = t.status;
-    if (s == ZB_OK) s = say(&t, zb_stream_end(&t.stream));
-    if (s == ZB_OK) s = zb_cli_print(cli, "\n", 1);
+    ZB_TRY(zb_prompt_chat(zb_session_engine(session), messages, true, &cli->arena, &prompt,
+                          &cli->err));
+    zb_generate_request r = {.prompt = prompt.id, .n = (int)prompt.n, .max = (int)o->n};
+    zb_status s = zb_cli_reply(cli, session, sampler, &r, ZB_SHOW_TEXT, &reply);
     if (s == ZB_OK) {
-        json_array_append_new(messages, json_pack("{s:s, s:o}", "role", "assistant", "content", json_stringn(t.answer.n ? t.answer.p : "", t.answer.n)));
-        zb_cli_timings(&g);
+        json_t *text = zb_cli_json_text(zb_buf_str(&reply.text));
+        json_array_append_new(messages,
+                              json_pack("{s:s, s:o}", "role", "assistant", "content", text));
+        zb_cli_timings(&reply.g, note);
+        zb_debug("%s", note);
     }
-    zb_stream_free(&t.stream);
-    zb_buf_free(&t.answer);
+    zb_reply_free(&reply);
     zb_arena_pop(&cli->arena, mark);
     return s;
 }
 
 static json_t *opening(const options *o) {
-    return o->system ? json_pack("[{s:s, s:s}]", "role", "system", "content", o->system) : json_array();
+    return o->system ? json_pack("[{s:s, s:s}]", "role", "system", "content", o->system)
+                     : json_array();
 }
 
-static zb_status converse(zb_cli *cli, const options *o, zb_session *session, const zb_engine *e, zb_sampler *sampler) {
+/* The next line of stdin, without white space around it; false at the end or when interrupted. On a
+ * terminal it waits in poll, which a signal ends (reading is restarted). */
+static bool next_line(char **line, size_t *cap, bool terminal, zb_str *text) {
+    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    if (terminal && poll(&in, 1, -1) < 0) return false;
+    ssize_t n = getline(line, cap, stdin);
+    if (n < 0 || zb_interrupted()) return false;
+    *text = zb_str_trim((zb_str){*line, (size_t)n});
+    return true;
+}
+
+static zb_status converse(zb_cli *cli, const options *o, zb_session *session, zb_sampler *sampler) {
     json_t *messages = opening(o);
+    if (!messages) return zb_fail(&cli->err, ZB_ERR_CONFIG, "--system: expected valid UTF-8");
+    bool terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
     char *line = NULL;
     size_t cap = 0;
-    bool prompt = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-    zb_status s = messages ? ZB_OK : zb_fail(&cli->err, ZB_ERR_CONFIG, "--system: expected valid UTF-8");
+    zb_str text;
+    zb_status s = ZB_OK;
     while (s == ZB_OK) {
-        if (prompt) s = zb_cli_print(cli, "> ", 2);
-        ssize_t n = getline(&line, &cap, stdin);
-        if (n < 0 || zb_interrupted()) break;
-        zb_str text = zb_str_trim((zb_str){line, (size_t)n});
+        if (terminal) s = zb_cli_print(cli, "> ", 2);
+        if (s != ZB_OK || !next_line(&line, &cap, terminal, &text) || zb_str_is(text, "/exit"))
+            break;
         if (text.n == 0) continue;
-        if (zb_str_is(text, "/exit")) break;
         if (zb_str_is(text, "/reset")) {
             json_decref(messages);
             messages = opening(o);
             continue;
         }
-        json_t *message = json_pack("{s:s, s:o}", "role", "user", "content", json_stringn(text.p, text.n));
-        if (!message) {
+        json_t *message =
+            json_pack("{s:s, s:o}", "role", "user", "content", json_stringn(text.p, text.n));
+        if (json_array_append_new(messages, message) == 0)
+            s = answer(cli, o, session, sampler, messages);
+        else
             s = zb_fail(&cli->err, ZB_ERR_CONFIG, "the message is not valid UTF-8");
-            break;
-        }
-        json_array_append_new(messages, message);
-        s = answer(cli, o, session, e, sampler, messages);
     }
     zb_heap_resize(line, 0); /* getline's memory is the heap's */
     json_decref(messages);
@@ -120,7 +114,7 @@ static zb_status run(zb_cli *cli, const options *o) {
     ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
     zb_status s = zb_session_new(&session, e, 0, &cli->err);
     if (s == ZB_OK) s = zb_cli_sampler(cli, &o->sampling, e, &sampler);
-    if (s == ZB_OK) s = converse(cli, o, session, e, sampler);
+    if (s == ZB_OK) s = converse(cli, o, session, sampler);
     zb_sampler_free(sampler);
     zb_session_free(session);
     zb_engine_close(e);
@@ -131,7 +125,8 @@ int zb_cmd_chat(int argc, char **argv) {
     options o;
     zb_cli cli;
     int status;
-    const zb_opt_group groups[] = {{"options", table, &o}, {"sampling", zb_cli_sampling_table, &o.sampling}, {0}};
+    const zb_opt_group groups[] = {
+        {"options", table, &o}, {"sampling", zb_cli_sampling_table, &o.sampling}, {0}};
     if (!zb_cli_begin(&cli, argc, argv, groups, 0, &about, &status)) return status;
     return zb_cli_end(&cli, run(&cli, &o));
 }

@@ -11,8 +11,10 @@ typedef struct options {
 } options;
 
 static const zb_opt table[] = {
-    {ZB_OPT_STR, "model", 'm', offsetof(options, model), NULL, 0, 0, NULL, "model folder or .gguf file (or as the only argument)"},
-    {ZB_OPT_BOOL, "tensors", 0, offsetof(options, tensors), NULL, 0, 0, NULL, "list every tensor: name, type, shape"},
+    {ZB_OPT_STR, "model", 'm', offsetof(options, model), NULL, 0, 0, NULL,
+     "model folder or .gguf file (or as the only argument)"},
+    {ZB_OPT_BOOL, "tensors", 0, offsetof(options, tensors), NULL, 0, 0, NULL,
+     "list every tensor: name, type, shape"},
     {ZB_OPT_BOOL, "json", 'j', offsetof(options, json), NULL, 0, 0, NULL, "JSON instead of text"},
     {0},
 };
@@ -20,7 +22,8 @@ static const zb_opt table[] = {
 static const zb_cli_about about = {
     "MODEL [options]",
     "Prints layers, parameters, cache per token, state per sequence and weights of a model.",
-    "kv_percent compares the cached values per token with those of the same model with attention in every layer.\n"
+    "kv_percent compares the cached values per token with those of the same model with attention "
+    "in every layer.\n"
     "Caches and states are held in f32: 4 bytes per value.",
 };
 
@@ -29,13 +32,20 @@ enum { VALUE_BYTES = 4 };
 static json_t *layer_json(const zb_config *c, int l) {
     const zb_layer_config *k = &c->layer[l];
     json_t *o = json_pack("{s:i, s:s}", "layer", l, "kind", zb_kind_name(k->kind));
-    if (k->kind == ZB_ATTENTION) json_object_update_new(o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "kv_heads", c->G, "head_size", c->dh));
+    if (k->kind == ZB_ATTENTION)
+        json_object_update_new(
+            o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "kv_heads", c->G, "head_size", c->dh));
     if (k->kind == ZB_MLA)
-        json_object_update_new(o, json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "heads", c->H, "r_q", k->r_q, "r_kv", k->r_kv, "d_nope", k->d_nope, "d_rope", k->d_rope, "d_v", k->d_v));
+        json_object_update_new(o, json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "heads", c->H, "r_q",
+                                            k->r_q, "r_kv", k->r_kv, "d_nope", k->d_nope, "d_rope",
+                                            k->d_rope, "d_v", k->d_v));
     if (k->kind == ZB_MAMBA2)
-        json_object_update_new(o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "head_size", c->dh, "convolution_channels", zb_mamba2_channels(c, l)));
-    json_object_set_new(o, "cache_bytes_per_token", json_integer((json_int_t)zb_config_cache(c, l) * VALUE_BYTES));
-    json_object_set_new(o, "state_bytes", json_integer((json_int_t)zb_config_state(c, l) * VALUE_BYTES));
+        json_object_update_new(o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "head_size", c->dh,
+                                            "convolution_channels", zb_mamba2_channels(c, l)));
+    json_object_set_new(o, "cache_bytes_per_token",
+                        json_integer((json_int_t)zb_config_cache(c, l) * VALUE_BYTES));
+    json_object_set_new(o, "state_bytes",
+                        json_integer((json_int_t)zb_config_state(c, l) * VALUE_BYTES));
     return o;
 }
 
@@ -46,7 +56,8 @@ static void add_to(json_t *o, const char *key, json_int_t n) {
 static json_t *model_json(zb_model *m, bool tensors) {
     const zb_config *c = zb_model_config(m);
     const zb_param_table *t = zb_model_params(m);
-    json_t *layers = json_array(), *kinds = json_object(), *bytes = json_object(), *list = json_array();
+    json_t *layers = json_array(), *kinds = json_object(), *bytes = json_object(),
+           *list = json_array();
     json_int_t cache = 0, state = 0;
     for (int l = 0; l < c->L; l++) {
         json_array_append_new(layers, layer_json(c, l));
@@ -58,15 +69,23 @@ static json_t *model_json(zb_model *m, bool tensors) {
         const zb_param *p = &t->item[i];
         size_t size = 0;
         const char *type = zb_dtype_get(p->dtype)->name;
-        if (zb_dtype_size(p->dtype, zb_param_count(p), &size)) add_to(bytes, type, (json_int_t)size);
+        if (zb_dtype_size(p->dtype, zb_param_count(p), &size))
+            add_to(bytes, type, (json_int_t)size);
         json_t *shape = json_array();
         for (int d = 0; d < p->n_dims; d++) json_array_append_new(shape, json_integer(p->shape[d]));
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", p->name, "dtype", type, "shape", shape));
+        json_array_append_new(
+            list, json_pack("{s:s, s:s, s:o}", "name", p->name, "dtype", type, "shape", shape));
     }
-    json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b}", "model", zb_model_path(m), "model_type", c->model_type, "hidden", c->D, "n_layers", c->L, "heads", c->H,
-                          "kv_heads", c->G, "head_size", c->dh, "mlp", c->F, "vocabulary", c->V, "context", c->context_max, "tied", c->tied);
-    json_object_update_new(o, json_pack("{s:I, s:f, s:I, s:I, s:I, s:o, s:o, s:o}", "parameters", (json_int_t)zb_params_total(t), "kv_percent", zb_config_kv_percent(c), "kv_bytes_per_token", cache,
-                           "state_bytes", state, "weight_bytes", (json_int_t)zb_model_bytes(m), "weight_bytes_by_dtype", bytes, "layer_kinds", kinds, "layers", layers));
+    json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b}", "model",
+                          zb_model_path(m), "model_type", c->model_type, "hidden", c->D, "n_layers",
+                          c->L, "heads", c->H, "kv_heads", c->G, "head_size", c->dh, "mlp", c->F,
+                          "vocabulary", c->V, "context", c->context_max, "tied", c->tied);
+    json_object_update_new(o, json_pack("{s:I, s:f, s:I, s:I, s:I, s:o, s:o, s:o}", "parameters",
+                                        (json_int_t)zb_params_total(t), "kv_percent",
+                                        zb_config_kv_percent(c), "kv_bytes_per_token", cache,
+                                        "state_bytes", state, "weight_bytes",
+                                        (json_int_t)zb_model_bytes(m), "weight_bytes_by_dtype",
+                                        bytes, "layer_kinds", kinds, "layers", layers));
     if (tensors)
         json_object_set_new(o, "tensors", list);
     else
@@ -106,7 +125,8 @@ static zb_status run(zb_cli *cli, const options *o) {
         putchar('\n');
     }
     json_array_foreach(json_object_get(all, "tensors"), i, row) {
-        printf("%-60s %-5s ", json_string_value(json_object_get(row, "name")), json_string_value(json_object_get(row, "dtype")));
+        printf("%-60s %-5s ", json_string_value(json_object_get(row, "name")),
+               json_string_value(json_object_get(row, "dtype")));
         json_dumpf(json_object_get(row, "shape"), stdout, JSON_COMPACT);
         putchar('\n');
     }

@@ -49,11 +49,15 @@ static void print_help(void) {
 #undef ZB_X
     };
     printf("usage: zebra COMMAND [options]\n\n"
-           "Turns a pretrained Transformer into a hybrid of MLA and Mamba2 layers, trains it by distillation,\n"
+           "Turns a pretrained Transformer into a hybrid of MLA and Mamba2 layers, trains it by "
+           "distillation,\n"
            "evaluates it and runs it.\n\ncommands:\n");
-    for (int i = 0; i < N_COMMANDS; i++) printf("  %-10s  %s\n", commands[i].name, commands[i].summary);
-    printf("\n`zebra COMMAND --help` or `zebra help COMMAND` explains one. `zebra --version` prints the version.\n\nexit status:\n");
-    for (size_t i = 0; i < sizeof exits / sizeof exits[0]; i++) printf("  %3d  %s\n", exits[i].status, exits[i].text);
+    for (int i = 0; i < N_COMMANDS; i++)
+        printf("  %-10s  %s\n", commands[i].name, commands[i].summary);
+    printf("\n`zebra COMMAND --help` or `zebra help COMMAND` explains one. `zebra --version` "
+           "prints the version.\n\nexit status:\n");
+    for (size_t i = 0; i < sizeof exits / sizeof exits[0]; i++)
+        printf("  %3d  %s\n", exits[i].status, exits[i].text);
 }
 
 static int unknown(const char *name) {

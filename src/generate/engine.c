@@ -1,7 +1,7 @@
 /* engine.c - a loaded model ready to run (contract in zebra.h and engine.h).
  *
- * Opens the model for running (weights stay packed), finds out whether this processor multiplies bf16, and reads the tokenizer
- * beside the weights if there is one. */
+ * Opens the model for running (weights stay packed), finds out whether this processor multiplies
+ * bf16, and reads the tokenizer beside the weights if there is one. */
 #include "generate/engine.h"
 
 #include "base/file.h"
@@ -37,7 +37,9 @@ static zb_status tokenizer_of_gguf(zb_tokenizer **out, const char *path, zb_err 
 zb_status zb_tokenizer_of(zb_tokenizer **out, const char *path, zb_err *err) {
     *out = NULL;
     if (is_gguf(path)) return tokenizer_of_gguf(out, path, err);
-    if (!zb_dir_exists(path)) return zb_fail(err, ZB_ERR_IO, "%s: expected a model folder or a .gguf file, found neither", path);
+    if (!zb_dir_exists(path))
+        return zb_fail(err, ZB_ERR_IO, "%s: expected a model folder or a .gguf file, found neither",
+                       path);
     zb_arena a = {0};
     bool has = zb_file_exists(zb_path_join(&a, path, "tokenizer.json"));
     zb_arena_free(&a);
@@ -49,7 +51,8 @@ static zb_status open_runner(zb_engine *e, const char *precision, zb_err *err) {
     const char *p = precision ? precision : "auto";
     bool choose = !strcmp(p, "auto");
     if (!choose && strcmp(p, "f32") != 0 && strcmp(p, "bf16") != 0)
-        return zb_fail(err, ZB_ERR_CONFIG, "precision: expected auto, f32 or bf16, found \"%s\"", p);
+        return zb_fail(err, ZB_ERR_CONFIG, "precision: expected auto, f32 or bf16, found \"%s\"",
+                       p);
     e->precision = strcmp(p, "f32") != 0 ? ZB_PREC_BF16 : ZB_PREC_F32;
     ZB_TRY(zb_runner_new(&e->runner, e->model, e->precision, err));
     if (!choose || zb_matmul_bf16_native(zb_runner_run(e->runner)->mm)) return ZB_OK;
@@ -61,19 +64,24 @@ static zb_status open_runner(zb_engine *e, const char *precision, zb_err *err) {
 
 static zb_status open_all(zb_engine *e, const char *path, const zb_engine_opts *o, zb_err *err) {
     if (o->context < 0 || o->context > CONTEXT_MAX)
-        return zb_fail(err, ZB_ERR_CONFIG, "context: expected 0 to %d tokens, found %d", CONTEXT_MAX, o->context);
+        return zb_fail(err, ZB_ERR_CONFIG, "context: expected 0 to %d tokens, found %d",
+                       CONTEXT_MAX, o->context);
     if (!is_gguf(path) && !zb_dir_exists(path))
-        return zb_fail(err, ZB_ERR_IO, "%s: expected a model folder or a .gguf file, found neither", path);
+        return zb_fail(err, ZB_ERR_IO, "%s: expected a model folder or a .gguf file, found neither",
+                       path);
     ZB_TRY(zb_model_open(&e->model, path, ZB_MODEL_RUN, err));
     ZB_TRY(open_runner(e, o->precision, err));
     int made_for = zb_model_config(e->model)->context_max;
-    e->context = o->context ? o->context : made_for > 0 && made_for < CONTEXT_MAX ? made_for : CONTEXT_MAX;
+    e->context = o->context                               ? o->context
+                 : made_for > 0 && made_for < CONTEXT_MAX ? made_for
+                                                          : CONTEXT_MAX;
     return zb_tokenizer_of(&e->tokenizer, path, err);
 }
 
 zb_status zb_engine_open(zb_engine **out, const char *path, const zb_engine_opts *o, zb_err *err) {
     *out = NULL;
-    if (o && o->threads < 0) return zb_fail(err, ZB_ERR_CONFIG, "threads: expected 0 or more, found %d", o->threads);
+    if (o && o->threads < 0)
+        return zb_fail(err, ZB_ERR_CONFIG, "threads: expected 0 or more, found %d", o->threads);
     if (o && o->threads > 0) omp_set_num_threads(o->threads);
     zb_arena first = {0};
     zb_engine *e = ZB_NEW(&first, zb_engine);
@@ -113,17 +121,20 @@ bool zb_engine_is_end(const zb_engine *e, int32_t id) {
 
 zb_status zb_engine_need_tokenizer(const zb_engine *e, zb_err *err) {
     if (e->tokenizer) return ZB_OK;
-    return zb_fail(err, ZB_ERR_CONFIG, "%s: expected a tokenizer (tokenizer.json, or the keys of a GGUF file), found none",
-                   zb_model_path(e->model));
+    return zb_fail(
+        err, ZB_ERR_CONFIG,
+        "%s: expected a tokenizer (tokenizer.json, or the keys of a GGUF file), found none",
+        zb_model_path(e->model));
 }
 
-zb_status zb_engine_encode(const zb_engine *e, const char *text, int flags, int32_t *ids, size_t cap, size_t *n,
-                           zb_err *err) {
+zb_status zb_engine_encode(const zb_engine *e, const char *text, int flags, int32_t *ids,
+                           size_t cap, size_t *n, zb_err *err) {
     *n = 0;
     ZB_TRY(zb_engine_need_tokenizer(e, err));
     zb_arena a = {0};
     zb_ids all = {0};
-    zb_status s = zb_tokenizer_encode(e->tokenizer, zb_str_from(text), flags & ZB_ENCODE_ADD, flags & ZB_ENCODE_PARSE, &a, &all, err);
+    zb_status s = zb_tokenizer_encode(e->tokenizer, zb_str_from(text), flags & ZB_ENCODE_ADD,
+                                      flags & ZB_ENCODE_PARSE, &a, &all, err);
     if (s == ZB_OK) {
         *n = all.n;
         size_t kept = all.n < cap ? all.n : cap;
@@ -133,8 +144,8 @@ zb_status zb_engine_encode(const zb_engine *e, const char *text, int flags, int3
     return s;
 }
 
-zb_status zb_engine_decode(const zb_engine *e, const int32_t *ids, size_t n, char *bytes, size_t cap, size_t *n_bytes,
-                           zb_err *err) {
+zb_status zb_engine_decode(const zb_engine *e, const int32_t *ids, size_t n, char *bytes,
+                           size_t cap, size_t *n_bytes, zb_err *err) {
     *n_bytes = 0;
     ZB_TRY(zb_engine_need_tokenizer(e, err));
     zb_buf b;

@@ -1,7 +1,7 @@
 /* engine.h - the inside view of an engine, for the folders above (public part: zebra.h).
  *
- * An engine owns its model, tokenizer (NULL where the model has none) and one runner, whose arena and matrix-product context all
- * passes of its sessions share; so one thread at a time. */
+ * An engine owns its model, tokenizer (NULL where the model has none) and one runner, whose arena
+ * and matrix-product context all passes of its sessions share; so one thread at a time. */
 #ifndef ZB_GENERATE_ENGINE_H
 #define ZB_GENERATE_ENGINE_H
 
@@ -19,7 +19,8 @@ const zb_tokenizer *zb_engine_tokenizer(const zb_engine *e); /* NULL: none */
 zb_precision zb_engine_precision(const zb_engine *e);
 int zb_engine_threads(const zb_engine *e);
 
-/* The tokenizer of a model folder or .gguf file; *out NULL where it has none. Close it with zb_tokenizer_close. */
+/* The tokenizer of a model folder or .gguf file; *out NULL where it has none. Close it with
+ * zb_tokenizer_close. */
 zb_status zb_tokenizer_of(zb_tokenizer **out, const char *path, zb_err *err);
 
 /* ZB_ERR_CONFIG unless the engine has a tokenizer; the message says which file was expected. */

@@ -1,13 +1,16 @@
 /* generate.c - the loop of prompt, choice, step (contract in zebra.h).
  *
- * The last chosen token is not computed: nobody has asked what follows it, and the next sync computes it if needed. */
+ * The last chosen token is not computed: nobody has asked what follows it, and the next sync
+ * computes it if needed. */
 #include "generate/session.h"
 
 #include "base/log.h"
 
-zb_status zb_generate(zb_session *s, zb_sampler *sampler, const zb_generate_request *r, zb_generation *out, zb_err *err) {
+zb_status zb_generate(zb_session *s, zb_sampler *sampler, const zb_generate_request *r,
+                      zb_generation *out, zb_err *err) {
     *out = (zb_generation){.prompt_tokens = r->n};
-    if (r->n < 1) return zb_fail(err, ZB_ERR_CONFIG, "generation starts from at least one token, found none");
+    if (r->n < 1)
+        return zb_fail(err, ZB_ERR_CONFIG, "generation starts from at least one token, found none");
     double t0 = zb_seconds();
     int64_t computed = zb_session_computed(s);
     ZB_TRY(zb_session_sync(s, r->prompt, r->n, err));
@@ -30,7 +33,8 @@ zb_status zb_generate(zb_session *s, zb_sampler *sampler, const zb_generate_requ
             out->finish = ZB_FINISH_CALLER;
             break;
         }
-        if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted after %d tokens", out->tokens);
+        if (zb_interrupted())
+            return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted after %d tokens", out->tokens);
         if (out->tokens == max) break;
         ZB_TRY(zb_session_step(s, id, err));
         out->steps++;

@@ -1,13 +1,15 @@
 /* sampler.c - chooses the next token (contract in zebra.h).
  *
- * With the tokens in order of falling logit, top_k, top_p and min_p each keep a prefix of that order:
+ * With the tokens in order of falling logit, top_k, top_p and min_p each keep a prefix of that
+ * order:
  *
  *   top_k   the first k
  *   top_p   the fewest whose probabilities, among what top_k kept, add up to p
  *   min_p   those with probability ≥ min_p · that of the first, that is logit ≥ first + ln min_p
  *
- * so one heap gives the tokens in order until the shortest prefix ends, without sorting the vocabulary. The choice is then
- * drawn from softmax(logit / temperature) over the prefix, with random number i of the stream (seed, sample). */
+ * so one heap gives the tokens in order until the shortest prefix ends, without sorting the
+ * vocabulary. The choice is then drawn from softmax(logit / temperature) over the prefix, with
+ * random number i of the stream (seed, sample). */
 #include "base/arena.h"
 #include "base/err.h"
 #include "base/rng.h"
@@ -36,12 +38,21 @@ struct zb_sampler {
 };
 
 static zb_status check(const zb_sampling *p, int vocab, zb_err *err) {
-    if (vocab < 1) return zb_fail(err, ZB_ERR_CONFIG, "sampler: expected a vocabulary of 1 or more, found %d", vocab);
-    if (!(p->temperature >= 0 && p->temperature <= 1e6)) return zb_fail(err, ZB_ERR_CONFIG, "temperature: expected 0 to 1e6, found %g", p->temperature);
-    if (p->top_k < 0) return zb_fail(err, ZB_ERR_CONFIG, "top_k: expected 0 or more, found %d", p->top_k);
-    if (!(p->top_p >= 0 && p->top_p <= 1)) return zb_fail(err, ZB_ERR_CONFIG, "top_p: expected 0 to 1, found %g", p->top_p);
-    if (!(p->min_p >= 0 && p->min_p <= 1)) return zb_fail(err, ZB_ERR_CONFIG, "min_p: expected 0 to 1, found %g", p->min_p);
-    if (!(p->repeat_penalty >= 0 && p->repeat_penalty <= 1e6)) return zb_fail(err, ZB_ERR_CONFIG, "repeat_penalty: expected 0 to 1e6, found %g", p->repeat_penalty);
+    if (vocab < 1)
+        return zb_fail(err, ZB_ERR_CONFIG, "sampler: expected a vocabulary of 1 or more, found %d",
+                       vocab);
+    if (!(p->temperature >= 0 && p->temperature <= 1e6))
+        return zb_fail(err, ZB_ERR_CONFIG, "temperature: expected 0 to 1e6, found %g",
+                       p->temperature);
+    if (p->top_k < 0)
+        return zb_fail(err, ZB_ERR_CONFIG, "top_k: expected 0 or more, found %d", p->top_k);
+    if (!(p->top_p >= 0 && p->top_p <= 1))
+        return zb_fail(err, ZB_ERR_CONFIG, "top_p: expected 0 to 1, found %g", p->top_p);
+    if (!(p->min_p >= 0 && p->min_p <= 1))
+        return zb_fail(err, ZB_ERR_CONFIG, "min_p: expected 0 to 1, found %g", p->min_p);
+    if (!(p->repeat_penalty >= 0 && p->repeat_penalty <= 1e6))
+        return zb_fail(err, ZB_ERR_CONFIG, "repeat_penalty: expected 0 to 1e6, found %g",
+                       p->repeat_penalty);
     return ZB_OK;
 }
 
@@ -84,7 +95,9 @@ static void penalise(zb_sampler *s, const int32_t *history, int n) {
         if (history[i] >= 0 && history[i] < s->V) s->seen[history[i]] = 0;
 }
 
-static bool better(candidate a, candidate b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); }
+static bool better(candidate a, candidate b) {
+    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
 
 static void sift_down(candidate *h, int n, int i) {
     candidate moved = h[i];
@@ -96,7 +109,8 @@ static void sift_down(candidate *h, int n, int i) {
     h[i] = moved;
 }
 
-/* The best of h[0..n) goes to h[n-1]; the rest stays a heap. So popped candidates lie at the end, best last. */
+/* The best of h[0..n) goes to h[n-1]; the rest stays a heap. So popped candidates lie at the end,
+ * best last. */
 static candidate pop(candidate *h, int n) {
     candidate best = h[0];
     h[0] = h[n - 1];
@@ -114,7 +128,8 @@ static double mass(zb_sampler *s, const candidate *c, int n, float max) {
     return sum;
 }
 
-/* Length of the prefix that top_k, top_p and min_p leave of the n candidates; it is popped to the end of the heap. */
+/* Length of the prefix that top_k, top_p and min_p leave of the n candidates; it is popped to the
+ * end of the heap. */
 static int truncate_prefix(zb_sampler *s, int n, float max) {
     int keep = s->set.top_k > 0 && s->set.top_k < n ? s->set.top_k : n, popped = 0;
     bool by_p = s->set.top_p > 0 && s->set.top_p < 1;
@@ -139,7 +154,8 @@ static int truncate_prefix(zb_sampler *s, int n, float max) {
 }
 
 static int32_t draw(zb_sampler *s, const candidate *c, int n, float max) {
-    for (int i = 0; i < n; i++) s->weights[i] = (float)((double)(c[i].logit - max) / s->set.temperature);
+    for (int i = 0; i < n; i++)
+        s->weights[i] = (float)((double)(c[i].logit - max) / s->set.temperature);
     zb_kernels_get()->exp(n, s->weights, s->weights);
     double sum = 0, up_to = 0;
     for (int i = 0; i < n; i++) sum += (double)s->weights[i];
@@ -161,7 +177,8 @@ int32_t zb_sampler_pick(zb_sampler *s, const float *logits, const int32_t *histo
     int best = zb_kernels_get()->argmax(s->V, s->logits), count = 0;
     float max = s->logits[best];
     int32_t chosen = best;
-    if (s->set.temperature > 0 && isfinite(max)) { /* else nothing to choose from, or one that beats all */
+    if (s->set.temperature > 0 &&
+        isfinite(max)) { /* else nothing to choose from, or one that beats all */
         for (int i = 0; i < s->V; i++)
             if (s->logits[i] > -INFINITY) s->heap[count++] = (candidate){s->logits[i], i};
         int kept = truncate_prefix(s, count, max);

@@ -5,7 +5,8 @@
 #include "generate/engine.h"
 
 typedef struct zb_token_score {
-    double logprob;      /* log p(token | all before it), nats; 0 for the first token, which nothing predicts */
+    double logprob;      /* log p(token | all before it), nats; 0 for the first token, which nothing
+                            predicts */
     double best_logprob; /* of the most probable token there */
     int32_t best;        /* its id; -1 for the first token */
 } zb_token_score;

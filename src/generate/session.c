@@ -1,14 +1,18 @@
 /* session.c - one timeline of tokens (contract in zebra.h).
  *
- * sync(tokens) compares the wanted tokens with those the state stands behind and goes back to the longest prefix it can use:
+ * sync(tokens) compares the wanted tokens with those the state stands behind and goes back to the
+ * longest prefix it can use:
  *
- *   caches (keys, values, latents)   rows of the common prefix stay right, so going back is forgetting the rows behind it
- *   recurrent parts (Mamba2)         cannot be undone: they come from the nearest snapshot at or before that place
+ *   caches (keys, values, latents)   rows of the common prefix stay right, so going back is
+ * forgetting the rows behind it recurrent parts (Mamba2)         cannot be undone: they come from
+ * the nearest snapshot at or before that place
  *
- * A snapshot is therefore a position and a copy of the recurrent block only; it is right as long as the tokens before its
- * position have not changed. Snapshots are taken where a sync starts, every ZB_CHUNK tokens, shortly before its end (a
- * chat's next prompt often differs in the last few tokens) and at its end. When all are in use, the one whose neighbours
- * stand closest together is replaced, which keeps the others spread over the sequence. Models without recurrent layers need none.
+ * A snapshot is therefore a position and a copy of the recurrent block only; it is right as long as
+ * the tokens before its position have not changed. Snapshots are taken where a sync starts, every
+ * ZB_CHUNK tokens, shortly before its end (a chat's next prompt often differs in the last few
+ * tokens) and at its end. When all are in use, the one whose neighbours stand closest together is
+ * replaced, which keeps the others spread over the sequence. Models without recurrent layers need
+ * none.
  *
  * The state grows by doubling, so that a long context costs memory only when it is used. */
 #include "generate/session.h"
@@ -38,7 +42,9 @@ struct zb_session {
     snapshot snap[SNAPSHOTS];
 };
 
-static const zb_config *config_of(const zb_session *s) { return zb_model_config(zb_engine_model(s->engine)); }
+static const zb_config *config_of(const zb_session *s) {
+    return zb_model_config(zb_engine_model(s->engine));
+}
 zb_engine *zb_session_engine(const zb_session *s) { return s->engine; }
 int zb_session_max(const zb_session *s) { return s->tokens_max; }
 int64_t zb_session_computed(const zb_session *s) { return s->computed; }
@@ -53,7 +59,10 @@ const int32_t *zb_session_tokens(const zb_session *s, int *n) {
 /* Room for n tokens; refused where the machine could never hold it. */
 static zb_status reserve(zb_session *s, int n, zb_err *err) {
     if (n > s->tokens_max)
-        return zb_fail(err, ZB_ERR_CONFIG, "the sequence has %d tokens, but the context holds %d: shorten it or raise the context", n, s->tokens_max);
+        return zb_fail(
+            err, ZB_ERR_CONFIG,
+            "the sequence has %d tokens, but the context holds %d: shorten it or raise the context",
+            n, s->tokens_max);
     int64_t cap = s->state ? s->state->tokens_max : 0;
     if (n <= cap && s->state) return ZB_OK;
     cap = cap * 2 > n ? cap * 2 : n;
@@ -62,7 +71,9 @@ static zb_status reserve(zb_session *s, int n, zb_err *err) {
     size_t bytes = zb_state_size(config_of(s), (int)cap);
     double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
     if (have > 0 && (double)bytes > have)
-        return zb_fail(err, ZB_ERR_MEMORY, "%lld tokens of context need %.1f GB, this machine has %.1f GB", (long long)cap, (double)bytes * 1e-9, have * 1e-9);
+        return zb_fail(err, ZB_ERR_MEMORY,
+                       "%lld tokens of context need %.1f GB, this machine has %.1f GB",
+                       (long long)cap, (double)bytes * 1e-9, have * 1e-9);
     zb_arena a = {0};
     zb_state *state = zb_state_init(zb_alloc(&a, bytes), config_of(s), (int)cap);
     int32_t *tokens = ZB_NEW_ARRAY(&a, int32_t, cap);
@@ -80,7 +91,8 @@ static zb_status reserve(zb_session *s, int n, zb_err *err) {
 zb_status zb_session_new(zb_session **out, zb_engine *e, int tokens_max, zb_err *err) {
     *out = NULL;
     if (tokens_max < 0 || tokens_max > zb_engine_context(e))
-        return zb_fail(err, ZB_ERR_CONFIG, "session: expected 0 to %d tokens, found %d", zb_engine_context(e), tokens_max);
+        return zb_fail(err, ZB_ERR_CONFIG, "session: expected 0 to %d tokens, found %d",
+                       zb_engine_context(e), tokens_max);
     zb_arena first = {0};
     zb_session *s = ZB_NEW(&first, zb_session);
     s->arena = first;
@@ -102,7 +114,8 @@ void zb_session_free(zb_session *s) {
     zb_arena_free(&a);
 }
 
-/* The snapshot to replace: an unused one, else the one whose neighbours in the sequence are closest. */
+/* The snapshot to replace: an unused one, else the one whose neighbours in the sequence are
+ * closest. */
 static snapshot *replaceable(zb_session *s) {
     snapshot *best = NULL;
     int best_gap = 0;
@@ -160,7 +173,7 @@ static zb_status extend(zb_session *s, const int32_t *tokens, int end, bool last
     zb_batch batch = {.ids = s->tokens + at, .n = n, .span = &span, .n_spans = 1};
     ZB_TRY(zb_runner_begin(r, &batch, err));
     zb_mark mark = zb_arena_mark(zb_runner_arena(r));
-    float *hidden = ZB_NEW_ARRAY(zb_runner_arena(r), float, (size_t)n * D);
+    float *hidden = ZB_NEW_ARRAY(zb_runner_arena(r), float, (size_t)n *D);
     s->has_logits = last;
     zb_runner_forward(r, hidden, NULL);
     if (last) zb_runner_logits(r, hidden + (size_t)(n - 1) * D, 1, s->logits);
@@ -172,7 +185,9 @@ static zb_status extend(zb_session *s, const int32_t *tokens, int end, bool last
 static zb_status check_ids(const zb_session *s, const int32_t *tokens, int n, zb_err *err) {
     int V = zb_engine_vocab(s->engine);
     for (int i = 0; i < n; i++)
-        if (tokens[i] < 0 || tokens[i] >= V) return zb_fail(err, ZB_ERR_CONFIG, "token %d: expected an id from 0 to %d, found %d", i, V - 1, tokens[i]);
+        if (tokens[i] < 0 || tokens[i] >= V)
+            return zb_fail(err, ZB_ERR_CONFIG, "token %d: expected an id from 0 to %d, found %d", i,
+                           V - 1, tokens[i]);
     return ZB_OK;
 }
 
@@ -188,7 +203,9 @@ zb_status zb_session_sync(zb_session *s, const int32_t *tokens, int n, zb_err *e
     take_snapshot(s);
     int tail = n - TAIL;
     while (s->state->len < n) {
-        if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted after %d of %d prompt tokens", s->state->len, n);
+        if (zb_interrupted())
+            return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted after %d of %d prompt tokens",
+                           s->state->len, n);
         int end = s->state->len + ZB_CHUNK;
         if (end > n) end = n;
         if (s->state->bytes > 0 && tail > s->state->len && tail < end) end = tail;
@@ -198,15 +215,20 @@ zb_status zb_session_sync(zb_session *s, const int32_t *tokens, int n, zb_err *e
     return ZB_OK;
 }
 
-zb_status zb_session_step(zb_session *s, int32_t token, zb_err *err) { return zb_step(&s, &token, 1, err); }
+zb_status zb_session_step(zb_session *s, int32_t token, zb_err *err) {
+    return zb_step(&s, &token, 1, err);
+}
 
 /* Everything that can fail, before anything changes. */
-static zb_status step_check(zb_session *const *sessions, const int32_t *tokens, int n, zb_err *err) {
+static zb_status step_check(zb_session *const *sessions, const int32_t *tokens, int n,
+                            zb_err *err) {
     if (n < 1) return zb_fail(err, ZB_ERR_CONFIG, "step: expected 1 or more sessions, found %d", n);
     for (int i = 0; i < n; i++) {
-        if (sessions[i]->engine != sessions[0]->engine) return zb_fail(err, ZB_ERR_CONFIG, "step: session %d belongs to another engine", i);
+        if (sessions[i]->engine != sessions[0]->engine)
+            return zb_fail(err, ZB_ERR_CONFIG, "step: session %d belongs to another engine", i);
         for (int j = 0; j < i; j++)
-            if (sessions[i] == sessions[j]) return zb_fail(err, ZB_ERR_CONFIG, "step: sessions %d and %d are the same", j, i);
+            if (sessions[i] == sessions[j])
+                return zb_fail(err, ZB_ERR_CONFIG, "step: sessions %d and %d are the same", j, i);
         ZB_TRY(check_ids(sessions[i], &tokens[i], 1, err));
     }
     for (int i = 0; i < n; i++) ZB_TRY(reserve(sessions[i], sessions[i]->state->len + 1, err));
@@ -229,11 +251,14 @@ zb_status zb_step(zb_session *const *sessions, const int32_t *tokens, int n, zb_
     zb_batch batch = {.ids = tokens, .n = n, .span = span, .n_spans = n};
     zb_status status = zb_runner_begin(r, &batch, err);
     if (status == ZB_OK) {
-        float *hidden = ZB_NEW_ARRAY(a, float, (size_t)n * c->D), *logits = n == 1 ? sessions[0]->logits : ZB_NEW_ARRAY(a, float, (size_t)n * c->V);
+        float *hidden = ZB_NEW_ARRAY(a, float, (size_t)n * c->D),
+              *logits = n == 1 ? sessions[0]->logits : ZB_NEW_ARRAY(a, float, (size_t)n * c->V);
         zb_runner_forward(r, hidden, NULL);
         zb_runner_logits(r, hidden, n, logits);
         for (int i = 0; i < n; i++) {
-            if (n > 1) memcpy(sessions[i]->logits, logits + (size_t)i * c->V, (size_t)c->V * sizeof *logits);
+            if (n > 1)
+                memcpy(sessions[i]->logits, logits + (size_t)i * c->V,
+                       (size_t)c->V * sizeof *logits);
             sessions[i]->has_logits = true;
             sessions[i]->computed++;
         }

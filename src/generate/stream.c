@@ -1,7 +1,8 @@
 /* stream.c - incremental decoding (contract in stream.h).
  *
- * A token of byte-level BPE may end inside a character. Bytes are kept until the last character is whole; bytes that can never become one
- * are passed on at once by zb_utf8_complete, so that at most three wait. */
+ * A token of byte-level BPE may end inside a character. Bytes are kept until the last character is
+ * whole; bytes that can never become one are passed on at once by zb_utf8_complete, so that at most
+ * three wait. */
 #include "generate/stream.h"
 
 #include <string.h>
@@ -25,9 +26,12 @@ static void drop_given(zb_stream *s) {
 zb_status zb_stream_push(zb_stream *s, int32_t id, zb_str *text, zb_err *err) {
     drop_given(s);
     *text = (zb_str){"", 0};
-    if (id >= zb_tokenizer_vocab(s->tokenizer)) return ZB_OK; /* a row that only pads the embedding */
+    if (id >= zb_tokenizer_vocab(s->tokenizer))
+        return ZB_OK; /* a row that only pads the embedding */
     ZB_TRY(zb_tokenizer_decode(s->tokenizer, &id, 1, s->special, &s->buf, err));
-    if (s->buf.overflow) return zb_fail(err, ZB_ERR_FORMAT, "token %d: its text is longer than %d bytes", id, STREAM_MAX);
+    if (s->buf.overflow)
+        return zb_fail(err, ZB_ERR_FORMAT, "token %d: its text is longer than %d bytes", id,
+                       STREAM_MAX);
     s->given = s->buf.n ? zb_utf8_complete(s->buf.p, s->buf.n) : 0;
     *text = (zb_str){s->buf.p ? s->buf.p : "", s->given};
     return ZB_OK;

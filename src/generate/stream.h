@@ -1,4 +1,5 @@
-/* stream.h - text of tokens as they come: only whole UTF-8 characters leave, the rest waits for its other bytes.
+/* stream.h - text of tokens as they come: only whole UTF-8 characters leave, the rest waits for its
+ * other bytes.
  *
  * The stream borrows the tokenizer. Text given out is valid until the next call. One thread. */
 #ifndef ZB_GENERATE_STREAM_H
@@ -19,7 +20,8 @@ void zb_stream_free(zb_stream *s);
 /* The text that becomes complete with this token; may be empty. */
 zb_status zb_stream_push(zb_stream *s, int32_t id, zb_str *text, zb_err *err);
 
-/* What is left at the end: bytes of a character that never became complete, each replaced by U+FFFD. */
+/* What is left at the end: bytes of a character that never became complete, each replaced by
+ * U+FFFD. */
 zb_str zb_stream_end(zb_stream *s);
 
 #endif

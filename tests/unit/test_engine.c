@@ -1,4 +1,5 @@
-/* Sessions over the tiny golden models: whatever way a session reaches a sequence, it must stand where a fresh pass stands. */
+/* Sessions over the tiny golden models: whatever way a session reaches a sequence, it must stand
+ * where a fresh pass stands. */
 #include "../golden/golden.h"
 
 #include "base/arena.h"
@@ -8,7 +9,9 @@
 #include "generate/session.h"
 #include "zebra.h"
 
-static const char *const dirs[] = {"llama", "qwen2-bias", "llama3-rope-untied", "hybrid", "hybrid-yarn-attention", "mamba2-repeat", "mla-norm-yarn", "hybrid-odd-sizes"};
+static const char *const dirs[] = {
+    "llama",         "qwen2-bias",    "llama3-rope-untied", "hybrid", "hybrid-yarn-attention",
+    "mamba2-repeat", "mla-norm-yarn", "hybrid-odd-sizes"};
 enum { N_DIRS = sizeof dirs / sizeof dirs[0], CONTEXT = 1500 };
 
 typedef struct fixture {
@@ -40,7 +43,8 @@ static void close_fixture(fixture *f) {
 
 static int32_t *random_ids(fixture *f, int n, uint64_t seed) {
     int32_t *ids = ZB_NEW_ARRAY(&f->arena, int32_t, n);
-    for (int i = 0; i < n; i++) ids[i] = (int32_t)zb_rng_below(seed, ZB_RNG_TEST, (uint64_t)i, (uint32_t)f->V);
+    for (int i = 0; i < n; i++)
+        ids[i] = (int32_t)zb_rng_below(seed, ZB_RNG_TEST, (uint64_t)i, (uint32_t)f->V);
     return ids;
 }
 
@@ -60,7 +64,8 @@ static void stands_at(fixture *f, const zb_session *s, const int32_t *ids, int n
     zb_runner *r = zb_engine_runner(f->e);
     const zb_config *c = zb_model_config(zb_engine_model(f->e));
     zb_mark mark = zb_arena_mark(&f->arena);
-    float *hidden = ZB_NEW_ARRAY(&f->arena, float, n * c->D), *want = ZB_NEW_ARRAY(&f->arena, float, c->V);
+    float *hidden = ZB_NEW_ARRAY(&f->arena, float, n * c->D),
+          *want = ZB_NEW_ARRAY(&f->arena, float, c->V);
     zb_span span = {.start = 0, .n = n};
     zb_batch batch = {ids, n, &span, 1};
     CHECK(zb_runner_begin(r, &batch, &err));
@@ -68,7 +73,8 @@ static void stands_at(fixture *f, const zb_session *s, const int32_t *ids, int n
     zb_runner_logits(r, hidden + (size_t)(n - 1) * c->D, 1, want);
     assert_non_null(zb_session_logits(s));
     /* two computations in f32, each with its own rounding */
-    compare("logits", zb_session_logits(s), want, c->V, 2 * f32_tolerance(c->L, n > c->F ? n : c->F));
+    compare("logits", zb_session_logits(s), want, c->V,
+            2 * f32_tolerance(c->L, n > c->F ? n : c->F));
     zb_arena_pop(&f->arena, mark);
 }
 
@@ -86,7 +92,8 @@ static void test_golden_logits(void **unused) {
     for (int b = 0; b < B; b++) {
         CHECK(zb_session_sync(s, ids + b * T, T - 1, &err));
         CHECK(zb_session_step(s, ids[b * T + T - 1], &err));
-        compare("logits", zb_session_logits(s), logits + (int64_t)((b + 1) * T - 1) * f.V, f.V, f32_tolerance(zb_model_config(zb_engine_model(f.e))->L, 160));
+        compare("logits", zb_session_logits(s), logits + (int64_t)((b + 1) * T - 1) * f.V, f.V,
+                f32_tolerance(zb_model_config(zb_engine_model(f.e))->L, 160));
     }
     zb_session_free(s);
     zb_safetensors_close(want);
@@ -112,7 +119,8 @@ static void test_sync(void **unused) {
         assert_int_equal(zb_session_computed(s), LONG);
         stands_at(&f, s, a, LONG);
         static const int common[] = {790, 513, 512, 3, 0};
-        for (size_t i = 0; i < sizeof common / sizeof common[0]; i++) { /* diverge, and back to the first */
+        for (size_t i = 0; i < sizeof common / sizeof common[0];
+             i++) { /* diverge, and back to the first */
             int n = common[i] + 60;
             int32_t *mixed = ZB_NEW_ARRAY(&f.arena, int32_t, n);
             memcpy(mixed, a, (size_t)common[i] * sizeof *a);
@@ -134,7 +142,8 @@ static void test_sync(void **unused) {
     }
 }
 
-/* A chat's next turn: the last few tokens of the prompt differ, an answer was generated behind them. */
+/* A chat's next turn: the last few tokens of the prompt differ, an answer was generated behind
+ * them. */
 static void test_reuse(void **unused) {
     (void)unused;
     for (int d = 0; d < N_DIRS; d++) {
@@ -148,7 +157,8 @@ static void test_reuse(void **unused) {
         a[995] = (a[995] + 1) % f.V;
         CHECK(zb_session_sync(s, a, 1100, &err));
         int64_t done = zb_session_computed(s) - before;
-        assert_in_range(done, 105, f.recurrent ? 116 : 105); /* recurrent: from the snapshot before the tail */
+        assert_in_range(done, 105,
+                        f.recurrent ? 116 : 105); /* recurrent: from the snapshot before the tail */
         stands_at(&f, s, a, 1100);
         before = zb_session_computed(s);
         a[700] = (a[700] + 1) % f.V; /* in the middle: from the last chunk before it */
@@ -173,7 +183,8 @@ static void test_batch(void **unused) {
         for (int i = 0; i < N; i++) {
             ids[i] = random_ids(&f, 100, (uint64_t)i + 10);
             s[i] = new_session(&f, 100);
-            CHECK(zb_session_sync(s[i], ids[i], 7 * i, &err)); /* different lengths, the first empty */
+            CHECK(zb_session_sync(s[i], ids[i], 7 * i,
+                                  &err)); /* different lengths, the first empty */
         }
         for (int k = 0; k < STEPS; k++) {
             int32_t next[N];
@@ -202,9 +213,11 @@ static void test_refusals(void **unused) {
     int32_t *a = random_ids(&f, 100, 1), bad[] = {1, 2, f.V, 3};
     zb_session *s = new_session(&f, 50), *t = new_session(&g, 50), *none;
     CHECK(zb_session_sync(s, a, 40, &err));
-    says(zb_session_sync(s, bad, 4, &told), ZB_ERR_CONFIG, &told, "token 2: expected an id from 0 to");
+    says(zb_session_sync(s, bad, 4, &told), ZB_ERR_CONFIG, &told,
+         "token 2: expected an id from 0 to");
     says(zb_session_step(s, -1, &told), ZB_ERR_CONFIG, &told, "expected an id from 0 to");
-    says(zb_session_sync(s, a, 51, &told), ZB_ERR_CONFIG, &told, "51 tokens, but the context holds 50");
+    says(zb_session_sync(s, a, 51, &told), ZB_ERR_CONFIG, &told,
+         "51 tokens, but the context holds 50");
     says(zb_session_sync(s, a, -1, &told), ZB_ERR_CONFIG, &told, "found -1");
     stands_at(&f, s, a, 40); /* nothing of this has changed it */
     zb_session *twice[] = {s, s}, *mixed[] = {s, t};
@@ -214,20 +227,25 @@ static void test_refusals(void **unused) {
     for (int i = 40; i < 50; i++) CHECK(zb_session_step(s, a[i], &err));
     says(zb_session_step(s, a[50], &told), ZB_ERR_CONFIG, &told, "the context holds 50");
     stands_at(&f, s, a, 50);
-    says(zb_session_new(&none, f.e, CONTEXT + 1, &told), ZB_ERR_CONFIG, &told, "expected 0 to 1500 tokens");
+    says(zb_session_new(&none, f.e, CONTEXT + 1, &told), ZB_ERR_CONFIG, &told,
+         "expected 0 to 1500 tokens");
     assert_null(none);
     zb_session_free(s);
     zb_session_free(t);
     zb_session_free(NULL);
     size_t n;
-    says(zb_engine_encode(f.e, "text", 0, NULL, 0, &n, &told), ZB_ERR_CONFIG, &told, "expected a tokenizer");
+    says(zb_engine_encode(f.e, "text", 0, NULL, 0, &n, &told), ZB_ERR_CONFIG, &told,
+         "expected a tokenizer");
     close_fixture(&f);
     close_fixture(&g);
     zb_engine *e;
-    says(zb_engine_open(&e, "tests/golden/no-such-model", NULL, &told), ZB_ERR_IO, &told, "expected a model folder or a .gguf file");
+    says(zb_engine_open(&e, "tests/golden/no-such-model", NULL, &told), ZB_ERR_IO, &told,
+         "expected a model folder or a .gguf file");
     assert_null(e);
-    says(zb_engine_open(&e, "tests/golden/llama", &(zb_engine_opts){.precision = "f8"}, &told), ZB_ERR_CONFIG, &told, "expected auto, f32 or bf16");
-    says(zb_engine_open(&e, "tests/golden/llama", &(zb_engine_opts){.context = -1}, &told), ZB_ERR_CONFIG, &told, "context: expected");
+    says(zb_engine_open(&e, "tests/golden/llama", &(zb_engine_opts){.precision = "f8"}, &told),
+         ZB_ERR_CONFIG, &told, "expected auto, f32 or bf16");
+    says(zb_engine_open(&e, "tests/golden/llama", &(zb_engine_opts){.context = -1}, &told),
+         ZB_ERR_CONFIG, &told, "context: expected");
     assert_int_equal(zb_engine_open(&e, "tests/golden/no-such.gguf", NULL, &told), ZB_ERR_IO);
 }
 
@@ -301,7 +319,8 @@ static void test_generate(void **unused) {
     CHECK(zb_sampler_new(&greedy, &(zb_sampling){0}, f.V, &err));
     heard h = {.stop_after = -1};
     zb_generation g;
-    zb_generate_request r = {.prompt = a, .n = 10, .max = 8, .ignore_end = true, .on_token = hear, .user = &h};
+    zb_generate_request r = {
+        .prompt = a, .n = 10, .max = 8, .ignore_end = true, .on_token = hear, .user = &h};
     CHECK(zb_generate(s, greedy, &r, &g, &err));
     assert_int_equal(h.n, 8);
     assert_int_equal(g.tokens, 8);
@@ -384,7 +403,8 @@ static void test_bench(void **unused) {
     assert_true(tg.mean > 0 && tg.sd == 0);
     assert_true(fabs(tg.share - tg.work * tg.mean / 1e10) < 1e-9);
     double bytes = (double)zb_model_bytes(zb_engine_model(f.e));
-    for (int l = 0; l < c->L; l++) bytes += 4.0 * (zb_config_cache(c, l) * 34.0 + 2.0 * (double)zb_config_state(c, l));
+    for (int l = 0; l < c->L; l++)
+        bytes += 4.0 * (zb_config_cache(c, l) * 34.0 + 2.0 * (double)zb_config_state(c, l));
     assert_true(fabs(tg.work - bytes) < 1); /* tied: the head streams the embedding */
     zb_err err = {0};
     zb_bench_case far = {.tokens = 10, .depth = CONTEXT};
@@ -395,8 +415,11 @@ static void test_bench(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden_logits), cmocka_unit_test(test_sync), cmocka_unit_test(test_reuse), cmocka_unit_test(test_batch), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_steps_allocate_nothing), cmocka_unit_test(test_score), cmocka_unit_test(test_generate), cmocka_unit_test(test_generate_stops), cmocka_unit_test(test_bench),
+        cmocka_unit_test(test_golden_logits),  cmocka_unit_test(test_sync),
+        cmocka_unit_test(test_reuse),          cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_steps_allocate_nothing),
+        cmocka_unit_test(test_score),          cmocka_unit_test(test_generate),
+        cmocka_unit_test(test_generate_stops), cmocka_unit_test(test_bench),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

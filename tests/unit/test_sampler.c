@@ -1,4 +1,5 @@
-/* The sampler against distributions known in closed form, its order of truncations, and its edges. */
+/* The sampler against distributions known in closed form, its order of truncations, and its edges.
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -15,7 +16,8 @@ enum { V = 6, DRAWS = 20000 };
 static const double p0[V] = {0.05, 0.50, 0.02, 0.30, 0.03, 0.10}; /* in order: ids 1 3 5 0 4 2 */
 
 static void fill(float *logits) {
-    for (int i = 0; i < V; i++) logits[i] = (float)log(p0[i]) + 1.5f; /* a constant must not matter */
+    for (int i = 0; i < V; i++)
+        logits[i] = (float)log(p0[i]) + 1.5f; /* a constant must not matter */
 }
 
 static zb_sampler *make(zb_sampling set) {
@@ -25,7 +27,8 @@ static zb_sampler *make(zb_sampling set) {
     return s;
 }
 
-/* Draws many times and compares each frequency with its probability: within five standard deviations, and exactly never where p is 0. */
+/* Draws many times and compares each frequency with its probability: within five standard
+ * deviations, and exactly never where p is 0. */
 static void expect(zb_sampling set, const double *weight) {
     float logits[V];
     fill(logits);
@@ -38,7 +41,9 @@ static void expect(zb_sampling set, const double *weight) {
     for (int i = 0; i < V; i++) {
         double p = weight[i] / sum, sd = sqrt(DRAWS * p * (1 - p));
         if (p == 0) assert_int_equal(count[i], 0);
-        if (!(fabs(count[i] - DRAWS * p) <= 5 * sd + 1e-9)) fail_msg("id %d: %d of %d draws, expected %.1f ± %.1f", i, count[i], DRAWS, DRAWS * p, sd);
+        if (!(fabs(count[i] - DRAWS * p) <= 5 * sd + 1e-9))
+            fail_msg("id %d: %d of %d draws, expected %.1f ± %.1f", i, count[i], DRAWS, DRAWS * p,
+                     sd);
     }
 }
 
@@ -58,7 +63,8 @@ static void test_plain(void **unused) {
 
 static void test_truncations(void **unused) {
     (void)unused;
-    const double two[V] = {0, 0.5, 0, 0.3, 0, 0}, one[V] = {0, 1}, three[V] = {0, 0.5, 0, 0.3, 0, 0.1};
+    const double two[V] = {0, 0.5, 0, 0.3, 0, 0}, one[V] = {0, 1},
+                 three[V] = {0, 0.5, 0, 0.3, 0, 0.1};
     expect((zb_sampling){.temperature = 1, .top_k = 2}, two);
     expect((zb_sampling){.temperature = 1, .top_k = 1}, one);
     expect((zb_sampling){.temperature = 1, .top_p = 0.79}, two);
@@ -85,24 +91,28 @@ static void test_order(void **unused) {
     expect((zb_sampling){.temperature = 10, .min_p = 0.5}, flat);
 }
 
-static int32_t greedy(const float *logits, double penalty, int window, const int32_t *history, int n) {
+static int32_t greedy(const float *logits, double penalty, int window, const int32_t *history,
+                      int n) {
     zb_sampler *s = make((zb_sampling){.repeat_penalty = penalty, .repeat_window = window});
     int32_t id = zb_sampler_pick(s, logits, history, n);
-    assert_int_equal(zb_sampler_pick(s, logits, history, n), id); /* the marks of the first pick are gone */
+    assert_int_equal(zb_sampler_pick(s, logits, history, n),
+                     id); /* the marks of the first pick are gone */
     zb_sampler_free(s);
     return id;
 }
 
 static void test_penalty(void **unused) {
     (void)unused;
-    const float up[V] = {1.0f, 3.0f, 0.5f, 2.0f, -1.0f, -2.0f}, down[V] = {-3.0f, -1.0f, -1.5f, -9.0f, -9.0f, -9.0f};
+    const float up[V] = {1.0f, 3.0f, 0.5f, 2.0f, -1.0f, -2.0f},
+                down[V] = {-3.0f, -1.0f, -1.5f, -9.0f, -9.0f, -9.0f};
     const int32_t h[] = {3, 1, 1, 1, 0};
     assert_int_equal(greedy(up, 1, 0, h, 5), 1);
     assert_int_equal(greedy(up, 0, 0, h, 5), 1);
-    assert_int_equal(greedy(up, 1.4, 0, h, 5), 1);  /* 3/1.4 > 2/1.4: once, however often it occurs */
-    assert_int_equal(greedy(up, 1.6, 4, h, 5), 3);  /* 3 has left the window: 2 > 3/1.6 */
+    assert_int_equal(greedy(up, 1.4, 0, h, 5),
+                     1); /* 3/1.4 > 2/1.4: once, however often it occurs */
+    assert_int_equal(greedy(up, 1.6, 4, h, 5), 3); /* 3 has left the window: 2 > 3/1.6 */
     assert_int_equal(greedy(up, 1.6, 1, h, 5), 1);
-    assert_int_equal(greedy(up, 1.6, -1, h, 5), 1); /* all of it */
+    assert_int_equal(greedy(up, 1.6, -1, h, 5), 1);  /* all of it */
     assert_int_equal(greedy(down, 1.4, 0, h, 5), 1); /* -1.4 still above -1.5 */
     assert_int_equal(greedy(down, 1.6, 0, h, 5), 2); /* -1.6 below */
     const int32_t odd[] = {-1, V, 1000000};
@@ -112,9 +122,15 @@ static void test_penalty(void **unused) {
 static void test_edges(void **unused) {
     (void)unused;
     const float inf = INFINITY, n = NAN;
-    const float none[V] = {-inf, -inf, -inf, -inf, -inf, -inf}, nan[V] = {n, n, n, n, n, n}, top[V] = {0, 1, inf, 5, inf, 2}, holes[V] = {n, -inf, n, 0, -inf, n};
+    const float none[V] = {-inf, -inf, -inf, -inf, -inf, -inf}, nan[V] = {n, n, n, n, n, n},
+                top[V] = {0, 1, inf, 5, inf, 2}, holes[V] = {n, -inf, n, 0, -inf, n};
     const float tied[V] = {1, 2, 2, 2, 1, 2};
-    const zb_sampling sets[] = {{0}, {.temperature = 1}, {.temperature = 1, .top_k = 3, .top_p = 0.5, .min_p = 0.1}, {.temperature = 1e-6}, {.temperature = 1e6, .top_p = 0.999}, {.temperature = 1, .repeat_penalty = 2, .repeat_window = -1}};
+    const zb_sampling sets[] = {{0},
+                                {.temperature = 1},
+                                {.temperature = 1, .top_k = 3, .top_p = 0.5, .min_p = 0.1},
+                                {.temperature = 1e-6},
+                                {.temperature = 1e6, .top_p = 0.999},
+                                {.temperature = 1, .repeat_penalty = 2, .repeat_window = -1}};
     const int32_t h[] = {0, 1, 2, 3, 4, 5};
     for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
         zb_sampler *s = make(sets[i]);
@@ -146,7 +162,8 @@ static void test_seeds(void **unused) {
     int32_t a[64], b[64];
     int same = 0;
     for (int round = 0; round < 2; round++) {
-        zb_sampler *s = make((zb_sampling){.temperature = 1, .seed = 42}), *t = make((zb_sampling){.temperature = 1, .seed = 43});
+        zb_sampler *s = make((zb_sampling){.temperature = 1, .seed = 42}),
+                   *t = make((zb_sampling){.temperature = 1, .seed = 43});
         for (int i = 0; i < 64; i++) {
             int32_t id = zb_sampler_pick(s, logits, NULL, 0);
             if (round) assert_int_equal(id, a[i]);
@@ -186,9 +203,14 @@ static void test_refusals(void **unused) {
         zb_sampling set;
         const char *says;
     } bad[] = {
-        {{.temperature = -1}, "temperature: expected"}, {{.temperature = NAN}, "temperature: expected"},  {{.top_k = -1}, "top_k: expected"},
-        {{.top_p = 1.5}, "top_p: expected"},            {{.top_p = NAN}, "top_p: expected"},              {{.min_p = -0.1}, "min_p: expected"},
-        {{.min_p = 2}, "min_p: expected"},              {{.repeat_penalty = -1}, "repeat_penalty: expected"},
+        {{.temperature = -1}, "temperature: expected"},
+        {{.temperature = NAN}, "temperature: expected"},
+        {{.top_k = -1}, "top_k: expected"},
+        {{.top_p = 1.5}, "top_p: expected"},
+        {{.top_p = NAN}, "top_p: expected"},
+        {{.min_p = -0.1}, "min_p: expected"},
+        {{.min_p = 2}, "min_p: expected"},
+        {{.repeat_penalty = -1}, "repeat_penalty: expected"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         zb_sampler *s = (zb_sampler *)&i;
@@ -203,8 +225,10 @@ static void test_refusals(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plain), cmocka_unit_test(test_truncations), cmocka_unit_test(test_order), cmocka_unit_test(test_penalty),
-        cmocka_unit_test(test_edges), cmocka_unit_test(test_seeds),       cmocka_unit_test(test_one_token), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_plain),     cmocka_unit_test(test_truncations),
+        cmocka_unit_test(test_order),     cmocka_unit_test(test_penalty),
+        cmocka_unit_test(test_edges),     cmocka_unit_test(test_seeds),
+        cmocka_unit_test(test_one_token), cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
