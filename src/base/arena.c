@@ -1,7 +1,7 @@
 /* arena.c - the only file that calls the allocator (contract in arena.h).
  *
- * A block is a header followed by its payload. Popping keeps one spare block per arena, so that a loop
- * of mark, allocate, pop settles on memory it already has and asks the system for nothing. */
+ * A block is a header followed by its payload. Popping keeps one spare block per arena, so that a
+ * loop of mark, allocate, pop settles on memory it already has and asks the system for nothing. */
 #include "base/arena.h"
 
 #include "base/err.h"
@@ -54,7 +54,8 @@ static void block_free(zb_arena_block *b) {
 void zb_arena_reserve(zb_arena *a, size_t bytes) {
     ZB_ASSERT(!a->last);
     for (; bytes >= BLOCK_MIN; bytes /= 2) { /* address space may be limited: take what there is */
-        zb_arena_block *b = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        zb_arena_block *b = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (b == MAP_FAILED) continue;
         madvise(b, bytes, MADV_HUGEPAGE);
         b->mapped = bytes;
@@ -134,7 +135,8 @@ zb_mark zb_arena_mark(const zb_arena *a) {
     return (zb_mark){a->last, a->last ? a->last->used : 0, a->bytes};
 }
 
-/* Frees the newest block, or keeps it as the spare of the one below when it is the larger of the two. */
+/* Frees the newest block, or keeps it as the spare of the one below when it is the larger of the
+ * two. */
 static void pop_block(zb_arena *a) {
     zb_arena_block *b = a->last, *prev = b->prev;
     if (!prev) {

@@ -35,7 +35,8 @@ typedef struct zb_err {
 
 #define ZB_PRINTF(fmt_index, first) __attribute__((format(printf, fmt_index, first)))
 
-/* Stores the message (err may be NULL) and returns `code`, so that `return zb_fail(...)` reads well. */
+/* Stores the message (err may be NULL) and returns `code`, so that `return zb_fail(...)` reads
+ * well. */
 zb_status zb_fail(zb_err *err, zb_status code, const char *fmt, ...) ZB_PRINTF(3, 4);
 
 /* Prepends "context: " to the message of an error that is being passed on; returns `code`. */

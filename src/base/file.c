@@ -47,7 +47,8 @@ zb_status zb_file_read(const char *path, size_t limit, zb_arena *a, zb_str *out,
     if (m.size > limit) {
         size_t size = m.size;
         zb_map_close(&m);
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %zu bytes, found %zu", path, limit, size);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected at most %zu bytes, found %zu", path, limit,
+                       size);
     }
     char *p = zb_alloc(a, m.size + 1);
     if (m.size) memcpy(p, m.data, m.size);
@@ -156,7 +157,8 @@ zb_status zb_path_rename(const char *from, const char *to, zb_err *err) {
 }
 
 zb_status zb_writer_open(zb_writer *w, const char *path, zb_arena *a, zb_err *err) {
-    *w = (zb_writer){.path = zb_strdup(a, path), .tmp = zb_asprintf(a, "%s.tmp%d", path, (int)getpid())};
+    *w = (zb_writer){.path = zb_strdup(a, path),
+                     .tmp = zb_asprintf(a, "%s.tmp%d", path, (int)getpid())};
     w->f = fopen(w->tmp, "wb");
     if (!w->f) return io_fail(err, "create", w->tmp);
     return ZB_OK;
@@ -216,7 +218,8 @@ struct zb_lines {
 
 zb_status zb_lines_open(zb_lines **out, const char *path, size_t line_limit, zb_err *err) {
     *out = NULL;
-    if (zb_dir_exists(path)) return zb_fail(err, ZB_ERR_IO, "%s: expected a file, found a folder", path);
+    if (zb_dir_exists(path))
+        return zb_fail(err, ZB_ERR_IO, "%s: expected a file, found a folder", path);
     gzFile f = gzopen(path, "rb");
     if (!f) return io_fail(err, "open", path);
     zb_lines *l = zb_heap_resize(NULL, sizeof *l);
@@ -236,7 +239,8 @@ static zb_status refill(zb_lines *l, zb_err *err) {
     int code = Z_OK; /* a .gz that is cut short ends without an error of gzread */
     const char *what = got <= 0 ? gzerror(l->f, &code) : "";
     if (got < 0 || code == Z_BUF_ERROR)
-        return zb_fail(err, ZB_ERR_IO, "%s: cannot read: %s", l->path, got < 0 ? what : "the file is cut short");
+        return zb_fail(err, ZB_ERR_IO, "%s: cannot read: %s", l->path,
+                       got < 0 ? what : "the file is cut short");
     l->at = 0;
     l->have = (size_t)got;
     return ZB_OK;
@@ -255,8 +259,8 @@ zb_status zb_lines_next(zb_lines *l, zb_str *line, bool *more, zb_err *err) {
         zb_buf_add(&l->line, from, n);
         l->at += n + (nl != NULL);
         if (l->line.overflow)
-            return zb_fail(err, ZB_ERR_FORMAT, "%s:%lld: expected lines of at most %zu bytes", l->path,
-                           (long long)l->number + 1, l->limit);
+            return zb_fail(err, ZB_ERR_FORMAT, "%s:%lld: expected lines of at most %zu bytes",
+                           l->path, (long long)l->number + 1, l->limit);
         if (nl) break;
     }
     if (!any) return ZB_OK;

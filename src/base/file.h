@@ -26,7 +26,7 @@ zb_status zb_file_write(const char *path, const void *bytes, size_t n, zb_err *e
 zb_status zb_file_copy(const char *from, const char *to, zb_err *err);               /* atomic */
 bool zb_file_exists(const char *path);
 bool zb_dir_exists(const char *path);
-zb_status zb_dir_make(const char *path, zb_err *err); /* with parents; fine if it exists */
+zb_status zb_dir_make(const char *path, zb_err *err);   /* with parents; fine if it exists */
 zb_status zb_dir_remove(const char *path, zb_err *err); /* with content; fine if absent */
 zb_status zb_path_rename(const char *from, const char *to, zb_err *err); /* and syncs the folder */
 
@@ -38,7 +38,8 @@ const char *zb_path_base(const char *path); /* after the last slash */
 zb_status zb_dir_list(const char *path, const char *prefix, zb_arena *a, char ***names, size_t *n,
                       zb_err *err);
 
-/* Piecewise atomic writing. After an error the writer is dead; close or abort must still be called. */
+/* Piecewise atomic writing. After an error the writer is dead; close or abort must still be called.
+ */
 typedef struct zb_writer {
     FILE *f;
     char *tmp, *path; /* in the arena given at open */

@@ -22,7 +22,8 @@ zb_status zb_json_parse(const char *text, size_t n, const char *where, json_t **
     json_error_t je;
     *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
     if (!*out)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s:%d:%d: invalid JSON: %s", where, je.line, je.column, je.text);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s:%d:%d: invalid JSON: %s", where, je.line, je.column,
+                       je.text);
     return ZB_OK;
 }
 
@@ -52,36 +53,37 @@ zb_status zb_json_write(const char *path, const json_t *value, zb_err *err) {
 }
 
 /* The value, or NULL when it is absent or null and that is allowed. */
-static zb_status find(const json_t *o, const char *where, const char *key, bool required, json_t **v,
-                      zb_err *err) {
+static zb_status find(const json_t *o, const char *where, const char *key, bool required,
+                      json_t **v, zb_err *err) {
     *v = json_object_get(o, key);
     if (json_is_null(*v)) *v = NULL;
-    if (!*v && required) return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\" is missing", where, key);
+    if (!*v && required)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\" is missing", where, key);
     return ZB_OK;
 }
 
 static zb_status wrong(const json_t *v, const char *where, const char *key, const char *expected,
                        zb_err *err) {
-    return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\": expected %s, found %s", where, key, expected,
-                   zb_json_type(v));
+    return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\": expected %s, found %s", where, key,
+                   expected, zb_json_type(v));
 }
 
-zb_status zb_json_int(const json_t *o, const char *where, const char *key, bool required, int64_t min,
-                      int64_t max, int64_t *out, zb_err *err) {
+zb_status zb_json_int(const json_t *o, const char *where, const char *key, bool required,
+                      int64_t min, int64_t max, int64_t *out, zb_err *err) {
     json_t *v;
     ZB_TRY(find(o, where, key, required, &v, err));
     if (!v) return ZB_OK;
     if (!json_is_integer(v)) return wrong(v, where, key, "an integer", err);
     int64_t x = json_integer_value(v);
     if (x < min || x > max)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\": expected %lld to %lld, found %lld", where, key,
-                       (long long)min, (long long)max, (long long)x);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"%s\": expected %lld to %lld, found %lld",
+                       where, key, (long long)min, (long long)max, (long long)x);
     *out = x;
     return ZB_OK;
 }
 
-zb_status zb_json_f64(const json_t *o, const char *where, const char *key, bool required, double *out,
-                      zb_err *err) {
+zb_status zb_json_f64(const json_t *o, const char *where, const char *key, bool required,
+                      double *out, zb_err *err) {
     json_t *v;
     ZB_TRY(find(o, where, key, required, &v, err));
     if (!v) return ZB_OK;
@@ -90,8 +92,8 @@ zb_status zb_json_f64(const json_t *o, const char *where, const char *key, bool 
     return ZB_OK;
 }
 
-zb_status zb_json_bool(const json_t *o, const char *where, const char *key, bool required, bool *out,
-                       zb_err *err) {
+zb_status zb_json_bool(const json_t *o, const char *where, const char *key, bool required,
+                       bool *out, zb_err *err) {
     json_t *v;
     ZB_TRY(find(o, where, key, required, &v, err));
     if (!v) return ZB_OK;

@@ -1,9 +1,10 @@
 /* json.h - jansson with our errors.
  *
- * Parsing rejects duplicate keys, deep nesting and files over the limit, and reports file:line:column.
- * The typed getters name the file (or any `where` text), the key, what was expected and what was found. An absent
- * key leaves *out untouched when `required` is false, so callers put the default there first; a JSON
- * null counts as absent. Values are owned by the jansson tree (json_decref). */
+ * Parsing rejects duplicate keys, deep nesting and files over the limit, and reports
+ * file:line:column. The typed getters name the file (or any `where` text), the key, what was
+ * expected and what was found. An absent key leaves *out untouched when `required` is false, so
+ * callers put the default there first; a JSON null counts as absent. Values are owned by the
+ * jansson tree (json_decref). */
 #ifndef ZB_BASE_JSON_H
 #define ZB_BASE_JSON_H
 
@@ -16,12 +17,12 @@ zb_status zb_json_read(const char *path, size_t limit, json_t **out, zb_err *err
 zb_status zb_json_parse(const char *text, size_t n, const char *where, json_t **out, zb_err *err);
 zb_status zb_json_write(const char *path, const json_t *value, zb_err *err); /* indented, atomic */
 
-zb_status zb_json_int(const json_t *o, const char *where, const char *key, bool required, int64_t min,
-                      int64_t max, int64_t *out, zb_err *err);
-zb_status zb_json_f64(const json_t *o, const char *where, const char *key, bool required, double *out,
-                      zb_err *err);
-zb_status zb_json_bool(const json_t *o, const char *where, const char *key, bool required, bool *out,
-                       zb_err *err);
+zb_status zb_json_int(const json_t *o, const char *where, const char *key, bool required,
+                      int64_t min, int64_t max, int64_t *out, zb_err *err);
+zb_status zb_json_f64(const json_t *o, const char *where, const char *key, bool required,
+                      double *out, zb_err *err);
+zb_status zb_json_bool(const json_t *o, const char *where, const char *key, bool required,
+                       bool *out, zb_err *err);
 /* Borrowed from the tree; a string with an embedded NUL is an error. */
 zb_status zb_json_str(const json_t *o, const char *where, const char *key, bool required,
                       const char **out, zb_err *err);

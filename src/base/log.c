@@ -42,8 +42,10 @@ void zb_warn(const char *fmt, ...) { ZB_SAY(ZB_LOG_WARN, "warning: "); }
 void zb_info(const char *fmt, ...) { ZB_SAY(ZB_LOG_INFO, ""); }
 void zb_debug(const char *fmt, ...) { ZB_SAY(ZB_LOG_DEBUG, "debug: "); }
 
-void zb_progress_begin(zb_progress *p, const char *what, const char *unit, double start, double total) {
-    *p = (zb_progress){.what = what, .unit = unit, .start = start, .total = total, .t0 = zb_seconds()};
+void zb_progress_begin(zb_progress *p, const char *what, const char *unit, double start,
+                       double total) {
+    *p = (zb_progress){
+        .what = what, .unit = unit, .start = start, .total = total, .t0 = zb_seconds()};
     p->t_shown = p->t0;
 }
 
@@ -62,9 +64,10 @@ static void show(zb_progress *p, double done, const char *note, bool last) {
     char left[32];
     time_text(last ? spent : rate > 0 ? (p->total - done) / rate : 0, left);
     bool tty = isatty(STDERR_FILENO);
-    fprintf(stderr, "%s%s %.0f/%.0f %s (%.0f %%), %.4g %s/s, %s %s%s%s%s", tty ? "\r\033[K" : "", p->what,
-            done, p->total, p->unit, p->total > 0 ? 100 * done / p->total : 100, rate, p->unit,
-            last ? "took" : "left", left, note ? ", " : "", note ? note : "", tty && !last ? "" : "\n");
+    fprintf(stderr, "%s%s %.0f/%.0f %s (%.0f %%), %.4g %s/s, %s %s%s%s%s", tty ? "\r\033[K" : "",
+            p->what, done, p->total, p->unit, p->total > 0 ? 100 * done / p->total : 100, rate,
+            p->unit, last ? "took" : "left", left, note ? ", " : "", note ? note : "",
+            tty && !last ? "" : "\n");
     fflush(stderr);
     line_open = p->drawn = tty && !last;
     p->t_shown = now;

@@ -19,14 +19,16 @@ void zb_info(const char *fmt, ...) ZB_PRINTF(1, 2);
 void zb_debug(const char *fmt, ...) ZB_PRINTF(1, 2);
 
 /* Progress of one piece of work: `total` units named `unit` ("tokens"); `start` units were already
- * done by an earlier run. update() is cheap, call it as often as you like; `note` is a short text such as "loss 2.31" (NULL: none). */
+ * done by an earlier run. update() is cheap, call it as often as you like; `note` is a short text
+ * such as "loss 2.31" (NULL: none). */
 typedef struct zb_progress {
     const char *what, *unit;
     double start, total, t0, t_shown;
     bool drawn;
 } zb_progress;
 
-void zb_progress_begin(zb_progress *p, const char *what, const char *unit, double start, double total);
+void zb_progress_begin(zb_progress *p, const char *what, const char *unit, double start,
+                       double total);
 void zb_progress_update(zb_progress *p, double done, const char *note);
 void zb_progress_end(zb_progress *p, double done, const char *note);
 

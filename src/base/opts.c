@@ -14,7 +14,8 @@ static bool same_name(const char *a, const char *b, size_t n) {
     return b[n] == 0;
 }
 
-static const zb_opt *find(const zb_opt_group *g, const char *name, size_t n, const zb_opt_group **in) {
+static const zb_opt *find(const zb_opt_group *g, const char *name, size_t n,
+                          const zb_opt_group **in) {
     for (; g->table; g++)
         for (const zb_opt *o = g->table; o->type; o++)
             if (same_name(name, o->name, n)) {
@@ -35,7 +36,9 @@ static zb_status unknown(const zb_opt_group *g, const char *name, const char *wh
                 near = o->name;
             }
         }
-    if (near) return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown option \"%s\" (did you mean \"%s\"?)", where, name, near);
+    if (near)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown option \"%s\" (did you mean \"%s\"?)",
+                       where, name, near);
     return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown option \"%s\"", where, name);
 }
 
@@ -49,7 +52,9 @@ static bool in_choices(const char *choices, const char *v) {
     return false;
 }
 
-static bool in_range(const zb_opt *o, double v) { return (o->min == 0 && o->max == 0) || (v >= o->min && v <= o->max); }
+static bool in_range(const zb_opt *o, double v) {
+    return (o->min == 0 && o->max == 0) || (v >= o->min && v <= o->max);
+}
 
 static zb_status bad(const zb_opt *o, const char *where, const char *value, zb_err *err) {
     char expected[160];
@@ -58,10 +63,13 @@ static zb_status bad(const zb_opt *o, const char *where, const char *value, zb_e
     else if (o->type == ZB_OPT_CHOICE)
         snprintf(expected, sizeof expected, "one of %s", o->choices);
     else if (o->min != 0 || o->max != 0)
-        snprintf(expected, sizeof expected, "%s from %g to %g", o->type == ZB_OPT_INT ? "an integer" : "a number", o->min, o->max);
+        snprintf(expected, sizeof expected, "%s from %g to %g",
+                 o->type == ZB_OPT_INT ? "an integer" : "a number", o->min, o->max);
     else
-        snprintf(expected, sizeof expected, "%s", o->type == ZB_OPT_INT ? "an integer" : "a number");
-    return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected %s, found \"%s\"", where, o->name, expected, value);
+        snprintf(expected, sizeof expected, "%s",
+                 o->type == ZB_OPT_INT ? "an integer" : "a number");
+    return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected %s, found \"%s\"", where, o->name,
+                   expected, value);
 }
 
 static zb_status set_value(const zb_opt_group *g, const zb_opt *o, const char *v, const char *where,
@@ -80,7 +88,8 @@ static zb_status set_value(const zb_opt_group *g, const zb_opt *o, const char *v
         return ZB_OK;
     case ZB_OPT_INT:
         if (!zb_parse_i64(v, &i)) { /* 2e5 is a fine count of tokens */
-            if (!zb_parse_f64(v, &d) || d < -9e15 || d > 9e15 || d != (double)(int64_t)d) return bad(o, where, v, err);
+            if (!zb_parse_f64(v, &d) || d < -9e15 || d > 9e15 || d != (double)(int64_t)d)
+                return bad(o, where, v, err);
             i = (int64_t)d;
         }
         if (!in_range(o, (double)i)) return bad(o, where, v, err);
@@ -125,7 +134,8 @@ zb_status zb_opts_set(const zb_opt_group *g, const char *name, const char *value
 }
 
 /* A long option: --name=value, --name value, --flag, --no-flag. */
-static zb_status long_option(const zb_opt_group *g, int argc, char **argv, int *i, zb_arena *a, zb_err *err) {
+static zb_status long_option(const zb_opt_group *g, int argc, char **argv, int *i, zb_arena *a,
+                             zb_err *err) {
     const char *arg = argv[*i] + 2;
     size_t n = strcspn(arg, "=");
     const char *value = arg[n] ? arg + n + 1 : NULL;
@@ -133,7 +143,8 @@ static zb_status long_option(const zb_opt_group *g, int argc, char **argv, int *
     const zb_opt *o = find(g, arg, n, &in);
     if (!o && !value && !strncmp(arg, "no-", 3)) {
         const zb_opt *turned_off = find(g, arg + 3, n - 3, &in);
-        if (turned_off && turned_off->type == ZB_OPT_BOOL) return set_value(in, turned_off, "false", arg, a, err);
+        if (turned_off && turned_off->type == ZB_OPT_BOOL)
+            return set_value(in, turned_off, "false", arg, a, err);
     }
     if (!o) return unknown(g, zb_strndup(a, arg, n), "command line", err);
     if (!value) {
@@ -147,14 +158,16 @@ static zb_status long_option(const zb_opt_group *g, int argc, char **argv, int *
     return set_value(in, o, value, "command line", a, err);
 }
 
-static zb_status short_option(const zb_opt_group *g, int argc, char **argv, int *i, zb_arena *a, zb_err *err) {
+static zb_status short_option(const zb_opt_group *g, int argc, char **argv, int *i, zb_arena *a,
+                              zb_err *err) {
     const char *arg = argv[*i];
     for (const zb_opt_group *in = g; in->table; in++)
         for (const zb_opt *o = in->table; o->type; o++) {
             if (!o->letter || o->letter != arg[1]) continue;
             const char *value = arg[2] ? arg + 2 : NULL;
             if (!value && o->type == ZB_OPT_BOOL) value = "true";
-            if (!value && ++*i >= argc) return zb_fail(err, ZB_ERR_USAGE, "-%c: expected a value", o->letter);
+            if (!value && ++*i >= argc)
+                return zb_fail(err, ZB_ERR_USAGE, "-%c: expected a value", o->letter);
             return set_value(in, o, value ? value : argv[*i], "command line", a, err);
         }
     return unknown(g, arg, "command line", err);
@@ -182,7 +195,8 @@ zb_status zb_opts_argv(const zb_opt_group *g, int argc, char **argv, const char 
 }
 
 /* A scalar, or a list of scalars joined by commas. */
-static zb_status yaml_value(const zb_yaml *n, const char *where, zb_arena *a, const char **out, zb_err *err) {
+static zb_status yaml_value(const zb_yaml *n, const char *where, zb_arena *a, const char **out,
+                            zb_err *err) {
     if (n->kind == ZB_YAML_SCALAR) {
         *out = n->text;
         return ZB_OK;
@@ -202,13 +216,17 @@ static zb_status yaml_value(const zb_yaml *n, const char *where, zb_arena *a, co
         *out = joined;
         return ZB_OK;
     }
-    return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected a value or a list of values, found %s", where, n->key, zb_yaml_kind_name(n));
+    return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected a value or a list of values, found %s",
+                   where, n->key, zb_yaml_kind_name(n));
 }
 
-zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *file, zb_arena *a, zb_err *err) {
-    if (map->kind == ZB_YAML_SCALAR && !map->text[0]) return ZB_OK; /* "stage:" with nothing under it */
+zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *file, zb_arena *a,
+                       zb_err *err) {
+    if (map->kind == ZB_YAML_SCALAR && !map->text[0])
+        return ZB_OK; /* "stage:" with nothing under it */
     if (map->kind != ZB_YAML_MAP)
-        return zb_fail(err, ZB_ERR_CONFIG, "%s:%d: expected keys and values, found %s", file, map->line, zb_yaml_kind_name(map));
+        return zb_fail(err, ZB_ERR_CONFIG, "%s:%d: expected keys and values, found %s", file,
+                       map->line, zb_yaml_kind_name(map));
     for (const zb_yaml *c = map->child; c; c = c->next) {
         const char *value = NULL, *where = zb_asprintf(a, "%s:%d", file, c->line);
         ZB_TRY(yaml_value(c, where, a, &value, err));
@@ -228,7 +246,8 @@ void zb_opts_help(const zb_opt_group *g, FILE *out) {
                 if (*p == '_') *p = '-';
             char letter[8] = "    ";
             if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
-            snprintf(left, sizeof left, "  %s--%s%s%s", letter, name, o->type == ZB_OPT_CHOICE ? " " : values[o->type],
+            snprintf(left, sizeof left, "  %s--%s%s%s", letter, name,
+                     o->type == ZB_OPT_CHOICE ? " " : values[o->type],
                      o->type == ZB_OPT_CHOICE ? o->choices : "");
             fprintf(out, "%-34s %s", left, o->help);
             if (o->def && *o->def) fprintf(out, " [%s]", o->def);
@@ -255,8 +274,8 @@ json_t *zb_opts_json(const zb_opt_group *g) {
     return out;
 }
 
-zb_status zb_list_ints(const char *list, const char *what, int lo, int hi, int *out, int max, int *n,
-                       zb_err *err) {
+zb_status zb_list_ints(const char *list, const char *what, int lo, int hi, int *out, int max,
+                       int *n, zb_err *err) {
     *n = 0;
     zb_arena a = {0};
     int count;
@@ -265,7 +284,8 @@ zb_status zb_list_ints(const char *list, const char *what, int lo, int hi, int *
     for (int i = 0; i < count && s == ZB_OK; i++) {
         int64_t v;
         if (!zb_parse_i64(items[i], &v) || v < lo || v > hi)
-            s = zb_fail(err, ZB_ERR_CONFIG, "%s: expected integers from %d to %d, found \"%s\"", what, lo, hi, items[i]);
+            s = zb_fail(err, ZB_ERR_CONFIG, "%s: expected integers from %d to %d, found \"%s\"",
+                        what, lo, hi, items[i]);
         else if (*n == max)
             s = zb_fail(err, ZB_ERR_CONFIG, "%s: expected at most %d values", what, max);
         else

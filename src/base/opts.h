@@ -16,22 +16,22 @@
 
 typedef enum zb_opt_type {
     ZB_OPT_END,
-    ZB_OPT_BOOL, /* bool; on the command line `--x`, `--no-x` or `--x=true` */
-    ZB_OPT_INT,  /* int64_t */
-    ZB_OPT_F64,  /* double */
-    ZB_OPT_STR,  /* const char *; NULL when the default is NULL and nothing was given */
+    ZB_OPT_BOOL,   /* bool; on the command line `--x`, `--no-x` or `--x=true` */
+    ZB_OPT_INT,    /* int64_t */
+    ZB_OPT_F64,    /* double */
+    ZB_OPT_STR,    /* const char *; NULL when the default is NULL and nothing was given */
     ZB_OPT_CHOICE, /* const char *, one of `choices` separated by '|' */
 } zb_opt_type;
 
 typedef struct zb_opt {
     zb_opt_type type;
     const char *name;
-    char letter;        /* 0: none */
+    char letter; /* 0: none */
     size_t offset;
-    const char *def;    /* default as text; NULL: zero */
-    double min, max;    /* numbers; both 0: no bound */
+    const char *def; /* default as text; NULL: zero */
+    double min, max; /* numbers; both 0: no bound */
     const char *choices;
-    const char *help;   /* one line; what it means, with its unit */
+    const char *help; /* one line; what it means, with its unit */
 } zb_opt;
 
 typedef struct zb_opt_group {
@@ -43,11 +43,13 @@ typedef struct zb_opt_group {
 /* A list of groups ends with a NULL table. */
 void zb_opts_defaults(const zb_opt_group *g);
 
-/* Sets one option from text; `where` starts the message ("recipe.yaml:12"). Unknown names list the nearest. */
+/* Sets one option from text; `where` starts the message ("recipe.yaml:12"). Unknown names list the
+ * nearest. */
 zb_status zb_opts_set(const zb_opt_group *g, const char *name, const char *value, const char *where,
                       zb_arena *a, zb_err *err);
 
-/* Parses argv[1..]; what is no option goes to pos (at most pos_max, count in *n_pos). "--" ends options. */
+/* Parses argv[1..]; what is no option goes to pos (at most pos_max, count in *n_pos). "--" ends
+ * options. */
 zb_status zb_opts_argv(const zb_opt_group *g, int argc, char **argv, const char **pos, int pos_max,
                        int *n_pos, zb_arena *a, zb_err *err);
 
@@ -59,8 +61,8 @@ void zb_opts_help(const zb_opt_group *g, FILE *out);
 json_t *zb_opts_json(const zb_opt_group *g); /* resolved values, by name */
 
 /* "0,5,11" -> ints; at most max; every value in [lo, hi]. `what` names the option in messages. */
-zb_status zb_list_ints(const char *list, const char *what, int lo, int hi, int *out, int max, int *n,
-                       zb_err *err);
+zb_status zb_list_ints(const char *list, const char *what, int lo, int hi, int *out, int max,
+                       int *n, zb_err *err);
 /* Splits "a,b" into the arena. */
 char **zb_list_split(const char *list, zb_arena *a, int *n);
 

@@ -1,8 +1,8 @@
 /* rng.h - counter-based random numbers: (seed, stream, index) -> value.
  *
- * Nothing has to be saved to resume: the caller knows its index. Philox4x32-10 (Salmon et al. 2011),
- * so any two (seed, stream) pairs are independent. Streams are named by the enum; per-layer streams
- * add the layer number in the upper bits. Pure functions; any thread. */
+ * Nothing has to be saved to resume: the caller knows its index. Philox4x32-10 (Salmon et al.
+ * 2011), so any two (seed, stream) pairs are independent. Streams are named by the enum; per-layer
+ * streams add the layer number in the upper bits. Pure functions; any thread. */
 #ifndef ZB_BASE_RNG_H
 #define ZB_BASE_RNG_H
 

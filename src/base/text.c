@@ -8,7 +8,9 @@
 #include <string.h>
 
 zb_str zb_str_from(const char *s) { return (zb_str){s, strlen(s)}; }
-bool zb_str_eq(zb_str a, zb_str b) { return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0); }
+bool zb_str_eq(zb_str a, zb_str b) {
+    return a.n == b.n && (a.n == 0 || memcmp(a.p, b.p, a.n) == 0);
+}
 bool zb_str_is(zb_str a, const char *s) { return zb_str_eq(a, zb_str_from(s)); }
 
 bool zb_str_starts(zb_str a, zb_str prefix) {
@@ -16,7 +18,8 @@ bool zb_str_starts(zb_str a, zb_str prefix) {
 }
 
 bool zb_str_ends(zb_str a, zb_str suffix) {
-    return a.n >= suffix.n && (suffix.n == 0 || memcmp(a.p + a.n - suffix.n, suffix.p, suffix.n) == 0);
+    return a.n >= suffix.n &&
+           (suffix.n == 0 || memcmp(a.p + a.n - suffix.n, suffix.p, suffix.n) == 0);
 }
 
 static bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
@@ -146,7 +149,8 @@ bool zb_parse_f64(const char *s, double *out) {
     errno = 0;
     double v = strtod(s, &end); /* also knows hexadecimal, inf and nan, which are no numbers here */
     if (*s == 0 || is_space(*s) || *end != 0 || s[strspn(s, "+-.0123456789eE")] != 0) return false;
-    if (errno == ERANGE && (v > 1 || v < -1)) return false; /* too large; too small is as good as zero */
+    if (errno == ERANGE && (v > 1 || v < -1))
+        return false; /* too large; too small is as good as zero */
     *out = v;
     return true;
 }

@@ -1,8 +1,8 @@
 /* text.h - string views and one growable buffer.
  *
- * A zb_str is borrowed bytes with a length, not NUL-terminated. A zb_buf owns its bytes, always keeps
- * a NUL behind them and refuses to grow past the limit given at init: appending beyond it sets
- * `overflow`, which the owner checks once at the end. */
+ * A zb_str is borrowed bytes with a length, not NUL-terminated. A zb_buf owns its bytes, always
+ * keeps a NUL behind them and refuses to grow past the limit given at init: appending beyond it
+ * sets `overflow`, which the owner checks once at the end. */
 #ifndef ZB_BASE_TEXT_H
 #define ZB_BASE_TEXT_H
 
@@ -43,15 +43,17 @@ zb_str zb_buf_str(const zb_buf *b);
 /* Decodes one UTF-8 code point of s[0..n); returns its length, or 0 when the bytes are not valid
  * UTF-8 (overlong forms and surrogates included). */
 size_t zb_utf8_decode(const char *s, size_t n, uint32_t *cp);
-size_t zb_utf8_encode(uint32_t cp, char out[4]);        /* bytes written */
-size_t zb_utf8_length(const char *s, size_t n);         /* code points; an invalid byte counts as one */
-size_t zb_utf8_complete(const char *s, size_t n);       /* longest prefix that does not cut a code point */
+size_t zb_utf8_encode(uint32_t cp, char out[4]); /* bytes written */
+size_t zb_utf8_length(const char *s, size_t n);  /* code points; an invalid byte counts as one */
+size_t zb_utf8_complete(const char *s,
+                        size_t n); /* longest prefix that does not cut a code point */
 
 /* Strict decimal numbers: the whole string must be the number, and finite. */
 bool zb_parse_i64(const char *s, int64_t *out);
 bool zb_parse_f64(const char *s, double *out);
 
-/* Edit distance of two short names, to suggest what was meant; 99 if one is longer than 60 bytes. */
+/* Edit distance of two short names, to suggest what was meant; 99 if one is longer than 60 bytes.
+ */
 int zb_edit_distance(const char *a, const char *b);
 
 #endif

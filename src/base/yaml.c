@@ -18,7 +18,9 @@ typedef struct builder {
 
 const char *zb_yaml_kind_name(const zb_yaml *n) {
     if (!n) return "nothing";
-    return n->kind == ZB_YAML_SCALAR ? "a single value" : n->kind == ZB_YAML_LIST ? "a list" : "a mapping";
+    return n->kind == ZB_YAML_SCALAR ? "a single value"
+           : n->kind == ZB_YAML_LIST ? "a list"
+                                     : "a mapping";
 }
 
 const zb_yaml *zb_yaml_get(const zb_yaml *map, const char *key) {
@@ -29,12 +31,14 @@ const zb_yaml *zb_yaml_get(const zb_yaml *map, const char *key) {
 }
 
 static zb_status fail_at(builder *b, yaml_mark_t m, const char *what) {
-    return zb_fail(b->err, ZB_ERR_CONFIG, "%s:%zu:%zu: %s", b->where, m.line + 1, m.column + 1, what);
+    return zb_fail(b->err, ZB_ERR_CONFIG, "%s:%zu:%zu: %s", b->where, m.line + 1, m.column + 1,
+                   what);
 }
 
 static zb_status next_event(builder *b, yaml_event_t *e) {
     if (!yaml_parser_parse(&b->parser, e))
-        return fail_at(b, b->parser.problem_mark, b->parser.problem ? b->parser.problem : "invalid YAML");
+        return fail_at(b, b->parser.problem_mark,
+                       b->parser.problem ? b->parser.problem : "invalid YAML");
     return ZB_OK;
 }
 
@@ -61,7 +65,8 @@ static zb_status refuse_properties(builder *b, const yaml_event_t *e) {
 static zb_status scalar_text(builder *b, const yaml_event_t *e, const char **out) {
     const char *v = (const char *)e->data.scalar.value;
     size_t n = e->data.scalar.length;
-    if (n > SCALAR_MAX || memchr(v, 0, n)) return fail_at(b, e->start_mark, "value too long or with a NUL byte");
+    if (n > SCALAR_MAX || memchr(v, 0, n))
+        return fail_at(b, e->start_mark, "value too long or with a NUL byte");
     *out = zb_strndup(b->arena, v, n);
     return ZB_OK;
 }
@@ -84,7 +89,8 @@ static zb_status build_children(builder *b, zb_yaml *parent, yaml_event_type_t e
             else if ((s = refuse_properties(b, &e)) == ZB_OK)
                 s = scalar_text(b, &e, &key);
             if (s == ZB_OK && zb_yaml_get(parent, key))
-                s = fail_at(b, e.start_mark, zb_asprintf(b->arena, "key \"%s\" is given twice", key));
+                s = fail_at(b, e.start_mark,
+                            zb_asprintf(b->arena, "key \"%s\" is given twice", key));
             yaml_event_delete(&e);
             if (s != ZB_OK) return s;
             ZB_TRY(next_event(b, &e));
@@ -146,8 +152,10 @@ static zb_status build_document(builder *b, zb_yaml **root) {
 zb_status zb_yaml_parse(const char *text, size_t n, const char *where, zb_arena *a, zb_yaml **root,
                         zb_err *err) {
     builder b = {.arena = a, .where = where, .err = err};
-    if (n > FILE_MAX) return zb_fail(err, ZB_ERR_CONFIG, "%s: expected at most %d bytes", where, FILE_MAX);
-    if (!yaml_parser_initialize(&b.parser)) return zb_fail(err, ZB_ERR_MEMORY, "%s: no memory", where);
+    if (n > FILE_MAX)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected at most %d bytes", where, FILE_MAX);
+    if (!yaml_parser_initialize(&b.parser))
+        return zb_fail(err, ZB_ERR_MEMORY, "%s: no memory", where);
     yaml_parser_set_input_string(&b.parser, (const unsigned char *)text, n);
     zb_status s = build_document(&b, root);
     yaml_parser_delete(&b.parser);

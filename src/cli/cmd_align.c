@@ -5,7 +5,8 @@
 
 static const zb_cli_about about = {
     "--teacher MODEL --students A,B --out C,D [options]",
-    "Trains each layer of the students to do what the teacher does there (intermediate-layer distillation).",
+    "Trains each layer of the students to do what the teacher does there (intermediate-layer "
+    "distillation).",
     NULL,
 };
 
@@ -15,7 +16,8 @@ typedef struct options {
 } options;
 
 static const zb_opt table[] = {
-    {ZB_OPT_STR, "work", 'w', offsetof(options, work), NULL, 0, 0, NULL, "folder for log and checkpoints; default: the first output's name with .train"},
+    {ZB_OPT_STR, "work", 'w', offsetof(options, work), NULL, 0, 0, NULL,
+     "folder for log and checkpoints; default: the first output's name with .train"},
     {0},
 };
 
@@ -31,7 +33,10 @@ int zb_cmd_align(int argc, char **argv) {
     zb_align_opts o = {0};
     zb_stage_opts st = {0};
     options w = {0};
-    zb_opt_group g[] = {{"alignment", zb_align_opt_table, &o}, {"training", zb_stage_opt_table, &st}, {"files", table, &w}, {0}};
+    zb_opt_group g[] = {{"alignment", zb_align_opt_table, &o},
+                        {"training", zb_stage_opt_table, &st},
+                        {"files", table, &w},
+                        {0}};
     if (!zb_cli_begin(&cli, argc, argv, g, 0, &about, &status)) return status;
     zb_status s = zb_align_run(&o, &st, work_folder(&cli, &w, o.out), &cli.err);
     return zb_cli_end(&cli, s);

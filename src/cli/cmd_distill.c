@@ -15,7 +15,8 @@ typedef struct options {
 } options;
 
 static const zb_opt table[] = {
-    {ZB_OPT_STR, "work", 'w', offsetof(options, work), NULL, 0, 0, NULL, "folder for log and checkpoints; default: the first output's name with .train"},
+    {ZB_OPT_STR, "work", 'w', offsetof(options, work), NULL, 0, 0, NULL,
+     "folder for log and checkpoints; default: the first output's name with .train"},
     {0},
 };
 
@@ -31,7 +32,10 @@ int zb_cmd_distill(int argc, char **argv) {
     zb_distill_opts o = {0};
     zb_stage_opts st = {0};
     options w = {0};
-    zb_opt_group g[] = {{"distillation", zb_distill_opt_table, &o}, {"training", zb_stage_opt_table, &st}, {"files", table, &w}, {0}};
+    zb_opt_group g[] = {{"distillation", zb_distill_opt_table, &o},
+                        {"training", zb_stage_opt_table, &st},
+                        {"files", table, &w},
+                        {0}};
     if (!zb_cli_begin(&cli, argc, argv, g, 0, &about, &status)) return status;
     zb_status s = zb_distill_run(&o, &st, work_folder(&cli, &w, o.out), &cli.err);
     return zb_cli_end(&cli, s);

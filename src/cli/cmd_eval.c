@@ -5,7 +5,8 @@
 
 static const zb_cli_about about = {
     "-m MODEL [--tasks LIST] [--text FILE [--teacher MODEL]] [options]",
-    "Scores a model by the rules of the LM Evaluation Harness, and its perplexity and divergence on a text.",
+    "Scores a model by the rules of the LM Evaluation Harness, and its perplexity and divergence "
+    "on a text.",
     "An empty --tasks leaves the tasks out; without --text no perplexity is measured.",
 };
 
@@ -14,7 +15,8 @@ int zb_cmd_eval(int argc, char **argv) {
     int status;
     zb_eval_opts e = {0};
     zb_suite_opts m = {0};
-    zb_opt_group g[] = {{"model and text", zb_suite_opt_table, &m}, {"tasks", zb_eval_opt_table, &e}, {0}};
+    zb_opt_group g[] = {
+        {"model and text", zb_suite_opt_table, &m}, {"tasks", zb_eval_opt_table, &e}, {0}};
     if (!zb_cli_begin(&cli, argc, argv, g, 0, &about, &status)) return status;
     zb_buf table;
     zb_buf_init(&table, 1 << 22);

@@ -1,11 +1,13 @@
-/* cmd_report.c - `zebra report`: measured files of an output folder to report.json, report.html and plots. */
+/* cmd_report.c - `zebra report`: measured files of an output folder to report.json, report.html and
+ * plots. */
 #include "cli/cli.h"
 
 #include "report/report.h"
 
 static const zb_cli_about about = {
     "INPUT.json",
-    "Writes report.json, report.html and plots beside INPUT.json, which names the measured files, and prints the table of results.",
+    "Writes report.json, report.html and plots beside INPUT.json, which names the measured files, "
+    "and prints the table of results.",
     "The pipeline writes such an input as report_input.json; docs/REPORT.md describes it.",
 };
 

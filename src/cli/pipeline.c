@@ -1,4 +1,5 @@
-/* pipeline.c - reading a recipe, the order of its stages, and their records (contract in pipeline.h). */
+/* pipeline.c - reading a recipe, the order of its stages, and their records (contract in
+ * pipeline.h). */
 #include "cli/pipeline.h"
 
 #include "base/file.h"
@@ -10,37 +11,52 @@
 
 #define AT(type, field) offsetof(type, field)
 static const zb_opt recipe_table[] = {
-    {ZB_OPT_STR, "output", 0, AT(zb_recipe_opts, output), NULL, 0, 0, NULL, "folder for everything the recipe makes"},
-    {ZB_OPT_STR, "teacher", 0, AT(zb_recipe_opts, teacher), NULL, 0, 0, NULL, "the base Transformer: model folder or .gguf"},
+    {ZB_OPT_STR, "output", 0, AT(zb_recipe_opts, output), NULL, 0, 0, NULL,
+     "folder for everything the recipe makes"},
+    {ZB_OPT_STR, "teacher", 0, AT(zb_recipe_opts, teacher), NULL, 0, 0, NULL,
+     "the base Transformer: model folder or .gguf"},
     {ZB_OPT_STR, "title", 0, AT(zb_recipe_opts, title), NULL, 0, 0, NULL, "heading of the report"},
-    {ZB_OPT_INT, "seed", 0, AT(zb_recipe_opts, seed), "42", 0, 9e15, NULL, "of all stages that have none of their own"},
-    {ZB_OPT_CHOICE, "precision", 0, AT(zb_recipe_opts, precision), "auto", 0, 0, "auto|f32|bf16", "matrix products of all stages"},
+    {ZB_OPT_INT, "seed", 0, AT(zb_recipe_opts, seed), "42", 0, 9e15, NULL,
+     "of all stages that have none of their own"},
+    {ZB_OPT_CHOICE, "precision", 0, AT(zb_recipe_opts, precision), "auto", 0, 0, "auto|f32|bf16",
+     "matrix products of all stages"},
     {0},
 };
 
 static const zb_opt samples_table[] = {
-    {ZB_OPT_STR, "prompts", 0, AT(zb_samples_opts, prompts), NULL, 0, 0, NULL, "JSONL file of {\"prompt\": text}"},
-    {ZB_OPT_INT, "tokens", 0, AT(zb_samples_opts, tokens), "64", 1, 1 << 20, NULL, "most tokens of an answer"},
-    {ZB_OPT_BOOL, "chat", 0, AT(zb_samples_opts, chat), "true", 0, 0, NULL, "put prompts into the chat template"},
-    {ZB_OPT_F64, "temperature", 0, AT(zb_samples_opts, temperature), "0", 0, 100, NULL, "0: the most probable token"},
-    {ZB_OPT_F64, "top_p", 0, AT(zb_samples_opts, top_p), "1", 0, 1, NULL, "share of probability kept"},
-    {ZB_OPT_INT, "top_k", 0, AT(zb_samples_opts, top_k), "0", 0, 1 << 24, NULL, "tokens kept (0: all)"},
-    {ZB_OPT_F64, "repeat_penalty", 0, AT(zb_samples_opts, repeat_penalty), "1", 0, 100, NULL, "penalty on recent tokens"},
+    {ZB_OPT_STR, "prompts", 0, AT(zb_samples_opts, prompts), NULL, 0, 0, NULL,
+     "JSONL file of {\"prompt\": text}"},
+    {ZB_OPT_INT, "tokens", 0, AT(zb_samples_opts, tokens), "64", 1, 1 << 20, NULL,
+     "most tokens of an answer"},
+    {ZB_OPT_BOOL, "chat", 0, AT(zb_samples_opts, chat), "true", 0, 0, NULL,
+     "put prompts into the chat template"},
+    {ZB_OPT_F64, "temperature", 0, AT(zb_samples_opts, temperature), "0", 0, 100, NULL,
+     "0: the most probable token"},
+    {ZB_OPT_F64, "top_p", 0, AT(zb_samples_opts, top_p), "1", 0, 1, NULL,
+     "share of probability kept"},
+    {ZB_OPT_INT, "top_k", 0, AT(zb_samples_opts, top_k), "0", 0, 1 << 24, NULL,
+     "tokens kept (0: all)"},
+    {ZB_OPT_F64, "repeat_penalty", 0, AT(zb_samples_opts, repeat_penalty), "1", 0, 100, NULL,
+     "penalty on recent tokens"},
     {ZB_OPT_INT, "seed", 0, AT(zb_samples_opts, seed), "42", 0, 9e15, NULL, "of sampling"},
     {0},
 };
 
 static const zb_opt speed_table[] = {
     {ZB_OPT_STR, "prefill", 0, AT(zb_speed_opts, prefill), "128,512", 0, 0, NULL, "prompt lengths"},
-    {ZB_OPT_STR, "decode", 0, AT(zb_speed_opts, decode), "0,1024", 0, 0, NULL, "context lengths before decoding"},
-    {ZB_OPT_INT, "tokens", 0, AT(zb_speed_opts, tokens), "32", 1, 1 << 20, NULL, "tokens per decoding run"},
+    {ZB_OPT_STR, "decode", 0, AT(zb_speed_opts, decode), "0,1024", 0, 0, NULL,
+     "context lengths before decoding"},
+    {ZB_OPT_INT, "tokens", 0, AT(zb_speed_opts, tokens), "32", 1, 1 << 20, NULL,
+     "tokens per decoding run"},
     {ZB_OPT_INT, "runs", 0, AT(zb_speed_opts, runs), "3", 1, 1000, NULL, "runs per figure"},
     {0},
 };
 
 static const zb_opt no_table[] = {{0}};
 
-char *zb_plan_path(const zb_plan *p, const char *name) { return zb_path_join(p->arena, p->r.output, name); }
+char *zb_plan_path(const zb_plan *p, const char *name) {
+    return zb_path_join(p->arena, p->r.output, name);
+}
 
 /* A section: name, where it goes, whether the recipe has it. Two groups at most. */
 typedef struct section {
@@ -65,8 +81,10 @@ static zb_status read_sections(zb_plan *p, const zb_yaml *root, section *s, int 
         char *where = zb_asprintf(p->arena, "%s:%d", p->recipe, c->line);
         if (c->kind != ZB_YAML_SCALAR) {
             const char *list = "";
-            for (int i = 0; i < n; i++) list = zb_asprintf(p->arena, "%s%s%s", list, i ? ", " : "", s[i].name);
-            return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown section \"%s\": expected one of %s", where, c->key, list);
+            for (int i = 0; i < n; i++)
+                list = zb_asprintf(p->arena, "%s%s%s", list, i ? ", " : "", s[i].name);
+            return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown section \"%s\": expected one of %s",
+                           where, c->key, list);
         }
         ZB_TRY(zb_opts_set(top, c->key, c->text, where, p->arena, err));
     }
@@ -75,11 +93,14 @@ static zb_status read_sections(zb_plan *p, const zb_yaml *root, section *s, int 
 
 /* Keys that the pipeline sets itself. */
 static zb_status reserve(const zb_plan *p, const char *value, const char *key, zb_err *err) {
-    return value ? zb_fail(err, ZB_ERR_CONFIG, "%s: %s: set by the pipeline, remove it from the recipe", p->recipe, key) : ZB_OK;
+    return value ? zb_fail(err, ZB_ERR_CONFIG,
+                           "%s: %s: set by the pipeline, remove it from the recipe", p->recipe, key)
+                 : ZB_OK;
 }
 
 static zb_status check(zb_plan *p, zb_err *err) {
-    if (!p->r.output || !p->r.teacher) return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the keys output and teacher", p->recipe);
+    if (!p->r.output || !p->r.teacher)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the keys output and teacher", p->recipe);
     ZB_TRY(reserve(p, p->compose.out, "compose.out", err));
     ZB_TRY(reserve(p, p->compose.selection, "compose.selection", err));
     ZB_TRY(reserve(p, p->align.students, "align.students", err));
@@ -89,15 +110,26 @@ static zb_status check(zb_plan *p, zb_err *err) {
     ZB_TRY(reserve(p, p->distill.student, "distill.student", err));
     ZB_TRY(reserve(p, p->eval.output, "eval.output", err));
     ZB_TRY(reserve(p, p->suite.model, "eval.model", err));
-    if (!p->has_compose) return zb_fail(err, ZB_ERR_CONFIG, "%s: expected a section compose", p->recipe);
-    if (!zb_file_exists(p->r.teacher) && !zb_dir_exists(p->r.teacher)) return zb_fail(err, ZB_ERR_IO, "%s: teacher %s: no such file or folder", p->recipe, p->r.teacher);
+    if (!p->has_compose)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected a section compose", p->recipe);
+    if (!zb_file_exists(p->r.teacher) && !zb_dir_exists(p->r.teacher))
+        return zb_fail(err, ZB_ERR_IO, "%s: teacher %s: no such file or folder", p->recipe,
+                       p->r.teacher);
     const struct {
         bool used;
         const char *path;
-    } text[] = {{p->has_align, p->align_stage.train}, {p->has_align, p->align_stage.valid}, {p->has_distill, p->distill_stage.train}, {p->has_distill, p->distill_stage.valid},
-                {p->has_select, p->select.text},      {p->has_eval && p->suite.text, p->suite.text}, {p->has_samples, p->samples.prompts ? p->samples.prompts : ""}};
+    } text[] = {{p->has_align, p->align_stage.train},
+                {p->has_align, p->align_stage.valid},
+                {p->has_distill, p->distill_stage.train},
+                {p->has_distill, p->distill_stage.valid},
+                {p->has_select, p->select.text},
+                {p->has_eval && p->suite.text, p->suite.text},
+                {p->has_samples, p->samples.prompts ? p->samples.prompts : ""}};
     for (size_t i = 0; i < sizeof text / sizeof text[0]; i++)
-        if (text[i].used && !zb_file_exists(text[i].path)) return zb_fail(err, ZB_ERR_IO, "%s: \"%s\": no such file; `./run demo` prepares the data", p->recipe, text[i].path);
+        if (text[i].used && !zb_file_exists(text[i].path))
+            return zb_fail(err, ZB_ERR_IO,
+                           "%s: \"%s\": no such file; `./run demo` prepares the data", p->recipe,
+                           text[i].path);
     return ZB_OK;
 }
 
@@ -108,10 +140,12 @@ static void fill_in(zb_plan *p) {
     p->align.teacher = p->align.teacher ? p->align.teacher : t;
     p->select.teacher = p->select.teacher ? p->select.teacher : t;
     p->distill.teacher = p->distill.teacher ? p->distill.teacher : t;
-    const char **precision[] = {&p->align.precision, &p->select.precision, &p->distill.precision, &p->suite.precision};
+    const char **precision[] = {&p->align.precision, &p->select.precision, &p->distill.precision,
+                                &p->suite.precision};
     for (int i = 0; i < 4; i++)
         if (!strcmp(*precision[i], "auto")) *precision[i] = p->r.precision;
-    int64_t *seed[] = {&p->compose.seed, &p->align_stage.seed, &p->distill_stage.seed, &p->samples.seed};
+    int64_t *seed[] = {&p->compose.seed, &p->align_stage.seed, &p->distill_stage.seed,
+                       &p->samples.seed};
     for (int i = 0; i < 4; i++)
         if (*seed[i] == 42) *seed[i] = p->r.seed;
     p->mla = zb_plan_path(p, p->has_align ? "mla-aligned" : "mla");
@@ -122,13 +156,21 @@ static void fill_in(zb_plan *p) {
 static zb_status read_recipe(zb_plan *p, zb_err *err) {
     zb_yaml *root;
     ZB_TRY(zb_yaml_read(p->recipe, p->arena, &root, err));
-    if (root->kind != ZB_YAML_MAP) return zb_fail(err, ZB_ERR_CONFIG, "%s: expected keys and sections, found %s", p->recipe, zb_yaml_kind_name(root));
+    if (root->kind != ZB_YAML_MAP)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected keys and sections, found %s", p->recipe,
+                       zb_yaml_kind_name(root));
     section s[] = {
         {"compose", {{"", zb_compose_opt_table, &p->compose}}, &p->has_compose},
-        {"align", {{"", zb_align_opt_table, &p->align}, {"", zb_stage_opt_table, &p->align_stage}}, &p->has_align},
+        {"align",
+         {{"", zb_align_opt_table, &p->align}, {"", zb_stage_opt_table, &p->align_stage}},
+         &p->has_align},
         {"select", {{"", zb_select_opt_table, &p->select}}, &p->has_select},
-        {"distill", {{"", zb_distill_opt_table, &p->distill}, {"", zb_stage_opt_table, &p->distill_stage}}, &p->has_distill},
-        {"eval", {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}}, &p->has_eval},
+        {"distill",
+         {{"", zb_distill_opt_table, &p->distill}, {"", zb_stage_opt_table, &p->distill_stage}},
+         &p->has_distill},
+        {"eval",
+         {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}},
+         &p->has_eval},
         {"generate", {{"", samples_table, &p->samples}}, &p->has_samples},
         {"bench", {{"", speed_table, &p->speed}}, &p->has_speed},
         {"report", {{"", no_table, p}}, &p->has_report},
@@ -151,7 +193,8 @@ typedef struct step {
 static char *step_digest(const zb_plan *p, const step *s, const char *before) {
     json_t *o = s->g[0].table ? zb_opts_json(s->g) : json_object();
     char *text = json_dumps(o, JSON_SORT_KEYS | JSON_COMPACT);
-    char *d = zb_digest(p->arena, zb_asprintf(p->arena, "%s|%s|%s|%s", s->name, before, p->r.teacher, text ? text : ""));
+    char *d = zb_digest(p->arena, zb_asprintf(p->arena, "%s|%s|%s|%s", s->name, before,
+                                              p->r.teacher, text ? text : ""));
     zb_heap_resize(text, 0);
     json_decref(o);
     return d;
@@ -171,7 +214,8 @@ static void read_record(const char *path, const char *digest, double *seconds, b
     json_decref(o);
 }
 
-static zb_status write_record(const char *path, const char *digest, double seconds, bool done, zb_err *err) {
+static zb_status write_record(const char *path, const char *digest, double seconds, bool done,
+                              zb_err *err) {
     json_t *o = json_pack("{s:s,s:f,s:b}", "digest", digest, "seconds", seconds, "done", done);
     zb_status s = zb_json_write(path, o, err);
     json_decref(o);
@@ -201,12 +245,24 @@ static zb_status run_steps(zb_plan *p, zb_err *err) {
     bool pure = p->has_align || p->has_select;
     const step steps[] = {
         {"compose", pure, zb_stage_students, {{"", zb_compose_opt_table, &p->compose}}},
-        {"align", p->has_align, zb_stage_align, {{"", zb_align_opt_table, &p->align}, {"", zb_stage_opt_table, &p->align_stage}}},
+        {"align",
+         p->has_align,
+         zb_stage_align,
+         {{"", zb_align_opt_table, &p->align}, {"", zb_stage_opt_table, &p->align_stage}}},
         {"select", p->has_select, zb_stage_select, {{"", zb_select_opt_table, &p->select}}},
         {"assemble", true, zb_stage_assemble, {{"", zb_compose_opt_table, &p->compose}}},
-        {"distill", p->has_distill, zb_stage_distill, {{"", zb_distill_opt_table, &p->distill}, {"", zb_stage_opt_table, &p->distill_stage}}},
-        {"eval_teacher", p->has_eval, zb_stage_eval_teacher, {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}}},
-        {"eval", p->has_eval, zb_stage_eval_student, {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}}},
+        {"distill",
+         p->has_distill,
+         zb_stage_distill,
+         {{"", zb_distill_opt_table, &p->distill}, {"", zb_stage_opt_table, &p->distill_stage}}},
+        {"eval_teacher",
+         p->has_eval,
+         zb_stage_eval_teacher,
+         {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}}},
+        {"eval",
+         p->has_eval,
+         zb_stage_eval_student,
+         {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}}},
         {"generate", p->has_samples, zb_stage_samples, {{"", samples_table, &p->samples}}},
         {"bench", p->has_speed, zb_stage_speed, {{"", speed_table, &p->speed}}},
     };
@@ -221,7 +277,8 @@ static zb_status run_steps(zb_plan *p, zb_err *err) {
     return p->has_report ? zb_stage_report(p, err) : ZB_OK;
 }
 
-zb_status zb_pipeline_run(const char *recipe, zb_buf *table, const char **page, zb_arena *a, zb_err *err) {
+zb_status zb_pipeline_run(const char *recipe, zb_buf *table, const char **page, zb_arena *a,
+                          zb_err *err) {
     zb_plan p = {.arena = a, .recipe = recipe, .table = table};
     *page = NULL;
     ZB_TRY(read_recipe(&p, err));

@@ -1,4 +1,5 @@
-/* pipeline_impl.h - the pipeline's plan, shared by pipeline.c (reading, order, records) and pipeline_stages.c (what each stage does). */
+/* pipeline_impl.h - the pipeline's plan, shared by pipeline.c (reading, order, records) and
+ * pipeline_stages.c (what each stage does). */
 #ifndef ZB_CLI_PIPELINE_IMPL_H
 #define ZB_CLI_PIPELINE_IMPL_H
 
@@ -40,10 +41,11 @@ typedef struct zb_plan {
     zb_suite_opts suite;
     zb_samples_opts samples;
     zb_speed_opts speed;
-    bool has_compose, has_align, has_select, has_distill, has_eval, has_samples, has_speed, has_report;
-    const char *mla, *mamba2;   /* pure students as they are handed on: composed, or aligned */
-    const char *student;        /* the last stage's result */
-    json_t *seconds;            /* {stage: s} */
+    bool has_compose, has_align, has_select, has_distill, has_eval, has_samples, has_speed,
+        has_report;
+    const char *mla, *mamba2; /* pure students as they are handed on: composed, or aligned */
+    const char *student;      /* the last stage's result */
+    json_t *seconds;          /* {stage: s} */
     zb_buf *table;
     const char *page;
 } zb_plan;

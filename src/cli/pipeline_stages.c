@@ -1,4 +1,5 @@
-/* pipeline_stages.c - what each stage of the pipeline does: the same library calls as the commands, with paths of the output folder. */
+/* pipeline_stages.c - what each stage of the pipeline does: the same library calls as the commands,
+ * with paths of the output folder. */
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -41,7 +42,8 @@ zb_status zb_stage_select(zb_plan *p, zb_err *err) {
     return zb_select_run(&o, err);
 }
 
-/* The hybrid: the plan of the selection, or the recipe's own lists; layers from the pure students where there are any. */
+/* The hybrid: the plan of the selection, or the recipe's own lists; layers from the pure students
+ * where there are any. */
 zb_status zb_stage_assemble(zb_plan *p, zb_err *err) {
     zb_compose_opts o = p->compose;
     o.out = zb_plan_path(p, "hybrid");
@@ -63,7 +65,8 @@ zb_status zb_stage_distill(zb_plan *p, zb_err *err) {
     return zb_distill_run(&o, &p->distill_stage, zb_plan_path(p, "distill"), err);
 }
 
-static zb_status evaluate(zb_plan *p, const char *name, const char *model, const char *teacher, zb_err *err) {
+static zb_status evaluate(zb_plan *p, const char *name, const char *model, const char *teacher,
+                          zb_err *err) {
     ZB_TRY(zb_dir_make(zb_plan_path(p, "eval"), err));
     zb_suite_opts s = p->suite;
     zb_eval_opts e = p->eval;
@@ -74,13 +77,19 @@ static zb_status evaluate(zb_plan *p, const char *name, const char *model, const
     zb_buf text;
     zb_buf_init(&text, 1 << 22);
     zb_status st = zb_suite_run(&s, &e, &text, err);
-    if (st == ZB_OK) st = zb_file_write(zb_asprintf(p->arena, "%s/eval/%s.txt", p->r.output, name), text.p ? text.p : "", text.n, err);
+    if (st == ZB_OK)
+        st = zb_file_write(zb_asprintf(p->arena, "%s/eval/%s.txt", p->r.output, name),
+                           text.p ? text.p : "", text.n, err);
     zb_buf_free(&text);
     return st;
 }
 
-zb_status zb_stage_eval_teacher(zb_plan *p, zb_err *err) { return evaluate(p, "teacher", p->r.teacher, NULL, err); }
-zb_status zb_stage_eval_student(zb_plan *p, zb_err *err) { return evaluate(p, "student", p->student, p->distill.teacher, err); }
+zb_status zb_stage_eval_teacher(zb_plan *p, zb_err *err) {
+    return evaluate(p, "teacher", p->r.teacher, NULL, err);
+}
+zb_status zb_stage_eval_student(zb_plan *p, zb_err *err) {
+    return evaluate(p, "student", p->student, p->distill.teacher, err);
+}
 
 /* ---- sample generations ---- */
 
@@ -98,7 +107,8 @@ static bool collect(void *user, int32_t id) {
 }
 
 /* The prompt's text as the model is to see it. */
-static zb_status prompt_text(const zb_plan *p, const zb_tokenizer *t, const char *prompt, zb_buf *out, zb_arena *a, zb_err *err) {
+static zb_status prompt_text(const zb_plan *p, const zb_tokenizer *t, const char *prompt,
+                             zb_buf *out, zb_arena *a, zb_err *err) {
     const char *source = zb_tokenizer_chat_template(t);
     if (!p->samples.chat || !source) {
         zb_buf_adds(out, prompt);
@@ -106,13 +116,15 @@ static zb_status prompt_text(const zb_plan *p, const zb_tokenizer *t, const char
     }
     zb_chat_template *tpl;
     ZB_TRY(zb_chat_template_parse(&tpl, zb_str_from(source), a, err));
-    json_t *v = json_pack("{s:[{s:s,s:s}],s:b,s:s,s:s}", "messages", "role", "user", "content", prompt, "add_generation_prompt", 1, "bos_token", "", "eos_token", "");
+    json_t *v = json_pack("{s:[{s:s,s:s}],s:b,s:s,s:s}", "messages", "role", "user", "content",
+                          prompt, "add_generation_prompt", 1, "bos_token", "", "eos_token", "");
     zb_status s = zb_chat_template_render(tpl, v, out, err);
     json_decref(v);
     return s;
 }
 
-static zb_status answer(const zb_plan *p, zb_engine *e, const char *prompt, json_t **text, zb_err *err) {
+static zb_status answer(const zb_plan *p, zb_engine *e, const char *prompt, json_t **text,
+                        zb_err *err) {
     zb_arena a = {0};
     const zb_tokenizer *t = zb_engine_tokenizer(e);
     const zb_samples_opts *o = &p->samples;
@@ -123,13 +135,18 @@ static zb_status answer(const zb_plan *p, zb_engine *e, const char *prompt, json
     zb_buf_init(&out, 1 << 24);
     zb_ids ids = {0};
     collector c = {.a = &a};
-    zb_sampling how = {.temperature = o->temperature, .top_k = (int)o->top_k, .top_p = o->top_p, .repeat_penalty = o->repeat_penalty, .seed = (uint64_t)o->seed};
+    zb_sampling how = {.temperature = o->temperature,
+                       .top_k = (int)o->top_k,
+                       .top_p = o->top_p,
+                       .repeat_penalty = o->repeat_penalty,
+                       .seed = (uint64_t)o->seed};
     zb_status s = prompt_text(p, t, prompt, &full, &a, err);
     if (s == ZB_OK) s = zb_tokenizer_encode(t, zb_buf_str(&full), true, o->chat, &a, &ids, err);
     if (s == ZB_OK) s = zb_session_new(&session, e, (int)ids.n + (int)o->tokens + 1, err);
     if (s == ZB_OK) s = zb_sampler_new(&sampler, &how, zb_engine_vocab(e), err);
     zb_generation g;
-    zb_generate_request r = {.prompt = ids.id, .n = (int)ids.n, .max = (int)o->tokens, .on_token = collect, .user = &c};
+    zb_generate_request r = {
+        .prompt = ids.id, .n = (int)ids.n, .max = (int)o->tokens, .on_token = collect, .user = &c};
     if (s == ZB_OK) s = zb_generate(session, sampler, &r, &g, err);
     if (s == ZB_OK) s = zb_tokenizer_decode(t, c.ids.id, c.ids.n, false, &out, err);
     if (s == ZB_OK) {
@@ -137,7 +154,8 @@ static zb_status answer(const zb_plan *p, zb_engine *e, const char *prompt, json
         *text = json_stringn(out.p ? out.p : "", out.n);
         if (!*text) *text = json_string("(not valid UTF-8)");
     }
-    if (s == ZB_OK && zb_interrupted()) s = zb_fail(err, ZB_ERR_INTERRUPTED, "generate: interrupted");
+    if (s == ZB_OK && zb_interrupted())
+        s = zb_fail(err, ZB_ERR_INTERRUPTED, "generate: interrupted");
     zb_sampler_free(sampler);
     zb_session_free(session);
     zb_buf_free(&full);
@@ -176,7 +194,9 @@ zb_status zb_stage_samples(zb_plan *p, zb_err *err) {
     zb_status s = read_prompts(p->samples.prompts, list, err);
     for (int m = 0; m < 2 && s == ZB_OK; m++) {
         zb_engine *e;
-        s = zb_engine_open(&e, paths[m], &(zb_engine_opts){.threads = omp_get_max_threads(), .precision = p->r.precision}, err);
+        s = zb_engine_open(
+            &e, paths[m],
+            &(zb_engine_opts){.threads = omp_get_max_threads(), .precision = p->r.precision}, err);
         if (s != ZB_OK) break;
         s = zb_engine_need_tokenizer(e, err);
         for (size_t i = 0; i < json_array_size(list) && s == ZB_OK; i++) {
@@ -193,30 +213,43 @@ zb_status zb_stage_samples(zb_plan *p, zb_err *err) {
 
 /* ---- speed and size ---- */
 
-static zb_status time_cases(const zb_plan *p, zb_engine *e, const zb_bench_machine *m, json_t *out, zb_err *err) {
+static zb_status time_cases(const zb_plan *p, zb_engine *e, const zb_bench_machine *m, json_t *out,
+                            zb_err *err) {
     int length[64], n;
     for (int decode = 0; decode < 2; decode++) {
-        ZB_TRY(zb_list_ints(decode ? p->speed.decode : p->speed.prefill, decode ? "bench.decode" : "bench.prefill", 0, 1 << 22, length, 64, &n, err));
+        ZB_TRY(zb_list_ints(decode ? p->speed.decode : p->speed.prefill,
+                            decode ? "bench.decode" : "bench.prefill", 0, 1 << 22, length, 64, &n,
+                            err));
         for (int i = 0; i < n; i++) {
-            zb_bench_case c = {.decode = decode, .tokens = decode ? (int)p->speed.tokens : length[i], .depth = decode ? length[i] : 0};
+            zb_bench_case c = {.decode = decode,
+                               .tokens = decode ? (int)p->speed.tokens : length[i],
+                               .depth = decode ? length[i] : 0};
             ZB_TRY(zb_bench_run(e, m, (int)p->speed.runs, &c, err));
             char *test = zb_asprintf(p->arena, "%s%d", decode ? "tg" : "pp", c.tokens);
-            json_array_append_new(out, json_pack("{s:s,s:i,s:i,s:f,s:f,s:f}", "test", test, "depth", c.depth, "n", c.tokens, "tokens_per_second", c.mean, "sd", c.sd, "share", c.share));
+            json_array_append_new(out, json_pack("{s:s,s:i,s:i,s:f,s:f,s:f}", "test", test, "depth",
+                                                 c.depth, "n", c.tokens, "tokens_per_second",
+                                                 c.mean, "sd", c.sd, "share", c.share));
             if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "bench: interrupted");
         }
     }
     return ZB_OK;
 }
 
-static zb_status measure_model(const zb_plan *p, const zb_bench_machine *m, const char *name, const char *path, zb_err *err) {
+static zb_status measure_model(const zb_plan *p, const zb_bench_machine *m, const char *name,
+                               const char *path, zb_err *err) {
     zb_engine *e;
-    ZB_TRY(zb_engine_open(&e, path, &(zb_engine_opts){.threads = omp_get_max_threads(), .precision = p->r.precision}, err));
+    ZB_TRY(zb_engine_open(
+        &e, path, &(zb_engine_opts){.threads = omp_get_max_threads(), .precision = p->r.precision},
+        err));
     json_t *cases = json_array(), *about = zb_model_describe(zb_engine_model(e));
-    zb_status s = zb_json_write(zb_asprintf(p->arena, "%s/bench/%s-model.json", p->r.output, name), about, err);
+    zb_status s = zb_json_write(zb_asprintf(p->arena, "%s/bench/%s-model.json", p->r.output, name),
+                                about, err);
     if (s == ZB_OK) s = time_cases(p, e, m, cases, err);
-    json_t *o = json_pack("{s:O,s:{s:i,s:s,s:f,s:f,s:f}}", "results", cases, "machine", "threads", m->threads, "kernels", m->kernels, "read_bytes_per_second", m->read_rate, "f32_flops", m->f32_rate,
-                          "bf16_flops", m->bf16_rate);
-    if (s == ZB_OK) s = zb_json_write(zb_asprintf(p->arena, "%s/bench/%s.json", p->r.output, name), o, err);
+    json_t *o = json_pack("{s:O,s:{s:i,s:s,s:f,s:f,s:f}}", "results", cases, "machine", "threads",
+                          m->threads, "kernels", m->kernels, "read_bytes_per_second", m->read_rate,
+                          "f32_flops", m->f32_rate, "bf16_flops", m->bf16_rate);
+    if (s == ZB_OK)
+        s = zb_json_write(zb_asprintf(p->arena, "%s/bench/%s.json", p->r.output, name), o, err);
     json_decref(o);
     json_decref(cases);
     json_decref(about);
@@ -238,35 +271,42 @@ static json_t *report_model(const zb_plan *p, const char *name, const char *titl
     json_t *o = json_pack("{s:s,s:s}", "name", name, "title", title);
     if (p->has_eval) {
         json_object_set_new(o, "eval", json_string(zb_asprintf(p->arena, "eval/%s.json", name)));
-        json_object_set_new(o, "perplexity", json_string(zb_asprintf(p->arena, "eval/%s-perplexity.json", name)));
+        json_object_set_new(o, "perplexity",
+                            json_string(zb_asprintf(p->arena, "eval/%s-perplexity.json", name)));
     }
     if (p->has_speed) {
         json_object_set_new(o, "bench", json_string(zb_asprintf(p->arena, "bench/%s.json", name)));
-        json_object_set_new(o, "inspect", json_string(zb_asprintf(p->arena, "bench/%s-model.json", name)));
+        json_object_set_new(o, "inspect",
+                            json_string(zb_asprintf(p->arena, "bench/%s-model.json", name)));
     }
     return o;
 }
 
 static void add_log(json_t *logs, const char *stage) {
     zb_arena a = {0};
-    json_array_append_new(logs, json_pack("{s:s,s:s}", "stage", stage, "path", zb_asprintf(&a, "%s/log.jsonl", stage)));
+    json_array_append_new(logs, json_pack("{s:s,s:s}", "stage", stage, "path",
+                                          zb_asprintf(&a, "%s/log.jsonl", stage)));
     zb_arena_free(&a);
 }
 
 static json_t *report_input(const zb_plan *p) {
     int64_t tokens = 0;
-    json_t *logs = json_array(), *teacher = report_model(p, "teacher", zb_path_base(p->r.teacher)), *student = report_model(p, "student", "hybrid student");
+    json_t *logs = json_array(), *teacher = report_model(p, "teacher", zb_path_base(p->r.teacher)),
+           *student = report_model(p, "student", "hybrid student");
     if (p->has_align) add_log(logs, "align");
     if (p->has_distill) add_log(logs, "distill");
     if (p->has_align) tokens += p->align_stage.tokens;
     if (p->has_distill) tokens += p->distill_stage.tokens;
     json_object_set_new(student, "train_tokens", json_integer(tokens));
     json_object_set(student, "seconds", p->seconds);
-    json_t *o = json_pack("{s:[o,o],s:o,s:s}", "models", teacher, student, "logs", logs, "recipe", "recipe.yaml");
+    json_t *o = json_pack("{s:[o,o],s:o,s:s}", "models", teacher, student, "logs", logs, "recipe",
+                          "recipe.yaml");
     if (p->r.title) json_object_set_new(o, "title", json_string(p->r.title));
     if (p->has_select) json_object_set_new(o, "select", json_string("select.json"));
     if (p->has_samples) json_object_set_new(o, "samples", json_string("samples.json"));
-    json_object_set_new(o, "facts", json_pack("{s:s,s:s}", "zebra", ZB_VERSION, "threads", zb_asprintf(p->arena, "%d", omp_get_max_threads())));
+    json_object_set_new(o, "facts",
+                        json_pack("{s:s,s:s}", "zebra", ZB_VERSION, "threads",
+                                  zb_asprintf(p->arena, "%d", omp_get_max_threads())));
     return o;
 }
 

@@ -11,29 +11,49 @@
 
 #define AT(field) offsetof(zb_compose_opts, field)
 const zb_opt zb_compose_opt_table[] = {
-    {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL, "the base Transformer: model folder or .gguf"},
+    {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL,
+     "the base Transformer: model folder or .gguf"},
     {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL, "folder for the student"},
-    {ZB_OPT_CHOICE, "default_kind", 0, AT(default_kind), "mamba2", 0, 0, "attention|mla|mamba2", "kind of the layers in none of the lists"},
-    {ZB_OPT_STR, "attention_layers", 0, AT(attention_layers), NULL, 0, 0, NULL, "layers that keep the teacher's attention"},
+    {ZB_OPT_CHOICE, "default_kind", 0, AT(default_kind), "mamba2", 0, 0, "attention|mla|mamba2",
+     "kind of the layers in none of the lists"},
+    {ZB_OPT_STR, "attention_layers", 0, AT(attention_layers), NULL, 0, 0, NULL,
+     "layers that keep the teacher's attention"},
     {ZB_OPT_STR, "mla_layers", 0, AT(mla_layers), NULL, 0, 0, NULL, "layers that become MLA"},
-    {ZB_OPT_STR, "mamba2_layers", 0, AT(mamba2_layers), NULL, 0, 0, NULL, "layers that become Mamba2"},
-    {ZB_OPT_STR, "selection", 0, AT(selection), NULL, 0, 0, NULL, "result of `zebra select`: its layers become MLA"},
-    {ZB_OPT_STR, "mla_from", 0, AT(mla_from), NULL, 0, 0, NULL, "model whose MLA layers are taken as they are"},
-    {ZB_OPT_STR, "mamba2_from", 0, AT(mamba2_from), NULL, 0, 0, NULL, "model whose Mamba2 layers are taken as they are"},
-    {ZB_OPT_CHOICE, "init", 0, AT(init), "paper", 0, 0, ZB_INIT_NAMES, "start of mixers that have no donor"},
-    {ZB_OPT_INT, "q_rank", 0, AT(q_rank), "0", 0, 1 << 20, NULL, "MLA: rank of the query map (0: one full map)"},
-    {ZB_OPT_INT, "kv_rank", 0, AT(kv_rank), "0", 0, 1 << 20, NULL, "MLA: latent size (with kv_energy: its upper limit, 0: none)"},
-    {ZB_OPT_INT, "nope_dim", 0, AT(nope_dim), "0", 0, 4096, NULL, "MLA: unrotated values per head (0: half the head size)"},
-    {ZB_OPT_INT, "rope_dim", 0, AT(rope_dim), "0", 0, 4096, NULL, "MLA: rotated values, shared by all heads (0: half the head size)"},
-    {ZB_OPT_F64, "q_energy", 0, AT(q_energy), "0", 0, 1, NULL, "MLA: rank of the query map by this share of its energy, per layer"},
-    {ZB_OPT_F64, "kv_energy", 0, AT(kv_energy), "0", 0, 1, NULL, "MLA: latent size by this share of keys' and values' energy, per layer"},
-    {ZB_OPT_BOOL, "lora_norm", 0, AT(lora_norm), "false", 0, 0, NULL, "MLA: RMS norms on the latents"},
-    {ZB_OPT_BOOL, "full_kv_head", 0, AT(full_kv_head), "true", 0, 0, NULL, "MLA: keys and values for every query head"},
-    {ZB_OPT_BOOL, "repeat_before_conv", 0, AT(repeat_before_conv), "false", 0, 0, NULL, "Mamba2: repeat x and B to all heads before the convolution"},
-    {ZB_OPT_CHOICE, "rope_type", 0, AT(rope_type), "teacher", 0, 0, "teacher|default|yarn", "MLA: rotary scaling"},
+    {ZB_OPT_STR, "mamba2_layers", 0, AT(mamba2_layers), NULL, 0, 0, NULL,
+     "layers that become Mamba2"},
+    {ZB_OPT_STR, "selection", 0, AT(selection), NULL, 0, 0, NULL,
+     "result of `zebra select`: its layers become MLA"},
+    {ZB_OPT_STR, "mla_from", 0, AT(mla_from), NULL, 0, 0, NULL,
+     "model whose MLA layers are taken as they are"},
+    {ZB_OPT_STR, "mamba2_from", 0, AT(mamba2_from), NULL, 0, 0, NULL,
+     "model whose Mamba2 layers are taken as they are"},
+    {ZB_OPT_CHOICE, "init", 0, AT(init), "paper", 0, 0, ZB_INIT_NAMES,
+     "start of mixers that have no donor"},
+    {ZB_OPT_INT, "q_rank", 0, AT(q_rank), "0", 0, 1 << 20, NULL,
+     "MLA: rank of the query map (0: one full map)"},
+    {ZB_OPT_INT, "kv_rank", 0, AT(kv_rank), "0", 0, 1 << 20, NULL,
+     "MLA: latent size (with kv_energy: its upper limit, 0: none)"},
+    {ZB_OPT_INT, "nope_dim", 0, AT(nope_dim), "0", 0, 4096, NULL,
+     "MLA: unrotated values per head (0: half the head size)"},
+    {ZB_OPT_INT, "rope_dim", 0, AT(rope_dim), "0", 0, 4096, NULL,
+     "MLA: rotated values, shared by all heads (0: half the head size)"},
+    {ZB_OPT_F64, "q_energy", 0, AT(q_energy), "0", 0, 1, NULL,
+     "MLA: rank of the query map by this share of its energy, per layer"},
+    {ZB_OPT_F64, "kv_energy", 0, AT(kv_energy), "0", 0, 1, NULL,
+     "MLA: latent size by this share of keys' and values' energy, per layer"},
+    {ZB_OPT_BOOL, "lora_norm", 0, AT(lora_norm), "false", 0, 0, NULL,
+     "MLA: RMS norms on the latents"},
+    {ZB_OPT_BOOL, "full_kv_head", 0, AT(full_kv_head), "true", 0, 0, NULL,
+     "MLA: keys and values for every query head"},
+    {ZB_OPT_BOOL, "repeat_before_conv", 0, AT(repeat_before_conv), "false", 0, 0, NULL,
+     "Mamba2: repeat x and B to all heads before the convolution"},
+    {ZB_OPT_CHOICE, "rope_type", 0, AT(rope_type), "teacher", 0, 0, "teacher|default|yarn",
+     "MLA: rotary scaling"},
     {ZB_OPT_F64, "rope_factor", 0, AT(rope_factor), "8", 0, 1e6, NULL, "MLA: YaRN's factor"},
-    {ZB_OPT_F64, "rope_original", 0, AT(rope_original), "8192", 0, 1e9, NULL, "MLA: context before YaRN's extension"},
-    {ZB_OPT_F64, "kv_percent_max", 0, AT(kv_percent_max), "0", 0, 100, NULL, "refuse a plan whose cache exceeds this share of the teacher's"},
+    {ZB_OPT_F64, "rope_original", 0, AT(rope_original), "8192", 0, 1e9, NULL,
+     "MLA: context before YaRN's extension"},
+    {ZB_OPT_F64, "kv_percent_max", 0, AT(kv_percent_max), "0", 0, 100, NULL,
+     "refuse a plan whose cache exceeds this share of the teacher's"},
     {ZB_OPT_CHOICE, "dtype", 0, AT(dtype), "f32", 0, 0, "f32|bf16", "type of the saved weights"},
     {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "random parts of the initialisation"},
     {0},
@@ -51,7 +71,8 @@ static zb_status place(composer *k, const char *list, const char *what, zb_kind 
     int layer[ZB_LAYERS_MAX], n;
     ZB_TRY(zb_list_ints(list, what, 0, k->config.L - 1, layer, ZB_LAYERS_MAX, &n, err));
     for (int i = 0; i < n; i++) {
-        if (k->placed[layer[i]]) return zb_fail(err, ZB_ERR_CONFIG, "%s: layer %d is already placed", what, layer[i]);
+        if (k->placed[layer[i]])
+            return zb_fail(err, ZB_ERR_CONFIG, "%s: layer %d is already placed", what, layer[i]);
         k->placed[layer[i]] = true;
         k->config.layer[layer[i]].kind = kind;
     }
@@ -63,7 +84,9 @@ static zb_status place_selection(composer *k, zb_err *err) {
     ZB_TRY(zb_json_read(k->o->selection, 1 << 24, &o, err));
     zb_status s = zb_json_array(o, k->o->selection, "layers", true, &layers, err);
     const char *list = "";
-    for (size_t i = 0; s == ZB_OK && i < json_array_size(layers); i++) list = zb_asprintf(&k->arena, "%s%lld,", list, (long long)json_integer_value(json_array_get(layers, i)));
+    for (size_t i = 0; s == ZB_OK && i < json_array_size(layers); i++)
+        list = zb_asprintf(&k->arena, "%s%lld,", list,
+                           (long long)json_integer_value(json_array_get(layers, i)));
     json_decref(o);
     return s == ZB_OK ? place(k, list, k->o->selection, ZB_MLA, err) : s;
 }
@@ -117,14 +140,23 @@ static zb_status size_mla(composer *k, int layer, zb_err *err) {
     if (o->kv_energy > 0 || o->q_energy > 0) {
         zb_arena a = {0};
         zb_init_job j = job_of(k, layer, &a);
-        zb_mla_paper_dims d = {.hidden = c->D, .heads = c->H, .kv_heads = c->G, .head_dim = c->dh, .nope_dim = m->d_nope, .rope_dim = m->d_rope, .v_dim = m->d_v, .full_kv_head = m->full_kv_head};
+        zb_mla_paper_dims d = {.hidden = c->D,
+                               .heads = c->H,
+                               .kv_heads = c->G,
+                               .head_dim = c->dh,
+                               .nope_dim = m->d_nope,
+                               .rope_dim = m->d_rope,
+                               .v_dim = m->d_v,
+                               .full_kv_head = m->full_kv_head};
         zb_mla_paper_in in = {j.q, j.k, j.v, j.o};
         zb_mla_paper_energy e = {o->q_energy, o->kv_energy, (int)o->q_rank, (int)o->kv_rank};
-        zb_status s = zb_mla_paper_ranks(&d, &in, &e, o->q_energy > 0 ? &m->r_q : NULL, o->kv_energy > 0 ? &m->r_kv : NULL, &a, err);
+        zb_status s = zb_mla_paper_ranks(&d, &in, &e, o->q_energy > 0 ? &m->r_q : NULL,
+                                         o->kv_energy > 0 ? &m->r_kv : NULL, &a, err);
         zb_arena_free(&a);
         if (s != ZB_OK) return s;
     }
-    if (m->r_kv < 1) return zb_fail(err, ZB_ERR_CONFIG, "kv_rank or kv_energy: needed for MLA layers");
+    if (m->r_kv < 1)
+        return zb_fail(err, ZB_ERR_CONFIG, "kv_rank or kv_energy: needed for MLA layers");
     return ZB_OK;
 }
 
@@ -132,11 +164,14 @@ static zb_status open_donor(composer *k, const char *path, zb_kind kind, zb_err 
     if (!path) return ZB_OK;
     ZB_TRY(zb_model_open(&k->donor[kind], path, ZB_MODEL_RUN, err));
     const zb_config *d = zb_model_config(k->donor[kind]), *c = &k->config;
-    if (d->L != c->L || d->D != c->D || d->H != c->H || d->G != c->G || d->dh != c->dh || d->F != c->F)
+    if (d->L != c->L || d->D != c->D || d->H != c->H || d->G != c->G || d->dh != c->dh ||
+        d->F != c->F)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's sizes", path);
     for (int l = 0; l < c->L; l++) {
         if (c->layer[l].kind != kind) continue;
-        if (d->layer[l].kind != kind) return zb_fail(err, ZB_ERR_CONFIG, "%s: layer %d: expected %s, found %s", path, l, zb_kind_name(kind), zb_kind_name(d->layer[l].kind));
+        if (d->layer[l].kind != kind)
+            return zb_fail(err, ZB_ERR_CONFIG, "%s: layer %d: expected %s, found %s", path, l,
+                           zb_kind_name(kind), zb_kind_name(d->layer[l].kind));
         k->config.layer[l] = d->layer[l];
     }
     if (kind == ZB_MLA) k->config.mla_rope = d->mla_rope;
@@ -147,7 +182,12 @@ static void set_rope(composer *k) {
     zb_config *c = &k->config;
     c->mla_rope = c->rope;
     if (!strcmp(k->o->rope_type, "teacher")) return;
-    c->mla_rope = (zb_rope){.type = ZB_ROPE_PLAIN, .theta = c->rope.theta, .factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1};
+    c->mla_rope = (zb_rope){.type = ZB_ROPE_PLAIN,
+                            .theta = c->rope.theta,
+                            .factor = 1,
+                            .beta_fast = 32,
+                            .beta_slow = 1,
+                            .mscale = 1};
     if (strcmp(k->o->rope_type, "yarn")) return;
     c->mla_rope.type = ZB_ROPE_YARN;
     c->mla_rope.factor = k->o->rope_factor;
@@ -157,7 +197,9 @@ static void set_rope(composer *k) {
 static zb_status describe(composer *k, zb_err *err) {
     const zb_compose_opts *o = k->o;
     k->config = *zb_model_config(k->teacher);
-    if (k->config.hybrid) return zb_fail(err, ZB_ERR_CONFIG, "%s: expected a Transformer as the teacher, found a hybrid", o->teacher);
+    if (k->config.hybrid)
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "%s: expected a Transformer as the teacher, found a hybrid", o->teacher);
     ZB_TRY(plan(k, err));
     k->config.hybrid = false;
     for (int l = 0; l < k->config.L; l++)
@@ -168,21 +210,27 @@ static zb_status describe(composer *k, zb_err *err) {
     for (int l = 0; l < k->config.L; l++) {
         zb_layer_config *m = &k->config.layer[l];
         if (m->kind == ZB_MLA && !k->donor[ZB_MLA]) ZB_TRY(size_mla(k, l, err));
-        if (m->kind == ZB_MAMBA2 && !k->donor[ZB_MAMBA2]) m->repeat_before_conv = o->repeat_before_conv;
+        if (m->kind == ZB_MAMBA2 && !k->donor[ZB_MAMBA2])
+            m->repeat_before_conv = o->repeat_before_conv;
     }
     double percent = zb_config_kv_percent(&k->config);
     if (o->kv_percent_max > 0 && percent > o->kv_percent_max)
-        return zb_fail(err, ZB_ERR_CONFIG, "the plan caches %.2f %% of the teacher's values, more than kv_percent_max %.2f %%", percent, o->kv_percent_max);
+        return zb_fail(
+            err, ZB_ERR_CONFIG,
+            "the plan caches %.2f %% of the teacher's values, more than kv_percent_max %.2f %%",
+            percent, o->kv_percent_max);
     return zb_config_check(&k->config, "plan", err);
 }
 
-/* Copies every parameter of the student that `from` also has, with the same shape, in the given layer (-1: outside layers). */
+/* Copies every parameter of the student that `from` also has, with the same shape, in the given
+ * layer (-1: outside layers). */
 static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
     zb_param_table *to = zb_model_params(k->student), *src = zb_model_params(from);
     for (int i = 0; i < to->n; i++) {
         zb_param *p = &to->item[i];
         if (p->layer != layer) continue;
-        bool of_mixer = strstr(p->name, ".mla.") || strstr(p->name, ".mamba.") || strstr(p->name, ".self_attn.");
+        bool of_mixer = strstr(p->name, ".mla.") || strstr(p->name, ".mamba.") ||
+                        strstr(p->name, ".self_attn.");
         if (of_mixer && !mixer_too) continue;
         const zb_param *q = zb_params_find(src, p->name);
         if (!q && layer < 0) q = src->head; /* an untied student of a tied donor */
@@ -221,17 +269,23 @@ zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
     composer k = {.o = o};
     zb_status s = zb_model_open(&k.teacher, o->teacher, ZB_MODEL_RUN, err);
     if (s == ZB_OK) s = describe(&k, err);
-    if (s == ZB_OK && zb_model_config(k.teacher)->qkv_bias && k.config.hybrid) zb_warn("%s: the new mixers have no place for the teacher's query, key and value biases: they are dropped", o->teacher);
+    if (s == ZB_OK && zb_model_config(k.teacher)->qkv_bias && k.config.hybrid)
+        zb_warn("%s: the new mixers have no place for the teacher's query, key and value biases: "
+                "they are dropped",
+                o->teacher);
     if (s == ZB_OK) s = zb_model_new(&k.student, &k.config, err);
     if (s == ZB_OK) s = fill(&k, err);
     if (s == ZB_OK) {
         zb_compose_opts copy = *o; /* the JSON writer reads through non-const groups */
         zb_opt_group g[] = {{"", zb_compose_opt_table, &copy}, {0}};
         json_t *p = json_pack("{s:s,s:o}", "stage", "compose", "options", zb_opts_json(g));
-        s = zb_model_save(k.student, o->out, strcmp(o->dtype, "bf16") ? ZB_F32 : ZB_BF16, o->teacher, p, err);
+        s = zb_model_save(k.student, o->out, strcmp(o->dtype, "bf16") ? ZB_F32 : ZB_BF16,
+                          o->teacher, p, err);
         json_decref(p);
     }
-    if (s == ZB_OK) zb_info("compose: %s caches %.2f %% of the teacher's values per token", o->out, zb_config_kv_percent(&k.config));
+    if (s == ZB_OK)
+        zb_info("compose: %s caches %.2f %% of the teacher's values per token", o->out,
+                zb_config_kv_percent(&k.config));
     zb_model_free(k.student);
     for (int i = 0; i < ZB_KIND_COUNT; i++) zb_model_free(k.donor[i]);
     zb_model_free(k.teacher);

@@ -1,7 +1,8 @@
 /* compose.h - a student from a teacher and a layer plan.
  *
- * The plan gives each layer a kind. Embedding, final norm and head come from the teacher. A layer comes from the donor of its kind where one is given (a model
- * trained with that kind in this layer, for example by alignment): whole, with its norms and MLP; otherwise norms and MLP come
+ * The plan gives each layer a kind. Embedding, final norm and head come from the teacher. A layer
+ * comes from the donor of its kind where one is given (a model trained with that kind in this
+ * layer, for example by alignment): whole, with its norms and MLP; otherwise norms and MLP come
  * from the teacher and the mixer is initialised from the teacher's attention. */
 #ifndef ZB_COMPOSE_COMPOSE_H
 #define ZB_COMPOSE_COMPOSE_H
@@ -11,17 +12,19 @@
 
 typedef struct zb_compose_opts {
     const char *teacher, *out;
-    const char *default_kind;                                   /* of layers in none of the lists */
-    const char *attention_layers, *mla_layers, *mamba2_layers;  /* "0,5,11" */
-    const char *selection;                                      /* JSON of the select stage: its layers become MLA */
-    const char *mla_from, *mamba2_from;                         /* donor folders */
+    const char *default_kind;                                  /* of layers in none of the lists */
+    const char *attention_layers, *mla_layers, *mamba2_layers; /* "0,5,11" */
+    const char *selection;              /* JSON of the select stage: its layers become MLA */
+    const char *mla_from, *mamba2_from; /* donor folders */
     const char *init;
-    int64_t q_rank, kv_rank, nope_dim, rope_dim;                /* 0: no low rank for q, half the head size for the dims */
-    double q_energy, kv_energy;                                 /* > 0: rank per layer by energy, at most q_rank, kv_rank where those are set */
+    int64_t q_rank, kv_rank, nope_dim,
+        rope_dim; /* 0: no low rank for q, half the head size for the dims */
+    double q_energy,
+        kv_energy; /* > 0: rank per layer by energy, at most q_rank, kv_rank where those are set */
     bool lora_norm, full_kv_head, repeat_before_conv;
-    const char *rope_type;                                      /* teacher | default | yarn: of MLA layers */
+    const char *rope_type; /* teacher | default | yarn: of MLA layers */
     double rope_factor, rope_original;
-    double kv_percent_max;                                      /* 0: no limit */
+    double kv_percent_max; /* 0: no limit */
     const char *dtype;
     int64_t seed;
 } zb_compose_opts;

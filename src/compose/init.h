@@ -1,13 +1,14 @@
 /* init.h - how a mixer of another kind starts from the teacher's attention layer.
  *
- * An initialisation is one row of a table: its name in recipes and one function per target kind. `paper` is the published one
- * (method.md 3); a further one is a file and a row. */
+ * An initialisation is one row of a table: its name in recipes and one function per target kind.
+ * `paper` is the published one (method.md 3); a further one is a file and a row. */
 #ifndef ZB_COMPOSE_INIT_H
 #define ZB_COMPOSE_INIT_H
 
 #include "model/model.h"
 
-/* One layer of the teacher as f32 matrices (row-major [out, in]), and the target layer's parameters, which are to be filled. */
+/* One layer of the teacher as f32 matrices (row-major [out, in]), and the target layer's
+ * parameters, which are to be filled. */
 typedef struct zb_init_job {
     const zb_config *config; /* of the student; layer[layer] says kind and sizes */
     int layer;

@@ -12,19 +12,24 @@
 
 #define AT(field) offsetof(zb_select_opts, field)
 const zb_opt zb_select_opt_table[] = {
-    {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL, "the base Transformer: model folder or .gguf"},
+    {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL,
+     "the base Transformer: model folder or .gguf"},
     {ZB_OPT_STR, "mamba2", 0, AT(mamba2), NULL, 0, 0, NULL, "student with all layers Mamba2"},
     {ZB_OPT_STR, "mla", 0, AT(mla), NULL, 0, 0, NULL, "student with all layers MLA"},
     {ZB_OPT_STR, "text", 0, AT(text), "data/text/valid.jsonl", 0, 0, NULL, "held-out text"},
     {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL, "result (JSON)"},
-    {ZB_OPT_CHOICE, "method", 0, AT(method), "smart", 0, 0, "smart|uniform|given", "how the layers are chosen"},
+    {ZB_OPT_CHOICE, "method", 0, AT(method), "smart", 0, 0, "smart|uniform|given",
+     "how the layers are chosen"},
     {ZB_OPT_STR, "layers", 0, AT(layers), NULL, 0, 0, NULL, "the layers of method `given`"},
     {ZB_OPT_INT, "count", 'n', AT(count), "4", 0, ZB_LAYERS_MAX, NULL, "how many layers stay MLA"},
     {ZB_OPT_INT, "tokens", 0, AT(tokens), "8192", 1, 1e9, NULL, "held-out tokens to measure on"},
-    {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 20, NULL, "tokens per packed row"},
+    {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 20, NULL,
+     "tokens per packed row"},
     {ZB_OPT_INT, "batch", 0, AT(batch), "4", 1, 1 << 20, NULL, "rows per pass"},
-    {ZB_OPT_BOOL, "measure", 0, AT(measure), "false", 0, 0, NULL, "measure sensitivities also where the method does not need them"},
-    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16", "matrix products; auto: bf16 where the CPU has it"},
+    {ZB_OPT_BOOL, "measure", 0, AT(measure), "false", 0, 0, NULL,
+     "measure sensitivities also where the method does not need them"},
+    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16",
+     "matrix products; auto: bf16 where the CPU has it"},
     {0},
 };
 
@@ -38,17 +43,22 @@ typedef struct selector {
     int64_t tokens;
 } selector;
 
-static zb_status open_model(zb_model **m, zb_runner **r, const char *path, const char *what, zb_precision p, zb_err *err) {
+static zb_status open_model(zb_model **m, zb_runner **r, const char *path, const char *what,
+                            zb_precision p, zb_err *err) {
     if (!path) return zb_fail(err, ZB_ERR_CONFIG, "%s: needed to measure sensitivities", what);
     ZB_TRY(zb_model_open(m, path, ZB_MODEL_TRAIN, err));
     return zb_runner_new(r, *m, p, err);
 }
 
-static zb_status check_student(const selector *s, zb_model *m, const char *path, zb_kind kind, zb_err *err) {
+static zb_status check_student(const selector *s, zb_model *m, const char *path, zb_kind kind,
+                               zb_err *err) {
     const zb_config *c = zb_model_config(m), *t = zb_model_config(s->teacher);
-    if (c->L != t->L || c->D != t->D || c->V != t->V) return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's sizes", path);
+    if (c->L != t->L || c->D != t->D || c->V != t->V)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's sizes", path);
     for (int l = 0; l < c->L; l++)
-        if (c->layer[l].kind != kind) return zb_fail(err, ZB_ERR_CONFIG, "%s: layer %d: expected %s, found %s", path, l, zb_kind_name(kind), zb_kind_name(c->layer[l].kind));
+        if (c->layer[l].kind != kind)
+            return zb_fail(err, ZB_ERR_CONFIG, "%s: layer %d: expected %s, found %s", path, l,
+                           zb_kind_name(kind), zb_kind_name(c->layer[l].kind));
     return ZB_OK;
 }
 
@@ -58,12 +68,19 @@ static double kl_of(selector *s, const float *teacher_hidden, const float *x, in
     float *out = ZB_NEW_ARRAY(zb_runner_arena(s->r2), float, (size_t)n * s->D);
     zb_norm(run, run->params->norm, x, n, s->D, out, NULL);
     zb_vocab_sums sums = {0};
-    zb_vocab_loss_run(&(zb_vocab_loss){.student = s->r2, .teacher = s->rt, .hidden = out, .teacher_hidden = teacher_hidden, .n = n, .weights = {.kl = 1}}, &sums);
+    zb_vocab_loss_run(&(zb_vocab_loss){.student = s->r2,
+                                       .teacher = s->rt,
+                                       .hidden = out,
+                                       .teacher_hidden = teacher_hidden,
+                                       .n = n,
+                                       .weights = {.kl = 1}},
+                      &sums);
     return sums.kl;
 }
 
 /* Adds one batch to the sums of all variants. */
-static zb_status measure_batch(selector *s, const zb_batch *b, zb_progress *bar, int64_t done, zb_err *err) {
+static zb_status measure_batch(selector *s, const zb_batch *b, zb_progress *bar, int64_t done,
+                               zb_err *err) {
     zb_arena *at = zb_runner_arena(s->rt), *a2 = zb_runner_arena(s->r2);
     size_t size = (size_t)b->n * s->D;
     ZB_TRY(zb_runner_begin(s->rt, b, err));
@@ -71,14 +88,16 @@ static zb_status measure_batch(selector *s, const zb_batch *b, zb_progress *bar,
     ZB_TRY(zb_runner_begin(s->rm, b, err));
     float *ht = ZB_NEW_ARRAY(at, float, size);
     zb_runner_forward(s->rt, ht, NULL);
-    float **hidden = zb_alloc_array(a2, (size_t)s->L + 1, sizeof *hidden), *x = ZB_NEW_ARRAY(a2, float, size);
+    float **hidden = zb_alloc_array(a2, (size_t)s->L + 1, sizeof *hidden),
+          *x = ZB_NEW_ARRAY(a2, float, size);
     for (int l = 0; l <= s->L; l++) hidden[l] = ZB_NEW_ARRAY(a2, float, size);
     zb_runner_forward(s->r2, x, &(zb_capture){.hidden = hidden});
     s->kl2 += kl_of(s, ht, hidden[s->L], b->n);
     for (int l = 0; l < s->L; l++) {
         zb_mark mark = zb_arena_mark(a2);
         zb_layer_forward(zb_runner_run(s->rm), l, hidden[l], x, NULL, NULL);
-        for (int k = l + 1; k < s->L; k++) zb_layer_forward(zb_runner_run(s->r2), k, x, x, NULL, NULL);
+        for (int k = l + 1; k < s->L; k++)
+            zb_layer_forward(zb_runner_run(s->r2), k, x, x, NULL, NULL);
         s->kl[l] += kl_of(s, ht, x, b->n);
         zb_arena_pop(a2, mark);
         zb_progress_update(bar, (double)done + (double)b->n * (l + 1) / s->L, NULL);
@@ -93,7 +112,8 @@ static zb_status measure_all(selector *s, zb_packer *p, zb_err *err) {
     zb_status st = ZB_OK;
     for (int64_t r = 0; r < p->rows && st == ZB_OK; r += s->o->batch) {
         int64_t rows = p->rows - r < s->o->batch ? p->rows - r : s->o->batch;
-        zb_mark mark = zb_arena_mark(&s->arena), mt = zb_arena_mark(zb_runner_arena(s->rt)), m2 = zb_arena_mark(zb_runner_arena(s->r2));
+        zb_mark mark = zb_arena_mark(&s->arena), mt = zb_arena_mark(zb_runner_arena(s->rt)),
+                m2 = zb_arena_mark(zb_runner_arena(s->r2));
         zb_batch b = zb_packer_batch(p, r, (int)rows, &s->arena);
         st = measure_batch(s, &b, &bar, s->tokens, err);
         s->tokens += b.n;
@@ -123,19 +143,24 @@ static zb_status measure(selector *s, zb_err *err) {
     zb_packer packer;
     zb_status st = zb_corpus_read(&c, o->text, t, o->tokens, &s->arena, err);
     zb_tokenizer_close(t);
-    if (st == ZB_OK) st = zb_packer_init(&packer, &c, (int)(c.n_tokens < o->sequence_length ? c.n_tokens : o->sequence_length), false, 0, &s->arena, err);
+    if (st == ZB_OK)
+        st = zb_packer_init(
+            &packer, &c, (int)(c.n_tokens < o->sequence_length ? c.n_tokens : o->sequence_length),
+            false, 0, &s->arena, err);
     return st == ZB_OK ? measure_all(s, &packer, err) : st;
 }
 
 static zb_status choose(selector *s, int *layers, int *count, double *sensitivity, zb_err *err) {
     const zb_select_opts *o = s->o;
     *count = (int)o->count;
-    if (!strcmp(o->method, "given")) return zb_list_ints(o->layers, "layers", 0, s->L - 1, layers, s->L, count, err);
+    if (!strcmp(o->method, "given"))
+        return zb_list_ints(o->layers, "layers", 0, s->L - 1, layers, s->L, count, err);
     if (!strcmp(o->method, "uniform")) return zb_smart_uniform(s->L, *count, layers, err);
     return zb_smart_select(sensitivity, s->L, *count, layers, &s->arena, err);
 }
 
-static zb_status write_result(const selector *s, const int *layers, int count, const double *sensitivity, bool measured, zb_err *err) {
+static zb_status write_result(const selector *s, const int *layers, int count,
+                              const double *sensitivity, bool measured, zb_err *err) {
     json_t *r = json_object(), *list = json_array(), *sens = json_array(), *kl = json_array();
     for (int i = 0; i < count; i++) json_array_append_new(list, json_integer(layers[i]));
     json_object_set_new(r, "method", json_string(s->o->method));
@@ -162,12 +187,15 @@ zb_status zb_select_run(const zb_select_opts *o, zb_err *err) {
     if (!o->teacher || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher and out are needed");
     selector s = {.o = o};
     bool measured = o->measure || !strcmp(o->method, "smart");
-    zb_status st = zb_model_open(&s.teacher, o->teacher, measured ? ZB_MODEL_TRAIN : ZB_MODEL_RUN, err);
+    zb_status st =
+        zb_model_open(&s.teacher, o->teacher, measured ? ZB_MODEL_TRAIN : ZB_MODEL_RUN, err);
     if (st == ZB_OK) {
         s.L = zb_model_config(s.teacher)->L;
         s.D = zb_model_config(s.teacher)->D;
         s.kl = ZB_NEW_ARRAY(&s.arena, double, s.L);
-        if (o->count > s.L) st = zb_fail(err, ZB_ERR_CONFIG, "count: expected at most %d layers, found %lld", s.L, (long long)o->count);
+        if (o->count > s.L)
+            st = zb_fail(err, ZB_ERR_CONFIG, "count: expected at most %d layers, found %lld", s.L,
+                         (long long)o->count);
     }
     if (st == ZB_OK && measured) st = measure(&s, err);
     if (st == ZB_OK) {

@@ -30,7 +30,8 @@ static void add_document(reader *r, const int32_t *ids, size_t n) {
     zb_corpus *c = r->c;
     bool sep = r->separator >= 0;
     if (n == 0) return;
-    c->token = zb_grow(r->a, c->token, &r->cap_tokens, (size_t)c->n_tokens + n + sep, sizeof *c->token);
+    c->token =
+        zb_grow(r->a, c->token, &r->cap_tokens, (size_t)c->n_tokens + n + sep, sizeof *c->token);
     c->doc = zb_grow(r->a, c->doc, &r->cap_docs, (size_t)c->n_docs + 2, sizeof *c->doc);
     memcpy(c->token + c->n_tokens, ids, n * sizeof *ids);
     c->n_tokens += (int64_t)n;
@@ -55,7 +56,8 @@ static zb_status add_ids(reader *r, const json_t *list, const char *where, zb_er
     for (size_t i = 0; i < n && s == ZB_OK; i++) {
         json_t *v = json_array_get(list, i);
         if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= ID_MAX)
-            s = zb_fail(err, ZB_ERR_FORMAT, "%s: input_ids[%zu]: expected a token id, found %s", where, i, zb_json_type(v));
+            s = zb_fail(err, ZB_ERR_FORMAT, "%s: input_ids[%zu]: expected a token id, found %s",
+                        where, i, zb_json_type(v));
         else
             ids[i] = (int32_t)json_integer_value(v);
     }
@@ -72,9 +74,11 @@ static zb_status add_line(reader *r, zb_str line, const char *where, zb_err *err
     if (json_is_array(ids))
         s = add_ids(r, ids, where, err);
     else if (json_is_string(text))
-        s = r->t ? add_text(r, (zb_str){json_string_value(text), json_string_length(text)}, err) : zb_fail(err, ZB_ERR_CONFIG, "%s: text needs a model with a tokenizer", where);
+        s = r->t ? add_text(r, (zb_str){json_string_value(text), json_string_length(text)}, err)
+                 : zb_fail(err, ZB_ERR_CONFIG, "%s: text needs a model with a tokenizer", where);
     else
-        s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object with \"text\" or \"input_ids\"", where);
+        s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object with \"text\" or \"input_ids\"",
+                    where);
     json_decref(o);
     return s;
 }
@@ -100,28 +104,41 @@ static zb_status read_plain(reader *r, const char *path, zb_err *err) {
     zb_arena scratch = {0};
     zb_str text;
     zb_status s = zb_file_read(path, (size_t)1 << 30, &scratch, &text, err);
-    if (s == ZB_OK) s = r->t ? add_text(r, text, err) : zb_fail(err, ZB_ERR_CONFIG, "%s: text needs a model with a tokenizer", path);
+    if (s == ZB_OK)
+        s = r->t ? add_text(r, text, err)
+                 : zb_fail(err, ZB_ERR_CONFIG, "%s: text needs a model with a tokenizer", path);
     zb_arena_free(&scratch);
     return s;
 }
 
-zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int64_t tokens_max, zb_arena *a, zb_err *err) {
+zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int64_t tokens_max,
+                         zb_arena *a, zb_err *err) {
     *c = (zb_corpus){0};
     reader r = {.c = c, .t = t, .a = a, .separator = t ? zb_corpus_separator(t) : -1};
     c->doc = zb_grow(a, NULL, &r.cap_docs, 2, sizeof *c->doc);
     zb_str name = zb_str_from(path);
-    ZB_TRY(zb_str_ends(name, ZB_STR(".txt")) ? read_plain(&r, path, err) : read_lines(&r, path, tokens_max, err));
+    ZB_TRY(zb_str_ends(name, ZB_STR(".txt")) ? read_plain(&r, path, err)
+                                             : read_lines(&r, path, tokens_max, err));
     if (tokens_max > 0 && c->n_tokens > tokens_max) { /* cut the last document */
         c->n_tokens = tokens_max;
         c->doc[c->n_docs] = tokens_max;
     }
-    if (c->n_tokens == 0) return zb_fail(err, ZB_ERR_FORMAT, "%s: expected at least one document, found none", path);
+    if (c->n_tokens == 0)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected at least one document, found none", path);
     return ZB_OK;
 }
 
-zb_status zb_packer_init(zb_packer *p, const zb_corpus *c, int length, bool shuffle, uint64_t seed, zb_arena *a, zb_err *err) {
-    *p = (zb_packer){.corpus = c, .seed = seed, .length = length, .shuffle = shuffle, .rows = c->n_tokens / length, .epoch = -1};
-    if (p->rows == 0) return zb_fail(err, ZB_ERR_CONFIG, "the text has %lld tokens, less than one sequence of %d", (long long)c->n_tokens, length);
+zb_status zb_packer_init(zb_packer *p, const zb_corpus *c, int length, bool shuffle, uint64_t seed,
+                         zb_arena *a, zb_err *err) {
+    *p = (zb_packer){.corpus = c,
+                     .seed = seed,
+                     .length = length,
+                     .shuffle = shuffle,
+                     .rows = c->n_tokens / length,
+                     .epoch = -1};
+    if (p->rows == 0)
+        return zb_fail(err, ZB_ERR_CONFIG, "the text has %lld tokens, less than one sequence of %d",
+                       (long long)c->n_tokens, length);
     p->order = ZB_NEW_ARRAY(a, int64_t, c->n_docs);
     p->start = ZB_NEW_ARRAY(a, int64_t, c->n_docs + 1);
     return ZB_OK;
@@ -132,7 +149,8 @@ static void lay_out(zb_packer *p, int64_t epoch) {
     if (p->epoch == epoch) return;
     for (int64_t i = 0; i < c->n_docs; i++) p->order[i] = i;
     if (p->shuffle) zb_rng_permute(p->seed, ZB_RNG_DATA, (uint64_t)epoch, c->n_docs, p->order);
-    for (int64_t i = 0; i < c->n_docs; i++) p->start[i + 1] = p->start[i] + c->doc[p->order[i] + 1] - c->doc[p->order[i]];
+    for (int64_t i = 0; i < c->n_docs; i++)
+        p->start[i + 1] = p->start[i] + c->doc[p->order[i] + 1] - c->doc[p->order[i]];
     p->epoch = epoch;
 }
 
@@ -160,7 +178,8 @@ zb_batch zb_packer_batch(zb_packer *p, int64_t first, int n, zb_arena *a) {
         for (int64_t d = document_at(p, pos); pos < end; d++) {
             int64_t doc = p->order[d], within = pos - p->start[d];
             int64_t have = p->start[d + 1] - pos, take = have < end - pos ? have : end - pos;
-            memcpy(ids + at, p->corpus->token + p->corpus->doc[doc] + within, (size_t)take * sizeof *ids);
+            memcpy(ids + at, p->corpus->token + p->corpus->doc[doc] + within,
+                   (size_t)take * sizeof *ids);
             span = zb_grow(a, span, &cap, (size_t)n_spans + 1, sizeof *span);
             span[n_spans++] = (zb_span){.start = at, .n = (int)take};
             at += (int)take;

@@ -1,11 +1,16 @@
-/* model_scorer.c - log-probabilities by batches of contexts and continuations (contract in model_scorer.h). */
+/* model_scorer.c - log-probabilities by batches of contexts and continuations (contract in
+ * model_scorer.h). */
 #include "eval/model_scorer.h"
 
 #include "kernels/kernels.h"
 
 #include <string.h>
 
-enum { TOKENS = 2048, STATE_BYTES = 1 << 30, LOGIT_ROWS = 64 }; /* limits of one batch, and of one tile of logits */
+enum {
+    TOKENS = 2048,
+    STATE_BYTES = 1 << 30,
+    LOGIT_ROWS = 64
+}; /* limits of one batch, and of one tile of logits */
 
 struct zb_model_scorer {
     zb_arena arena; /* holds this struct */
@@ -35,14 +40,16 @@ static void read_logits(zb_model_scorer *m, const float *hidden, const want *w, 
     zb_arena *a = zb_runner_arena(m->runner);
     zb_mark mark = zb_arena_mark(a);
     int D = zb_runner_run(m->runner)->config->D, V = zb_runner_run(m->runner)->config->V;
-    float *x = ZB_NEW_ARRAY(a, float, (size_t)LOGIT_ROWS * D), *logits = ZB_NEW_ARRAY(a, float, (size_t)LOGIT_ROWS * V);
+    float *x = ZB_NEW_ARRAY(a, float, (size_t)LOGIT_ROWS *D),
+          *logits = ZB_NEW_ARRAY(a, float, (size_t)LOGIT_ROWS *V);
     int *slot = ZB_NEW_ARRAY(a, int, n);
     for (int i = 0; i < n;) {
         int rows = 0, j = i;
         for (; j < n; j++) { /* neighbours that want the same row share it */
             if (j == i || w[j].row != w[j - 1].row) {
                 if (rows == LOGIT_ROWS) break;
-                memcpy(x + (size_t)rows * D, hidden + (size_t)w[j].row * D, (size_t)D * sizeof(float));
+                memcpy(x + (size_t)rows * D, hidden + (size_t)w[j].row * D,
+                       (size_t)D * sizeof(float));
                 rows++;
             }
             slot[j] = rows - 1;
@@ -56,19 +63,21 @@ static void read_logits(zb_model_scorer *m, const float *hidden, const want *w, 
             best[k] = kn->argmax(V, logits + (size_t)k * V);
         }
         for (; i < j; i++) {
-            w[i].out->logprob += (double)logits[(size_t)slot[i] * V + w[i].token] - (double)lse[slot[i]];
+            w[i].out->logprob +=
+                (double)logits[(size_t)slot[i] * V + w[i].token] - (double)lse[slot[i]];
             if (best[slot[i]] != w[i].token) w[i].out->greedy = false;
         }
     }
     zb_arena_pop(a, mark);
 }
 
-static zb_status run_batch(zb_model_scorer *m, const zb_batch *b, const want *w, int n_want, zb_err *err) {
+static zb_status run_batch(zb_model_scorer *m, const zb_batch *b, const want *w, int n_want,
+                           zb_err *err) {
     zb_arena *a = zb_runner_arena(m->runner);
     zb_mark mark = zb_arena_mark(a);
     zb_status s = zb_runner_begin(m->runner, b, err);
     if (s == ZB_OK) {
-        float *h = ZB_NEW_ARRAY(a, float, (size_t)b->n * zb_runner_run(m->runner)->config->D);
+        float *h = ZB_NEW_ARRAY(a, float, (size_t)b->n *zb_runner_run(m->runner)->config->D);
         zb_runner_forward(m->runner, h, NULL);
         read_logits(m, h, w, n_want);
     }
@@ -81,7 +90,8 @@ static zb_state *new_state(zb_model_scorer *m, int tokens) {
     return zb_state_init(zb_alloc(&m->pass, zb_state_size(c, tokens)), c, tokens);
 }
 
-/* Contexts of all groups in one batch; first tokens of all continuations are read from their last rows. */
+/* Contexts of all groups in one batch; first tokens of all continuations are read from their last
+ * rows. */
 static zb_status pass_contexts(zb_model_scorer *m, plan *p, zb_err *err) {
     int total = 0, at = 0, n_want = 0;
     for (int g = 0; g < p->groups; g++) total += p->r[p->first[g]].n_context;
@@ -104,7 +114,8 @@ static zb_status pass_contexts(zb_model_scorer *m, plan *p, zb_err *err) {
     return run_batch(m, &(zb_batch){ids, total, span, p->groups}, w, n_want, err);
 }
 
-/* Tokens 0 .. n-2 of every longer continuation from a copy of its context's state; each row predicts the next token. */
+/* Tokens 0 .. n-2 of every longer continuation from a copy of its context's state; each row
+ * predicts the next token. */
 static zb_status pass_continuations(zb_model_scorer *m, plan *p, zb_err *err) {
     const zb_config *c = zb_runner_run(m->runner)->config;
     int total = 0, at = 0, n_spans = 0, n_want = 0;
@@ -121,14 +132,17 @@ static zb_status pass_continuations(zb_model_scorer *m, plan *p, zb_err *err) {
             zb_state_copy(s, p->state[g], c);
             span[n_spans++] = (zb_span){at, n, s};
             memcpy(ids + at, p->r[i].continuation, (size_t)n * sizeof *ids);
-            for (int k = 0; k < n; k++) w[n_want++] = (want){at + k, p->r[i].continuation[k + 1], &p->out[i]};
+            for (int k = 0; k < n; k++)
+                w[n_want++] = (want){at + k, p->r[i].continuation[k + 1], &p->out[i]};
             at += n;
         }
     return run_batch(m, &(zb_batch){ids, total, span, n_spans}, w, n_want, err);
 }
 
 /* Whether request i starts a group. */
-static bool starts_group(const zb_loglik_request *r, int i) { return i == 0 || r[i].group != r[i - 1].group || r[i].n_context != r[i - 1].n_context; }
+static bool starts_group(const zb_loglik_request *r, int i) {
+    return i == 0 || r[i].group != r[i - 1].group || r[i].n_context != r[i - 1].n_context;
+}
 
 /* Requests from `from` that fit one batch, in whole groups (at least one). */
 static int batch_end(const zb_model_scorer *m, const zb_loglik_request *r, int from, int n) {
@@ -151,7 +165,8 @@ static int batch_end(const zb_model_scorer *m, const zb_loglik_request *r, int f
     return end;
 }
 
-static zb_status loglik(void *self, const zb_loglik_request *r, int n, zb_loglik *out, zb_err *err) {
+static zb_status loglik(void *self, const zb_loglik_request *r, int n, zb_loglik *out,
+                        zb_err *err) {
     zb_model_scorer *m = self;
     for (int i = 0; i < n;) {
         int end = batch_end(m, r, i, n);
@@ -190,4 +205,7 @@ void zb_model_scorer_free(zb_model_scorer *m) {
     zb_arena_free(&a);
 }
 
-zb_scorer zb_model_scorer_get(zb_model_scorer *m) { return (zb_scorer){.self = m, .max_length = m->max_length, .prefix_token = -1, .loglik = loglik}; }
+zb_scorer zb_model_scorer_get(zb_model_scorer *m) {
+    return (zb_scorer){
+        .self = m, .max_length = m->max_length, .prefix_token = -1, .loglik = loglik};
+}

@@ -1,7 +1,8 @@
 /* model_scorer.h - a scorer (eval/scorer.h) that runs a model.
  *
- * Documents share their context's computation: a batch of contexts is passed once, each leaving a state; the continuations of more than one token are then passed
- * from copies of those states, all in one batch. A single-token continuation costs nothing beyond its context. */
+ * Documents share their context's computation: a batch of contexts is passed once, each leaving a
+ * state; the continuations of more than one token are then passed from copies of those states, all
+ * in one batch. A single-token continuation costs nothing beyond its context. */
 #ifndef ZB_EVAL_MODEL_SCORER_H
 #define ZB_EVAL_MODEL_SCORER_H
 

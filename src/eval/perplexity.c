@@ -1,4 +1,5 @@
-/* perplexity.c - see perplexity.h. The standard error treats rows as independent samples: tokens of one row are not. */
+/* perplexity.c - see perplexity.h. The standard error treats rows as independent samples: tokens of
+ * one row are not. */
 #include "eval/perplexity.h"
 
 #include "base/log.h"
@@ -8,22 +9,30 @@
 #include <jansson.h>
 #include <math.h>
 
-static zb_status row_pass(const zb_perplexity_job *j, const zb_batch *b, zb_vocab_sums *sums, zb_err *err) {
+static zb_status row_pass(const zb_perplexity_job *j, const zb_batch *b, zb_vocab_sums *sums,
+                          zb_err *err) {
     zb_arena *a = zb_runner_arena(j->model), *ta = j->teacher ? zb_runner_arena(j->teacher) : NULL;
     zb_mark mark = zb_arena_mark(a), tm = {0};
-    float *h = ZB_NEW_ARRAY(a, float, (size_t)b->n * zb_runner_run(j->model)->config->D), *ht = NULL;
+    float *h = ZB_NEW_ARRAY(a, float, (size_t)b->n *zb_runner_run(j->model)->config->D), *ht = NULL;
     int32_t *labels = ZB_NEW_ARRAY(a, int32_t, b->n);
     zb_labels_next(b, labels);
     zb_status s = zb_runner_begin(j->model, b, err);
     if (s == ZB_OK) zb_runner_forward(j->model, h, NULL);
     if (s == ZB_OK && j->teacher) {
         tm = zb_arena_mark(ta);
-        ht = ZB_NEW_ARRAY(ta, float, (size_t)b->n * zb_runner_run(j->teacher)->config->D);
+        ht = ZB_NEW_ARRAY(ta, float, (size_t)b->n *zb_runner_run(j->teacher)->config->D);
         s = zb_runner_begin(j->teacher, b, err);
         if (s == ZB_OK) zb_runner_forward(j->teacher, ht, NULL);
     }
     if (s == ZB_OK)
-        zb_vocab_loss_run(&(zb_vocab_loss){.student = j->model, .teacher = j->teacher, .hidden = h, .teacher_hidden = ht, .labels = labels, .n = b->n, .weights = {.kl = 1, .ce = 1}}, sums);
+        zb_vocab_loss_run(&(zb_vocab_loss){.student = j->model,
+                                           .teacher = j->teacher,
+                                           .hidden = h,
+                                           .teacher_hidden = ht,
+                                           .labels = labels,
+                                           .n = b->n,
+                                           .weights = {.kl = 1, .ce = 1}},
+                          sums);
     if (ta) zb_arena_pop(ta, tm);
     zb_arena_pop(a, mark);
     return s;
@@ -35,7 +44,8 @@ zb_status zb_perplexity_run(const zb_perplexity_job *j, zb_perplexity *out, zb_e
     zb_packer p;
     *out = (zb_perplexity){0};
     zb_status s = zb_corpus_read(&c, j->text, j->tokenizer, j->tokens_max, &a, err);
-    int length = s == ZB_OK && c.n_tokens < j->sequence_length ? (int)c.n_tokens : j->sequence_length;
+    int length =
+        s == ZB_OK && c.n_tokens < j->sequence_length ? (int)c.n_tokens : j->sequence_length;
     if (s == ZB_OK) s = zb_packer_init(&p, &c, length, false, 0, &a, err);
     int64_t rows = s == ZB_OK ? p.rows : 0;
     zb_vocab_sums total = {0};
@@ -55,12 +65,14 @@ zb_status zb_perplexity_run(const zb_perplexity_job *j, zb_perplexity *out, zb_e
         total.agree += row.agree;
         zb_arena_pop(&a, mark);
         zb_progress_update(&bar, (double)((r + 1) * length), NULL);
-        if (s == ZB_OK && zb_interrupted()) s = zb_fail(err, ZB_ERR_INTERRUPTED, "perplexity: interrupted");
+        if (s == ZB_OK && zb_interrupted())
+            s = zb_fail(err, ZB_ERR_INTERRUPTED, "perplexity: interrupted");
     }
     if (s == ZB_OK) {
         zb_progress_end(&bar, (double)(rows * length), NULL);
         for (int64_t r = 0; r < rows; r++) sum += mean[r];
-        for (int64_t r = 0; r < rows; r++) square += (mean[r] - sum / (double)rows) * (mean[r] - sum / (double)rows);
+        for (int64_t r = 0; r < rows; r++)
+            square += (mean[r] - sum / (double)rows) * (mean[r] - sum / (double)rows);
         out->predicted = total.predicted;
         out->tokens = rows * length;
         out->nats = total.ce / (double)total.predicted;
@@ -74,7 +86,9 @@ zb_status zb_perplexity_run(const zb_perplexity_job *j, zb_perplexity *out, zb_e
 }
 
 json_t *zb_perplexity_json(const zb_perplexity *p, bool with_teacher) {
-    json_t *o = json_pack("{s:f,s:f,s:f,s:I,s:I}", "perplexity", p->perplexity, "nats_per_token", p->nats, "nats_stderr", p->nats_error, "predicted_tokens", (json_int_t)p->predicted, "tokens", (json_int_t)p->tokens);
+    json_t *o = json_pack("{s:f,s:f,s:f,s:I,s:I}", "perplexity", p->perplexity, "nats_per_token",
+                          p->nats, "nats_stderr", p->nats_error, "predicted_tokens",
+                          (json_int_t)p->predicted, "tokens", (json_int_t)p->tokens);
     if (with_teacher) {
         json_object_set_new(o, "kl_to_teacher", json_real(p->kl));
         json_object_set_new(o, "agreement", json_real(p->agreement));

@@ -1,6 +1,7 @@
 /* perplexity.h - perplexity of a text file, and divergence from a teacher on it.
  *
- * The text's documents are packed into rows of `sequence_length` tokens; every token behind the first of its piece of a row is predicted. */
+ * The text's documents are packed into rows of `sequence_length` tokens; every token behind the
+ * first of its piece of a row is predicted. */
 #ifndef ZB_EVAL_PERPLEXITY_H
 #define ZB_EVAL_PERPLEXITY_H
 
@@ -9,14 +10,15 @@
 typedef struct zb_perplexity_job {
     zb_runner *model, *teacher; /* teacher NULL: no divergence */
     const zb_tokenizer *tokenizer;
-    const char *text;           /* JSONL or .txt */
-    int64_t tokens_max;         /* 0: all */
+    const char *text;   /* JSONL or .txt */
+    int64_t tokens_max; /* 0: all */
     int sequence_length;
 } zb_perplexity_job;
 
 typedef struct zb_perplexity {
-    double perplexity, nats, nats_error; /* exp of nats; mean per predicted token and its standard error over rows */
-    double kl, agreement;                /* nats per token; share of tokens with the teacher's best id */
+    double perplexity, nats,
+        nats_error; /* exp of nats; mean per predicted token and its standard error over rows */
+    double kl, agreement; /* nats per token; share of tokens with the teacher's best id */
     int64_t predicted, tokens;
 } zb_perplexity;
 

@@ -8,12 +8,18 @@
 #define AT(field) offsetof(zb_suite_opts, field)
 const zb_opt zb_suite_opt_table[] = {
     {ZB_OPT_STR, "model", 'm', AT(model), NULL, 0, 0, NULL, "model folder or .gguf"},
-    {ZB_OPT_STR, "text", 0, AT(text), NULL, 0, 0, NULL, "text for perplexity: .txt, or JSONL with \"text\""},
-    {ZB_OPT_STR, "teacher", 0, AT(teacher), NULL, 0, 0, NULL, "model whose divergence is measured on the text"},
-    {ZB_OPT_INT, "text_tokens", 0, AT(text_tokens), "0", 0, 1e12, NULL, "tokens of the text to use (0: all)"},
-    {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 22, NULL, "tokens per row of the text"},
-    {ZB_OPT_STR, "perplexity_out", 0, AT(perplexity_out), NULL, 0, 0, NULL, "file for the perplexity as JSON"},
-    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16", "matrix products; auto: bf16 where the CPU has it"},
+    {ZB_OPT_STR, "text", 0, AT(text), NULL, 0, 0, NULL,
+     "text for perplexity: .txt, or JSONL with \"text\""},
+    {ZB_OPT_STR, "teacher", 0, AT(teacher), NULL, 0, 0, NULL,
+     "model whose divergence is measured on the text"},
+    {ZB_OPT_INT, "text_tokens", 0, AT(text_tokens), "0", 0, 1e12, NULL,
+     "tokens of the text to use (0: all)"},
+    {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 22, NULL,
+     "tokens per row of the text"},
+    {ZB_OPT_STR, "perplexity_out", 0, AT(perplexity_out), NULL, 0, 0, NULL,
+     "file for the perplexity as JSON"},
+    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16",
+     "matrix products; auto: bf16 where the CPU has it"},
     {0},
 };
 
@@ -32,16 +38,25 @@ static zb_status open_all(const zb_suite_opts *o, opened *x, zb_err *err) {
     if (!o->text || !o->teacher) return ZB_OK;
     ZB_TRY(zb_model_open(&x->teacher, o->teacher, ZB_MODEL_RUN, err));
     if (zb_model_config(x->teacher)->V != zb_model_config(x->model)->V)
-        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the model's vocabulary of %d, found %d", o->teacher, zb_model_config(x->model)->V, zb_model_config(x->teacher)->V);
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the model's vocabulary of %d, found %d",
+                       o->teacher, zb_model_config(x->model)->V, zb_model_config(x->teacher)->V);
     return zb_runner_new(&x->teacher_runner, x->teacher, p, err);
 }
 
 static zb_status run_text(const zb_suite_opts *o, const opened *x, zb_buf *table, zb_err *err) {
-    zb_perplexity_job j = {.model = x->runner, .teacher = x->teacher_runner, .tokenizer = x->tokenizer, .text = o->text, .tokens_max = o->text_tokens, .sequence_length = (int)o->sequence_length};
+    zb_perplexity_job j = {.model = x->runner,
+                           .teacher = x->teacher_runner,
+                           .tokenizer = x->tokenizer,
+                           .text = o->text,
+                           .tokens_max = o->text_tokens,
+                           .sequence_length = (int)o->sequence_length};
     zb_perplexity p;
     ZB_TRY(zb_perplexity_run(&j, &p, err));
-    zb_buf_addf(table, "perplexity %.4f (%.4f +- %.4f nats per token, %lld tokens predicted)\n", p.perplexity, p.nats, p.nats_error, (long long)p.predicted);
-    if (x->teacher) zb_buf_addf(table, "KL(teacher || model) %.4f nats per token, same best token %.1f %%\n", p.kl, 100 * p.agreement);
+    zb_buf_addf(table, "perplexity %.4f (%.4f +- %.4f nats per token, %lld tokens predicted)\n",
+                p.perplexity, p.nats, p.nats_error, (long long)p.predicted);
+    if (x->teacher)
+        zb_buf_addf(table, "KL(teacher || model) %.4f nats per token, same best token %.1f %%\n",
+                    p.kl, 100 * p.agreement);
     if (!o->perplexity_out) return ZB_OK;
     json_t *v = zb_perplexity_json(&p, x->teacher != NULL);
     zb_status s = zb_json_write(o->perplexity_out, v, err);
@@ -49,9 +64,12 @@ static zb_status run_text(const zb_suite_opts *o, const opened *x, zb_buf *table
     return s;
 }
 
-static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const opened *x, zb_buf *table, zb_err *err) {
+static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const opened *x,
+                           zb_buf *table, zb_err *err) {
     zb_model_scorer *m;
-    if (!x->tokenizer) return zb_fail(err, ZB_ERR_CONFIG, "%s: tasks need a model with a tokenizer.json", o->model);
+    if (!x->tokenizer)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: tasks need a model with a tokenizer.json",
+                       o->model);
     ZB_TRY(zb_model_scorer_new(&m, x->runner, 0, err));
     zb_scorer scorer = zb_model_scorer_get(m);
     zb_eval_opts named = *e;

@@ -1,7 +1,8 @@
 /* attend.h - causal softmax attention of one head over one span: forward and backward.
  *
- * Shared by base attention and expanded MLA. Query i (of T) sees keys 0 .. past+i. Rows of q, k, v, o stand `*_row` floats apart.
- * Scores exist only for a block of queries at a time, never T x T. One thread; the caller loops over spans and heads. */
+ * Shared by base attention and expanded MLA. Query i (of T) sees keys 0 .. past+i. Rows of q, k, v,
+ * o stand `*_row` floats apart. Scores exist only for a block of queries at a time, never T x T.
+ * One thread; the caller loops over spans and heads. */
 #ifndef ZB_MODEL_ATTEND_H
 #define ZB_MODEL_ATTEND_H
 

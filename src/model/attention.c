@@ -1,8 +1,9 @@
 /* attention.c - grouped-query attention kept from the base model.
  *
- *   q = Wq x + bq [H·dh],  k = Wk x + bk [G·dh],  v = Wv x + bv [G·dh],  q and k rotated in the half layout (pairs i, i + dh/2),
- *   head h attends with key/value head h / (H/G), scale dh^-1/2;  y = Wo concat_h(o) (+ bo).
- * (Touvron et al. 2023; method.md 1.) State: keys [tokens_max, G·dh], rotated, then values [tokens_max, G·dh]. */
+ *   q = Wq x + bq [H·dh],  k = Wk x + bk [G·dh],  v = Wv x + bv [G·dh],  q and k rotated in the
+ * half layout (pairs i, i + dh/2), head h attends with key/value head h / (H/G), scale dh^-1/2;  y
+ * = Wo concat_h(o) (+ bo). (Touvron et al. 2023; method.md 1.) State: keys [tokens_max, G·dh],
+ * rotated, then values [tokens_max, G·dh]. */
 #include "kernels/kernels.h"
 #include "model/attend.h"
 #include "model/mixer.h"
@@ -14,7 +15,8 @@
 enum { WQ = ZB_P_MIXER, WK, WV, WO, BQ, BK, BV, BO };
 
 typedef struct tape {
-    float *q, *k, *v, *o, *lse; /* [N,H·dh], [N,G·dh] twice, [N,H·dh], [H,N]; q and k after rotation */
+    float *q, *k, *v, *o,
+        *lse; /* [N,H·dh], [N,G·dh] twice, [N,H·dh], [H,N]; q and k after rotation */
 } tape;
 
 static void params(const zb_config *c, int l, zb_param_table *t) {
@@ -41,7 +43,8 @@ static void rotate(zb_run *run, float *x, int heads, bool inverse) {
         int past = zb_span_past(sp);
 #pragma omp parallel for schedule(static)
         for (int i = 0; i < sp->n; i++) {
-            const float *cs = run->rope.cos + (size_t)(past + i) * half, *sn = run->rope.sin + (size_t)(past + i) * half;
+            const float *cs = run->rope.cos + (size_t)(past + i) * half,
+                        *sn = run->rope.sin + (size_t)(past + i) * half;
             float *row = x + (size_t)(sp->start + i) * heads * c->dh;
             for (int h = 0; h < heads; h++) kn->rope_halves(half, cs, sn, inverse, row + h * c->dh);
         }
@@ -49,7 +52,8 @@ static void rotate(zb_run *run, float *x, int heads, bool inverse) {
 }
 
 /* Appends the span's keys and values to its state. */
-static void remember(const zb_run *run, int layer, const zb_span *sp, const float *k, const float *v) {
+static void remember(const zb_run *run, int layer, const zb_span *sp, const float *k,
+                     const float *v) {
     const zb_config *c = run->config;
     size_t width = (size_t)c->G * c->dh;
     float *cache = zb_state_layer(sp->state, c, layer);
@@ -61,8 +65,13 @@ static void remember(const zb_run *run, int layer, const zb_span *sp, const floa
 
 static zb_attend head_args(const zb_run *run, int layer, const zb_span *sp, int h, const tape *t) {
     const zb_config *c = run->config;
-    size_t hq = (size_t)c->H * c->dh, hk = (size_t)c->G * c->dh, kv = (size_t)(h / (c->H / c->G)) * c->dh;
-    zb_attend a = {.T = sp->n, .past = zb_span_past(sp), .dk = c->dh, .dv = c->dh, .scale = (float)(1 / sqrt((double)c->dh))};
+    size_t hq = (size_t)c->H * c->dh, hk = (size_t)c->G * c->dh,
+           kv = (size_t)(h / (c->H / c->G)) * c->dh;
+    zb_attend a = {.T = sp->n,
+                   .past = zb_span_past(sp),
+                   .dk = c->dh,
+                   .dv = c->dh,
+                   .scale = (float)(1 / sqrt((double)c->dh))};
     a.q = t->q + sp->start * hq + (size_t)h * c->dh;
     a.o = t->o + sp->start * hq + (size_t)h * c->dh;
     a.q_row = a.o_row = (ptrdiff_t)hq;
@@ -94,10 +103,10 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     tape local, *t = tape_out ? ZB_NEW(run->arena, tape) : &local;
     if (tape_out) *tape_out = t;
     zb_mark mark = zb_arena_mark(run->arena);
-    t->q = ZB_NEW_ARRAY(run->arena, float, (size_t)n * hq);
-    t->k = ZB_NEW_ARRAY(run->arena, float, (size_t)n * hk);
-    t->v = ZB_NEW_ARRAY(run->arena, float, (size_t)n * hk);
-    t->o = ZB_NEW_ARRAY(run->arena, float, (size_t)n * hq);
+    t->q = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hq);
+    t->k = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk);
+    t->v = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk);
+    t->o = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hq);
     t->lse = tape_out ? ZB_NEW_ARRAY(run->arena, float, (size_t)n * c->H) : NULL;
     zb_linear(run, p[WQ], p[BQ], x, n, t->q);
     zb_linear(run, p[WK], p[BK], x, n, t->k);
@@ -120,14 +129,17 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     if (!tape_out) zb_arena_pop(run->arena, mark);
 }
 
-static void backward(zb_run *run, int layer, const float *x, const float *dy, float *dx, void *tape_in) {
+static void backward(zb_run *run, int layer, const float *x, const float *dy, float *dx,
+                     void *tape_in) {
     const zb_config *c = run->config;
     zb_param **p = run->params->layer[layer];
     const tape *t = tape_in;
     int n = run->batch->n, hq = c->H * c->dh, hk = c->G * c->dh, per = c->H / c->G;
     zb_mark mark = zb_arena_mark(run->arena);
-    float *d_o = ZB_NEW_ARRAY(run->arena, float, (size_t)n * hq), *dq = ZB_NEW_ARRAY(run->arena, float, (size_t)n * hq);
-    float *dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n * hk), *dv = ZB_NEW_ARRAY(run->arena, float, (size_t)n * hk);
+    float *d_o = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hq),
+          *dq = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hq);
+    float *dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk),
+          *dv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk);
     zb_linear_backward(run, p[WO], p[BO], t->o, dy, n, d_o);
     size_t work_size = zb_attend_work(keys_max(run->batch), c->dh, c->dh);
     float *work = zb_scratch(run, work_size);
@@ -138,7 +150,8 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
         for (int h = j % c->G * per; h < (j % c->G + 1) * per; h++) {
             zb_attend a = head_args(run, layer, sp, h, t);
             size_t at_q = (size_t)(a.q - t->q), at_k = (size_t)(a.k - t->k);
-            zb_attend_grad g = {.d_o = d_o + at_q, .dq = dq + at_q, .dk = dk + at_k, .dv = dv + at_k};
+            zb_attend_grad g = {
+                .d_o = d_o + at_q, .dq = dq + at_q, .dk = dk + at_k, .dv = dv + at_k};
             zb_attend_backward(&a, &g, work + work_size * (size_t)omp_get_thread_num());
         }
     }

@@ -1,7 +1,8 @@
 /* config.c - reading, checking and sizing a model's description (contract in config.h).
  *
- * The published hybrid layout gives one set of MLA sizes for all MLA layers; ours adds, under keys that the original code
- * ignores, `attention_layers` (layers kept from the base), `kv_lora_ranks` and `q_lora_ranks` (one per entry of mla_layers). */
+ * The published hybrid layout gives one set of MLA sizes for all MLA layers; ours adds, under keys
+ * that the original code ignores, `attention_layers` (layers kept from the base), `kv_lora_ranks`
+ * and `q_lora_ranks` (one per entry of mla_layers). */
 #include "model/config.h"
 
 #include "base/file.h"
@@ -25,8 +26,8 @@ bool zb_kind_find(const char *name, zb_kind *out) {
     return false;
 }
 
-static zb_status read_size(const json_t *o, const char *where, const char *key, bool required, int max,
-                           int *out, zb_err *err) {
+static zb_status read_size(const json_t *o, const char *where, const char *key, bool required,
+                           int max, int *out, zb_err *err) {
     int64_t v = *out;
     ZB_TRY(zb_json_int(o, where, key, required, 1, max, &v, err));
     *out = (int)v;
@@ -53,7 +54,10 @@ static zb_status read_rope(const json_t *o, const char *where, zb_rope *r, zb_er
     else if (!strcmp(type, "yarn"))
         r->type = ZB_ROPE_YARN;
     else
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: rope_scaling: expected default, dynamic, linear, llama3 or yarn, found \"%s\"", where, type);
+        return zb_fail(
+            err, ZB_ERR_UNSUPPORTED,
+            "%s: rope_scaling: expected default, dynamic, linear, llama3 or yarn, found \"%s\"",
+            where, type);
     ZB_TRY(zb_json_f64(s, where, "factor", true, &r->factor, err));
     bool old = r->type != ZB_ROPE_LINEAR;
     ZB_TRY(zb_json_f64(s, where, "original_max_position_embeddings", old, &r->old_context, err));
@@ -78,7 +82,8 @@ static zb_status read_eos(const json_t *o, const char *where, zb_config *c, zb_e
     for (size_t i = 0; i < n; i++) {
         json_t *x = json_is_array(v) ? json_array_get(v, i) : v;
         if (!json_is_integer(x) || json_integer_value(x) < 0 || json_integer_value(x) >= VOCAB_MAX)
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: eos_token_id: expected token ids, found %s", where, zb_json_type(x));
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: eos_token_id: expected token ids, found %s",
+                           where, zb_json_type(x));
         if (c->n_eos < ZB_EOS_MAX) c->eos[c->n_eos++] = (int)json_integer_value(x);
     }
     return ZB_OK;
@@ -88,10 +93,13 @@ static zb_status read_base(zb_config *c, const json_t *o, const char *where, zb_
     const char *type = "llama", *act = "silu";
     ZB_TRY(zb_json_str(o, where, "model_type", false, &type, err));
     if (strcmp(type, "llama") && strcmp(type, "qwen2") && strcmp(type, "mistral"))
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: model_type: expected llama, mistral or qwen2, found \"%s\"", where, type);
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: model_type: expected llama, mistral or qwen2, found \"%s\"", where,
+                       type);
     ZB_TRY(zb_json_str(o, where, "hidden_act", false, &act, err));
     if (strcmp(act, "silu"))
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: hidden_act: expected silu, found \"%s\"", where, act);
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: hidden_act: expected silu, found \"%s\"",
+                       where, act);
     snprintf(c->model_type, sizeof c->model_type, "%s", type);
     ZB_TRY(read_size(o, where, "hidden_size", true, SIZE_MAX_ANY, &c->D, err));
     ZB_TRY(read_size(o, where, "num_hidden_layers", true, ZB_LAYERS_MAX, &c->L, err));
@@ -121,8 +129,8 @@ static zb_status read_base(zb_config *c, const json_t *o, const char *where, zb_
 }
 
 /* Marks the listed layers with a kind; returns how many there were. */
-static zb_status read_layers(zb_config *c, const json_t *o, const char *where, const char *key, zb_kind kind,
-                             int *list, int *n, zb_err *err) {
+static zb_status read_layers(zb_config *c, const json_t *o, const char *where, const char *key,
+                             zb_kind kind, int *list, int *n, zb_err *err) {
     json_t *a = NULL;
     *n = 0;
     ZB_TRY(zb_json_array(o, where, key, false, &a, err));
@@ -130,31 +138,40 @@ static zb_status read_layers(zb_config *c, const json_t *o, const char *where, c
         json_t *v = json_array_get(a, i);
         int64_t l = json_is_integer(v) ? json_integer_value(v) : -1;
         if (l < 0 || l >= c->L)
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: %s[%zu]: expected a layer from 0 to %d, found %s %lld", where, key, i, c->L - 1, zb_json_type(v), (long long)l);
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: %s[%zu]: expected a layer from 0 to %d, found %s %lld", where, key,
+                           i, c->L - 1, zb_json_type(v), (long long)l);
         if (c->layer[l].kind != ZB_MAMBA2)
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: %s[%zu]: layer %lld is listed twice", where, key, i, (long long)l);
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: %s[%zu]: layer %lld is listed twice", where,
+                           key, i, (long long)l);
         c->layer[l].kind = kind;
         list[(*n)++] = (int)l;
     }
     return ZB_OK;
 }
 
-static zb_status read_ranks(const json_t *o, const char *where, const char *key, int n, int *out, zb_err *err) {
+static zb_status read_ranks(const json_t *o, const char *where, const char *key, int n, int *out,
+                            zb_err *err) {
     json_t *a = NULL;
     ZB_TRY(zb_json_array(o, where, key, false, &a, err));
     if (!a) return ZB_OK;
     if (json_array_size(a) != (size_t)n)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected %d values (one per MLA layer), found %zu", where, key, n, json_array_size(a));
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: %s: expected %d values (one per MLA layer), found %zu", where, key, n,
+                       json_array_size(a));
     for (int i = 0; i < n; i++) {
         json_t *v = json_array_get(a, (size_t)i);
-        if (!json_is_integer(v) || json_integer_value(v) < 1 || json_integer_value(v) > SIZE_MAX_ANY)
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: %s[%d]: expected a rank, found %s", where, key, i, zb_json_type(v));
+        if (!json_is_integer(v) || json_integer_value(v) < 1 ||
+            json_integer_value(v) > SIZE_MAX_ANY)
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: %s[%d]: expected a rank, found %s", where, key,
+                           i, zb_json_type(v));
         out[i] = (int)json_integer_value(v);
     }
     return ZB_OK;
 }
 
-static zb_status read_mla_sizes(const zb_config *c, const json_t *o, const char *where, zb_layer_config *m, zb_err *err) {
+static zb_status read_mla_sizes(const zb_config *c, const json_t *o, const char *where,
+                                zb_layer_config *m, zb_err *err) {
     ZB_TRY(read_size(o, where, "kv_lora_rank", true, SIZE_MAX_ANY, &m->r_kv, err));
     ZB_TRY(read_size(o, where, "q_lora_rank", false, SIZE_MAX_ANY, &m->r_q, err));
     ZB_TRY(read_size(o, where, "qk_rope_head_dim", true, 4096, &m->d_rope, err));
@@ -165,20 +182,26 @@ static zb_status read_mla_sizes(const zb_config *c, const json_t *o, const char 
     return zb_json_bool(o, where, "use_full_kv_head", false, &m->full_kv_head, err);
 }
 
-static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, bool *repeat, zb_err *err) {
+static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, bool *repeat,
+                          zb_err *err) {
     json_t *ssm = NULL;
     int d_inner = c->H * c->dh, d_xb = c->G * c->dh;
     ZB_TRY(read_size(o, where, "d_inner", false, SIZE_MAX_ANY, &d_inner, err));
     ZB_TRY(read_size(o, where, "d_xb", false, SIZE_MAX_ANY, &d_xb, err));
     if (d_inner != c->H * c->dh || d_xb != c->G * c->dh)
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: expected d_inner %d and d_xb %d (heads times head size), found %d and %d", where, c->H * c->dh, c->G * c->dh, d_inner, d_xb);
+        return zb_fail(
+            err, ZB_ERR_UNSUPPORTED,
+            "%s: expected d_inner %d and d_xb %d (heads times head size), found %d and %d", where,
+            c->H * c->dh, c->G * c->dh, d_inner, d_xb);
     ZB_TRY(zb_json_object(o, where, "ssm_cfg", false, &ssm, err));
     if (!ssm) return ZB_OK;
     int d_state = c->dh, groups = c->H;
     ZB_TRY(read_size(ssm, where, "d_state", false, 4096, &d_state, err));
     ZB_TRY(read_size(ssm, where, "ngroups", false, 4096, &groups, err));
     if (d_state != c->dh || groups != c->H)
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: ssm_cfg: expected d_state %d and ngroups %d, found %d and %d", where, c->dh, c->H, d_state, groups);
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: ssm_cfg: expected d_state %d and ngroups %d, found %d and %d", where,
+                       c->dh, c->H, d_state, groups);
     return zb_json_bool(ssm, where, "repeat_kv_before_conv", false, repeat, err);
 }
 
@@ -189,10 +212,13 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
     for (int l = 0; l < c->L; l++) c->layer[l].kind = ZB_MAMBA2;
     int layers = c->L;
     ZB_TRY(read_size(o, where, "n_layer", false, ZB_LAYERS_MAX, &layers, err));
-    if (layers != c->L) return zb_fail(err, ZB_ERR_FORMAT, "%s: n_layer: expected %d as in config.json, found %d", where, c->L, layers);
+    if (layers != c->L)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: n_layer: expected %d as in config.json, found %d",
+                       where, c->L, layers);
     ZB_TRY(read_layers(c, o, where, "mla_layers", ZB_MLA, mla, &n_mla, err));
     ZB_TRY(read_layers(c, o, where, "attention_layers", ZB_ATTENTION, attn, &n_attn, err));
-    ZB_TRY(read_layers(c, o, where, "attn_layers", ZB_ATTENTION, attn, &n_more, err)); /* MambaInLlama's name */
+    ZB_TRY(read_layers(c, o, where, "attn_layers", ZB_ATTENTION, attn, &n_more,
+                       err)); /* MambaInLlama's name */
     ZB_TRY(read_ssm(c, o, where, &repeat, err));
     zb_layer_config sizes = {.kind = ZB_MLA};
     int r_kv[ZB_LAYERS_MAX], r_q[ZB_LAYERS_MAX];
@@ -205,7 +231,8 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
         ZB_TRY(read_ranks(o, where, "kv_lora_ranks", n_mla, r_kv, err));
         if (sizes.r_q) ZB_TRY(read_ranks(o, where, "q_lora_ranks", n_mla, r_q, err));
     }
-    for (int l = 0; l < c->L; l++) c->layer[l].repeat_before_conv = c->layer[l].kind == ZB_MAMBA2 && repeat;
+    for (int l = 0; l < c->L; l++)
+        c->layer[l].repeat_before_conv = c->layer[l].kind == ZB_MAMBA2 && repeat;
     for (int i = 0; i < n_mla; i++) {
         c->layer[mla[i]] = sizes;
         c->layer[mla[i]].r_kv = r_kv[i];
@@ -214,14 +241,19 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
     return ZB_OK;
 }
 
-zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid, const char *where, zb_err *err) {
+zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid, const char *where,
+                          zb_err *err) {
     memset(c, 0, sizeof *c);
     rope_defaults(&c->rope);
     c->bos = -1;
-    if (!json_is_object(base)) return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where, zb_json_type(base));
+    if (!json_is_object(base))
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
+                       zb_json_type(base));
     ZB_TRY(read_base(c, base, where, err));
     c->mla_rope = c->rope;
-    if (hybrid && !json_is_object(hybrid)) return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where, zb_json_type(hybrid));
+    if (hybrid && !json_is_object(hybrid))
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
+                       zb_json_type(hybrid));
     if (hybrid) ZB_TRY(read_hybrid(c, hybrid, where, err));
     return zb_config_check(c, where, err);
 }
@@ -243,17 +275,20 @@ zb_status zb_config_read(zb_config *c, const char *dir, zb_err *err) {
     return s;
 }
 
-static zb_status gguf_size(const zb_gguf *g, const char *key, bool required, int max, int *out, zb_err *err) {
+static zb_status gguf_size(const zb_gguf *g, const char *key, bool required, int max, int *out,
+                           zb_err *err) {
     int64_t v = *out;
     ZB_TRY(zb_gguf_int(g, key, required, &v, err));
     if (v < 0 || v > max)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected 0 to %d, found %lld", zb_gguf_path(g), key, max, (long long)v);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected 0 to %d, found %lld", zb_gguf_path(g),
+                       key, max, (long long)v);
     *out = (int)v;
     return ZB_OK;
 }
 
-/* Only what the llama architecture's keys can say; Llama 3's scaling comes as the tensor rope_freqs, which the loader of
- * weights turns into the parameters of a llama3 rope (model/load.c). */
+/* Only what the llama architecture's keys can say; Llama 3's scaling comes as the tensor
+ * rope_freqs, which the loader of weights turns into the parameters of a llama3 rope
+ * (model/load.c). */
 zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
     memset(c, 0, sizeof *c);
     rope_defaults(&c->rope);
@@ -261,7 +296,9 @@ zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
     zb_str arch;
     ZB_TRY(zb_gguf_str(g, "general.architecture", true, &arch, err));
     if (!zb_str_is(arch, "llama"))
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: general.architecture: expected llama, found \"%.*s\"", zb_gguf_path(g), (int)(arch.n < 60 ? arch.n : 60), arch.p);
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: general.architecture: expected llama, found \"%.*s\"", zb_gguf_path(g),
+                       (int)(arch.n < 60 ? arch.n : 60), arch.p);
     snprintf(c->model_type, sizeof c->model_type, "llama");
     ZB_TRY(gguf_size(g, "llama.embedding_length", true, SIZE_MAX_ANY, &c->D, err));
     ZB_TRY(gguf_size(g, "llama.block_count", true, ZB_LAYERS_MAX, &c->L, err));
@@ -281,15 +318,20 @@ zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
         c->rope.type = zb_str_is(scaling, "yarn") ? ZB_ROPE_YARN : ZB_ROPE_LINEAR;
         c->rope.old_context = c->context_max;
         ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.factor", true, &c->rope.factor, err));
-        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.original_context_length", false, &c->rope.old_context, err));
+        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.original_context_length", false,
+                           &c->rope.old_context, err));
     } else if (!zb_str_is(scaling, "none")) {
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: llama.rope.scaling.type: expected none, linear or yarn", zb_gguf_path(g));
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: llama.rope.scaling.type: expected none, linear or yarn",
+                       zb_gguf_path(g));
     }
     size_t tokens = 0;
     ZB_TRY(zb_gguf_array(g, "tokenizer.ggml.tokens", false, &tokens, err));
     const zb_tensor *embed = zb_gguf_find(g, "token_embd.weight");
     if (!embed || embed->n_dims != 2 || embed->shape[0] > VOCAB_MAX)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected a tensor token_embd.weight of two dimensions", zb_gguf_path(g));
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: expected a tensor token_embd.weight of two dimensions",
+                       zb_gguf_path(g));
     c->V = (int)embed->shape[0];
     c->tied = !zb_gguf_find(g, "output.weight");
     c->qkv_bias = zb_gguf_find(g, "blk.0.attn_q.bias") != NULL;
@@ -309,25 +351,46 @@ zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
 static zb_status check_rope(const zb_rope *r, const char *where, zb_err *err) {
     bool ok = isfinite(r->theta) && r->theta > 1 && isfinite(r->factor) && r->factor > 0;
     if (r->type == ZB_ROPE_LLAMA3) ok = ok && r->old_context > 0 && r->high > r->low && r->low > 0;
-    if (r->type == ZB_ROPE_YARN) ok = ok && r->old_context > 0 && r->beta_fast > 0 && r->beta_slow > 0;
-    return ok ? ZB_OK : zb_fail(err, ZB_ERR_FORMAT, "%s: the rotary embedding's settings are out of range (theta %g, factor %g)", where, r->theta, r->factor);
+    if (r->type == ZB_ROPE_YARN)
+        ok = ok && r->old_context > 0 && r->beta_fast > 0 && r->beta_slow > 0;
+    return ok ? ZB_OK
+              : zb_fail(
+                    err, ZB_ERR_FORMAT,
+                    "%s: the rotary embedding's settings are out of range (theta %g, factor %g)",
+                    where, r->theta, r->factor);
 }
 
 zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err) {
-    if (c->D < 1 || c->L < 1 || c->L > ZB_LAYERS_MAX || c->H < 1 || c->G < 1 || c->dh < 1 || c->F < 1 || c->V < 1)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected positive sizes (at most %d layers), found hidden %d, layers %d, heads %d/%d of %d, MLP %d, vocabulary %d", where, ZB_LAYERS_MAX, c->D, c->L, c->H, c->G, c->dh, c->F, c->V);
-    if (c->H % c->G) return zb_fail(err, ZB_ERR_FORMAT, "%s: expected heads to be a multiple of key/value heads, found %d and %d", where, c->H, c->G);
-    if (!(c->eps > 0 && c->eps < 1)) return zb_fail(err, ZB_ERR_FORMAT, "%s: rms_norm_eps: expected 0 to 1, found %g", where, c->eps);
-    if ((int64_t)c->H * c->dh > SIZE_MAX_ANY) return zb_fail(err, ZB_ERR_FORMAT, "%s: heads times head size exceed %d", where, SIZE_MAX_ANY);
+    if (c->D < 1 || c->L < 1 || c->L > ZB_LAYERS_MAX || c->H < 1 || c->G < 1 || c->dh < 1 ||
+        c->F < 1 || c->V < 1)
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: expected positive sizes (at most %d layers), found hidden %d, layers "
+                       "%d, heads %d/%d of %d, MLP %d, vocabulary %d",
+                       where, ZB_LAYERS_MAX, c->D, c->L, c->H, c->G, c->dh, c->F, c->V);
+    if (c->H % c->G)
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: expected heads to be a multiple of key/value heads, found %d and %d",
+                       where, c->H, c->G);
+    if (!(c->eps > 0 && c->eps < 1))
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: rms_norm_eps: expected 0 to 1, found %g", where,
+                       c->eps);
+    if ((int64_t)c->H * c->dh > SIZE_MAX_ANY)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: heads times head size exceed %d", where,
+                       SIZE_MAX_ANY);
     ZB_TRY(check_rope(&c->rope, where, err));
     for (int l = 0; l < c->L; l++) {
         const zb_layer_config *m = &c->layer[l];
         if (m->kind == ZB_ATTENTION && c->dh % 2)
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: layer %d: expected an even head size, found %d", where, l, c->dh);
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: layer %d: expected an even head size, found %d",
+                           where, l, c->dh);
         if (m->kind != ZB_MLA) continue;
         ZB_TRY(check_rope(&c->mla_rope, where, err));
-        if (m->r_kv < 1 || m->r_q < 0 || m->d_nope < 1 || m->d_rope < 2 || m->d_rope % 2 || m->d_v < 1)
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: layer %d: MLA sizes out of range (r_q %d, r_kv %d, nope %d, rope %d, v %d)", where, l, m->r_q, m->r_kv, m->d_nope, m->d_rope, m->d_v);
+        if (m->r_kv < 1 || m->r_q < 0 || m->d_nope < 1 || m->d_rope < 2 || m->d_rope % 2 ||
+            m->d_v < 1)
+            return zb_fail(
+                err, ZB_ERR_FORMAT,
+                "%s: layer %d: MLA sizes out of range (r_q %d, r_kv %d, nope %d, rope %d, v %d)",
+                where, l, m->r_q, m->r_kv, m->d_nope, m->d_rope, m->d_v);
     }
     return ZB_OK;
 }

@@ -1,8 +1,9 @@
 /* config.h - what a model is made of: sizes, rotary embedding, the kind and sizes of each layer.
  *
- * Read from a Hugging Face folder (config.json, and hybrid_config.json or mamba_config.json for a hybrid) or from a GGUF
- * file; every value is checked before use. A plain struct without pointers: copy it freely. Letters are those of the papers
- * (design: D hidden, L layers, H query heads, G key/value heads, dh head size, F MLP size, V vocabulary). */
+ * Read from a Hugging Face folder (config.json, and hybrid_config.json or mamba_config.json for a
+ * hybrid) or from a GGUF file; every value is checked before use. A plain struct without pointers:
+ * copy it freely. Letters are those of the papers (design: D hidden, L layers, H query heads, G
+ * key/value heads, dh head size, F MLP size, V vocabulary). */
 #ifndef ZB_MODEL_CONFIG_H
 #define ZB_MODEL_CONFIG_H
 
@@ -17,22 +18,27 @@ enum { ZB_LAYERS_MAX = 256, ZB_CONV_K = 4, ZB_EOS_MAX = 8 };
 
 typedef enum zb_kind { ZB_ATTENTION, ZB_MLA, ZB_MAMBA2, ZB_KIND_COUNT } zb_kind;
 
-typedef enum zb_rope_type { ZB_ROPE_PLAIN, ZB_ROPE_LINEAR, ZB_ROPE_LLAMA3, ZB_ROPE_YARN } zb_rope_type;
+typedef enum zb_rope_type {
+    ZB_ROPE_PLAIN,
+    ZB_ROPE_LINEAR,
+    ZB_ROPE_LLAMA3,
+    ZB_ROPE_YARN
+} zb_rope_type;
 
 typedef struct zb_rope {
     zb_rope_type type;
     double theta, factor;
-    double low, high, old_context;              /* llama3; old_context also yarn */
+    double low, high, old_context;                       /* llama3; old_context also yarn */
     double beta_fast, beta_slow, mscale, mscale_all_dim; /* yarn */
 } zb_rope;
 
 typedef struct zb_layer_config {
     zb_kind kind;
-    int r_q;      /* mla: 0 = one q_proj without a low rank */
-    int r_kv;     /* mla: latent size */
+    int r_q;  /* mla: 0 = one q_proj without a low rank */
+    int r_kv; /* mla: latent size */
     int d_nope, d_rope, d_v;
-    bool lora_norm;    /* mla: RMS norms on the latents */
-    bool full_kv_head; /* mla: kv_b has H heads, else G */
+    bool lora_norm;          /* mla: RMS norms on the latents */
+    bool full_kv_head;       /* mla: kv_b has H heads, else G */
     bool repeat_before_conv; /* mamba2: x and B repeated to H heads before the convolution */
 } zb_layer_config;
 
@@ -41,9 +47,9 @@ typedef struct zb_config {
     int D, L, H, G, dh, F, V;
     int context_max;
     double eps;
-    bool tied;     /* lm_head is embed_tokens */
+    bool tied; /* lm_head is embed_tokens */
     bool qkv_bias, o_bias, mlp_bias;
-    zb_rope rope, mla_rope; /* base attention (halves); MLA layers (interleaved) */
+    zb_rope rope, mla_rope;          /* base attention (halves); MLA layers (interleaved) */
     int bos, n_eos, eos[ZB_EOS_MAX]; /* -1: none */
     bool hybrid;
     zb_layer_config layer[ZB_LAYERS_MAX];
@@ -52,19 +58,23 @@ typedef struct zb_config {
 const char *zb_kind_name(zb_kind k);
 bool zb_kind_find(const char *name, zb_kind *out);
 
-/* `base` is config.json, `hybrid` hybrid_config.json, mamba_config.json or NULL; `where` names them in messages. */
-zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid, const char *where, zb_err *err);
+/* `base` is config.json, `hybrid` hybrid_config.json, mamba_config.json or NULL; `where` names them
+ * in messages. */
+zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid, const char *where,
+                          zb_err *err);
 zb_status zb_config_read(zb_config *c, const char *dir, zb_err *err);
 zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err);
 
 /* Consistency of all sizes; every reader ends with it, and so must who builds a config by hand. */
 zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err);
 
-/* config.json (and hybrid_config.json if hybrid) in the published layout; provenance, if given, goes under the key "zebra"
- * of the hybrid's file (borrowed). */
-zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance, zb_err *err);
+/* config.json (and hybrid_config.json if hybrid) in the published layout; provenance, if given,
+ * goes under the key "zebra" of the hybrid's file (borrowed). */
+zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
+                          zb_err *err);
 
-/* Values cached per token by layer l, and by all layers; state values per sequence that do not grow. */
+/* Values cached per token by layer l, and by all layers; state values per sequence that do not
+ * grow. */
 int zb_config_cache(const zb_config *c, int l);
 int64_t zb_config_state(const zb_config *c, int l);
 double zb_config_kv_percent(const zb_config *c); /* 100 · Σ cache / (L · 2·G·dh) */

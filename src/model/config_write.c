@@ -1,6 +1,8 @@
-/* config_write.c - config.json and hybrid_config.json in the published layout (contract in config.h).
+/* config_write.c - config.json and hybrid_config.json in the published layout (contract in
+ * config.h).
  *
- * Written so that the reader of config.c gives back the same struct: a test compares them byte for byte. */
+ * Written so that the reader of config.c gives back the same struct: a test compares them byte for
+ * byte. */
 #include "base/file.h"
 #include "base/json.h"
 #include "model/config.h"
@@ -24,14 +26,19 @@ static json_t *rope_json(const zb_rope *r) {
         json_object_set_new(o, "mscale", json_real(r->mscale));
         json_object_set_new(o, "mscale_all_dim", json_real(r->mscale_all_dim));
     }
-    if (r->type != ZB_ROPE_LINEAR) json_object_set_new(o, "original_max_position_embeddings", json_integer((json_int_t)r->old_context));
+    if (r->type != ZB_ROPE_LINEAR)
+        json_object_set_new(o, "original_max_position_embeddings",
+                            json_integer((json_int_t)r->old_context));
     return o;
 }
 
 static json_t *base_json(const zb_config *c) {
     bool qwen = !strcmp(c->model_type, "qwen2");
     json_t *o = json_object();
-    json_object_set_new(o, "architectures", json_pack("[s]", qwen ? "Qwen2ForCausalLM" : !strcmp(c->model_type, "mistral") ? "MistralForCausalLM" : "LlamaForCausalLM"));
+    json_object_set_new(o, "architectures",
+                        json_pack("[s]", qwen                                ? "Qwen2ForCausalLM"
+                                         : !strcmp(c->model_type, "mistral") ? "MistralForCausalLM"
+                                                                             : "LlamaForCausalLM"));
     json_object_set_new(o, "model_type", json_string(c->model_type));
     json_object_set_new(o, "hidden_size", json_integer(c->D));
     json_object_set_new(o, "intermediate_size", json_integer(c->F));
@@ -110,22 +117,28 @@ static json_t *hybrid_json(const zb_config *c) {
     json_object_set_new(o, "max_position_embeddings", json_integer(c->context_max));
     json_object_set_new(o, "rope_theta", json_real(c->mla_rope.theta));
     json_object_set_new(o, "rope_scaling", rope_json(&c->mla_rope));
-    json_object_set_new(o, "rope_type", json_string(c->mla_rope.type == ZB_ROPE_YARN ? "yarn" : "default"));
+    json_object_set_new(o, "rope_type",
+                        json_string(c->mla_rope.type == ZB_ROPE_YARN ? "yarn" : "default"));
     json_object_set_new(o, "attention_bias", json_boolean(c->qkv_bias));
     json_object_set_new(o, "attention_dropout", json_real(0));
     json_object_set_new(o, "d_model", json_integer(c->D));
-    json_object_set_new(o, "ssm_cfg", json_pack("{s:i,s:i,s:i,s:b}", "expand", 1, "ngroups", c->H, "d_state", c->dh, "repeat_kv_before_conv", repeat));
+    json_object_set_new(o, "ssm_cfg",
+                        json_pack("{s:i,s:i,s:i,s:b}", "expand", 1, "ngroups", c->H, "d_state",
+                                  c->dh, "repeat_kv_before_conv", repeat));
     json_object_set_new(o, "d_inner", json_integer(c->H * c->dh));
     json_object_set_new(o, "d_xb", json_integer(c->G * c->dh));
     return o;
 }
 
-zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance, zb_err *err) {
+zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
+                          zb_err *err) {
     zb_arena a = {0};
     json_t *base = base_json(c), *hybrid = c->hybrid ? hybrid_json(c) : NULL;
-    if (provenance) json_object_set(hybrid ? hybrid : base, "zebra", (json_t *)(uintptr_t)provenance);
+    if (provenance)
+        json_object_set(hybrid ? hybrid : base, "zebra", (json_t *)(uintptr_t)provenance);
     zb_status s = zb_json_write(zb_path_join(&a, dir, "config.json"), base, err);
-    if (s == ZB_OK && hybrid) s = zb_json_write(zb_path_join(&a, dir, "hybrid_config.json"), hybrid, err);
+    if (s == ZB_OK && hybrid)
+        s = zb_json_write(zb_path_join(&a, dir, "hybrid_config.json"), hybrid, err);
     json_decref(base);
     json_decref(hybrid);
     zb_arena_free(&a);

@@ -8,8 +8,9 @@ static json_t *describe_layer(zb_model *m, int l) {
     int64_t parameters = 0;
     for (int i = 0; i < t->n; i++)
         if (t->item[i].layer == l) parameters += zb_param_count(&t->item[i]);
-    json_t *o = json_pack("{s:i,s:s,s:i,s:I,s:I}", "layer", l, "kind", zb_kind_name(k->kind), "kv_values", zb_config_cache(c, l), "state_values", (json_int_t)zb_config_state(c, l), "parameters",
-                          (json_int_t)parameters);
+    json_t *o = json_pack("{s:i,s:s,s:i,s:I,s:I}", "layer", l, "kind", zb_kind_name(k->kind),
+                          "kv_values", zb_config_cache(c, l), "state_values",
+                          (json_int_t)zb_config_state(c, l), "parameters", (json_int_t)parameters);
     if (k->kind == ZB_MLA) {
         json_object_set_new(o, "q_rank", json_integer(k->r_q));
         json_object_set_new(o, "kv_rank", json_integer(k->r_kv));

@@ -2,7 +2,8 @@
  *
  * Backward: with d' the gradient at x', first through the MLP,
  *   dact = dy·Wdown, (dgate, dup) by silu·mul, du = dgate·Wgate + dup·Wup, d' = dy + rmsnorm'(du),
- * then through the mixer, whose output's gradient is d' + dmix:  dx = d' + rmsnorm'(mixer'(d' + dmix)). */
+ * then through the mixer, whose output's gradient is d' + dmix:  dx = d' + rmsnorm'(mixer'(d' +
+ * dmix)). */
 #include "model/layer.h"
 
 #include "kernels/kernels.h"
@@ -11,18 +12,22 @@
 
 struct zb_layer_tape {
     const float *x;
-    float *r1, *u1, *mid, *r2, *u2, *gate, *up; /* factors [N], [N,D], x' [N,D], factors, [N,D], [N,F] twice */
+    float *r1, *u1, *mid, *r2, *u2, *gate,
+        *up; /* factors [N], [N,D], x' [N,D], factors, [N,D], [N,F] twice */
     bool has_mlp;
     void *mixer;
 };
 
-static float *rows(zb_run *run, int width) { return ZB_NEW_ARRAY(run->arena, float, (size_t)run->batch->n * (size_t)width); }
+static float *rows(zb_run *run, int width) {
+    return ZB_NEW_ARRAY(run->arena, float, (size_t)run->batch->n *(size_t)width);
+}
 
 static void activate(zb_run *run, const float *gate, const float *up, float *out) {
     const zb_kernels *kn = zb_kernels_get();
     int n = run->batch->n, F = run->config->F;
 #pragma omp parallel for schedule(static)
-    for (int i = 0; i < n; i++) kn->silu_mul(F, gate + (size_t)i * F, up + (size_t)i * F, out + (size_t)i * F);
+    for (int i = 0; i < n; i++)
+        kn->silu_mul(F, gate + (size_t)i * F, up + (size_t)i * F, out + (size_t)i * F);
 }
 
 /* out = a + b over [N, D] */
@@ -30,7 +35,8 @@ static void add_rows(zb_run *run, const float *a, const float *b, float *out) {
     int n = run->batch->n, D = run->config->D;
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < n; i++)
-        for (int j = 0; j < D; j++) out[(size_t)i * D + j] = a[(size_t)i * D + j] + b[(size_t)i * D + j];
+        for (int j = 0; j < D; j++)
+            out[(size_t)i * D + j] = a[(size_t)i * D + j] + b[(size_t)i * D + j];
 }
 
 static void mlp_forward(zb_run *run, zb_param **p, zb_layer_tape *t, float *y) {
@@ -51,7 +57,8 @@ static void mlp_forward(zb_run *run, zb_param **p, zb_layer_tape *t, float *y) {
     zb_arena_pop(run->arena, mark);
 }
 
-void zb_layer_forward(zb_run *run, int layer, const float *x, float *y, float *mix, zb_layer_tape **tape) {
+void zb_layer_forward(zb_run *run, int layer, const float *x, float *y, float *mix,
+                      zb_layer_tape **tape) {
     const zb_config *c = run->config;
     zb_param **p = run->params->layer[layer];
     int n = run->batch->n;
@@ -74,11 +81,13 @@ void zb_layer_forward(zb_run *run, int layer, const float *x, float *y, float *m
 }
 
 /* dmid = dy + gradient through norm and MLP */
-static void mlp_backward(zb_run *run, zb_param **p, const zb_layer_tape *t, const float *dy, float *dmid) {
+static void mlp_backward(zb_run *run, zb_param **p, const zb_layer_tape *t, const float *dy,
+                         float *dmid) {
     const zb_kernels *kn = zb_kernels_get();
     const zb_config *c = run->config;
     int n = run->batch->n, F = c->F;
-    float *act = rows(run, F), *dact = rows(run, F), *dgate = rows(run, F), *dup = rows(run, F), *du = rows(run, c->D);
+    float *act = rows(run, F), *dact = rows(run, F), *dgate = rows(run, F), *dup = rows(run, F),
+          *du = rows(run, c->D);
     activate(run, t->gate, t->up, act);
     zb_linear_backward(run, p[ZB_P_DOWN], p[ZB_P_DOWN_B], act, dy, n, dact);
 #pragma omp parallel for schedule(static)
@@ -92,7 +101,8 @@ static void mlp_backward(zb_run *run, zb_param **p, const zb_layer_tape *t, cons
     zb_norm_backward(run, p[ZB_P_NORM2], t->mid, t->r2, du, n, c->D, dmid);
 }
 
-void zb_layer_backward(zb_run *run, int layer, const float *dy, const float *dmix, float *dx, zb_layer_tape *t) {
+void zb_layer_backward(zb_run *run, int layer, const float *dy, const float *dmix, float *dx,
+                       zb_layer_tape *t) {
     const zb_config *c = run->config;
     zb_param **p = run->params->layer[layer];
     int n = run->batch->n;

@@ -1,8 +1,9 @@
 /* linear.c - linear maps and norms of a pass, over all threads (contract in mixer.h).
  *
- * Weights in f32 go straight to the matrix product. Packed weights (bf16, f16, quantised) are multiplied as they are where few
- * tokens make the product a stream over the weights, and unpacked by tiles of rows otherwise, so that no wide copy of a
- * model is ever held. Norm gradients are summed per thread and then in thread order: same threads, same bits. */
+ * Weights in f32 go straight to the matrix product. Packed weights (bf16, f16, quantised) are
+ * multiplied as they are where few tokens make the product a stream over the weights, and unpacked
+ * by tiles of rows otherwise, so that no wide copy of a model is ever held. Norm gradients are
+ * summed per thread and then in thread order: same threads, same bits. */
 #include "kernels/kernels.h"
 #include "model/mixer.h"
 
@@ -39,13 +40,29 @@ static void stream_weights(const zb_param *w, gemv_fn f, const float *x, float *
 #pragma omp parallel for schedule(static)
     for (int b = 0; b < blocks; b++) {
         int first = b * GEMV_ROWS, last = first + GEMV_ROWS < w->rows ? first + GEMV_ROWS : w->rows;
-        zb_gemv_args g = {.w = w->data, .row_bytes = bytes, .first = first, .last = last, .k = w->cols, .x = x, .y = y};
+        zb_gemv_args g = {.w = w->data,
+                          .row_bytes = bytes,
+                          .first = first,
+                          .last = last,
+                          .k = w->cols,
+                          .x = x,
+                          .y = y};
         f(&g);
     }
 }
 
-static void product(zb_matmul *mm, const float *x, const float *w, int n, int rows, int cols, float *y, int ldy) {
-    zb_mm_args g = {.m = n, .n = rows, .k = cols, .a = x, .lda = cols, .b = w, .ldb = cols, .b_t = true, .c = y, .ldc = ldy};
+static void product(zb_matmul *mm, const float *x, const float *w, int n, int rows, int cols,
+                    float *y, int ldy) {
+    zb_mm_args g = {.m = n,
+                    .n = rows,
+                    .k = cols,
+                    .a = x,
+                    .lda = cols,
+                    .b = w,
+                    .ldb = cols,
+                    .b_t = true,
+                    .c = y,
+                    .ldc = ldy};
     zb_matmul_run(mm, &g);
 }
 
@@ -58,16 +75,19 @@ static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, 
         int rows = w->rows - r0 < tile ? w->rows - r0 : tile;
 #pragma omp parallel for schedule(static)
         for (int r = 0; r < rows; r++)
-            zb_dtype_to_f32(w->dtype, (const uint8_t *)w->data + (size_t)(r0 + r) * bytes, wide + (size_t)r * w->cols, w->cols);
+            zb_dtype_to_f32(w->dtype, (const uint8_t *)w->data + (size_t)(r0 + r) * bytes,
+                            wide + (size_t)r * w->cols, w->cols);
         product(run->mm, x, wide, n, rows, w->cols, y + r0, w->rows);
     }
     zb_arena_pop(run->arena, mark);
 }
 
-void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n, float *y) {
+void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n,
+               float *y) {
     gemv_fn f = n <= FEW_TOKENS ? gemv_of(w->dtype) : NULL;
     if (f)
-        for (int i = 0; i < n; i++) stream_weights(w, f, x + (size_t)i * w->cols, y + (size_t)i * w->rows);
+        for (int i = 0; i < n; i++)
+            stream_weights(w, f, x + (size_t)i * w->cols, y + (size_t)i * w->rows);
     else if (w->dtype == ZB_F32)
         product(run->mm, x, w->data, n, w->rows, w->cols, y, w->rows);
     else
@@ -79,14 +99,34 @@ void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float
     for (int i = 0; i < n; i++) kn->add(w->rows, b, y + (size_t)i * w->rows);
 }
 
-void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, const float *dy, int n, float *dx) {
+void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
+                        const float *dy, int n, float *dx) {
     if (dx) {
         ZB_ASSERT(w->dtype == ZB_F32);
-        zb_mm_args g = {.m = n, .n = w->cols, .k = w->rows, .a = dy, .lda = w->rows, .b = w->data, .ldb = w->cols, .c = dx, .ldc = w->cols, .add = true};
+        zb_mm_args g = {.m = n,
+                        .n = w->cols,
+                        .k = w->rows,
+                        .a = dy,
+                        .lda = w->rows,
+                        .b = w->data,
+                        .ldb = w->cols,
+                        .c = dx,
+                        .ldc = w->cols,
+                        .add = true};
         zb_matmul_run(run->mm, &g);
     }
     if (w->grad) {
-        zb_mm_args g = {.m = w->rows, .n = w->cols, .k = n, .a = dy, .lda = w->rows, .a_t = true, .b = x, .ldb = w->cols, .c = w->grad, .ldc = w->cols, .add = true};
+        zb_mm_args g = {.m = w->rows,
+                        .n = w->cols,
+                        .k = n,
+                        .a = dy,
+                        .lda = w->rows,
+                        .a_t = true,
+                        .b = x,
+                        .ldb = w->cols,
+                        .c = w->grad,
+                        .ldc = w->cols,
+                        .add = true};
         zb_matmul_run(run->mm, &g);
     }
     if (bias && bias->grad) {
@@ -106,11 +146,12 @@ void zb_norm(zb_run *run, const zb_param *w, const float *x, int n, int dim, flo
     }
 }
 
-void zb_norm_backward(zb_run *run, const zb_param *w, const float *x, const float *r, const float *dy, int n, int dim, float *dx) {
+void zb_norm_backward(zb_run *run, const zb_param *w, const float *x, const float *r,
+                      const float *dy, int n, int dim, float *dx) {
     const zb_kernels *kn = zb_kernels_get();
     zb_mark mark = zb_arena_mark(run->arena);
     bool want = w && w->grad;
-    float *part = want ? ZB_NEW_ARRAY(run->arena, float, (size_t)run->threads * dim) : NULL;
+    float *part = want ? ZB_NEW_ARRAY(run->arena, float, (size_t)run->threads *dim) : NULL;
     const float *weight = w ? w->data : NULL;
 #pragma omp parallel num_threads(run->threads)
     {
@@ -125,4 +166,6 @@ void zb_norm_backward(zb_run *run, const zb_param *w, const float *x, const floa
     zb_arena_pop(run->arena, mark);
 }
 
-float *zb_scratch(zb_run *run, size_t floats) { return ZB_NEW_ARRAY(run->arena, float, floats * (size_t)run->threads); }
+float *zb_scratch(zb_run *run, size_t floats) {
+    return ZB_NEW_ARRAY(run->arena, float, floats *(size_t)run->threads);
+}

@@ -1,9 +1,12 @@
-/* load.c - weights from a Hugging Face folder or a GGUF file into the parameter table (zb_model_open in model.h).
+/* load.c - weights from a Hugging Face folder or a GGUF file into the parameter table
+ * (zb_model_open in model.h).
  *
- * Every declared parameter must be there with its shape. Matrices stay as they are stored when the model is opened for running;
- * vectors and the small gate parameters always become f32, as do all parameters for training. A GGUF file of the llama architecture has the rows of q and k of each head
- * permuted from halves to interleaved pairs (row 2i+s holds the base's row s·dh/2 + i); whole rows are moved back, packed or not.
- * Its Llama-3 rotary scaling comes as divisors per frequency (rope_freqs.weight), from which factor and bounds are recovered. */
+ * Every declared parameter must be there with its shape. Matrices stay as they are stored when the
+ * model is opened for running; vectors and the small gate parameters always become f32, as do all
+ * parameters for training. A GGUF file of the llama architecture has the rows of q and k of each
+ * head permuted from halves to interleaved pairs (row 2i+s holds the base's row s·dh/2 + i); whole
+ * rows are moved back, packed or not. Its Llama-3 rotary scaling comes as divisors per frequency
+ * (rope_freqs.weight), from which factor and bounds are recovered. */
 #include "base/file.h"
 #include "model/model_impl.h"
 
@@ -15,22 +18,31 @@ static zb_status check_shape(const zb_param *p, const zb_tensor *t, const char *
     bool ok = t->n_dims == p->n_dims;
     for (int i = 0; ok && i < p->n_dims; i++) ok = t->shape[i] == p->shape[i];
     /* a convolution may be stored without its middle axis of 1 */
-    if (!ok && p->n_dims == 3 && t->n_dims == 2) ok = t->shape[0] == p->shape[0] && t->shape[1] == p->shape[2];
+    if (!ok && p->n_dims == 3 && t->n_dims == 2)
+        ok = t->shape[0] == p->shape[0] && t->shape[1] == p->shape[2];
     if (!ok) {
         char want[64] = "";
-        for (int i = 0; i < p->n_dims; i++) snprintf(want + strlen(want), sizeof want - strlen(want), "%s%lld", i ? "," : "", (long long)p->shape[i]);
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: tensor %s: expected [%s], found %s", path, t->name, want, zb_tensor_shape_text(t, found));
+        for (int i = 0; i < p->n_dims; i++)
+            snprintf(want + strlen(want), sizeof want - strlen(want), "%s%lld", i ? "," : "",
+                     (long long)p->shape[i]);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: tensor %s: expected [%s], found %s", path, t->name,
+                       want, zb_tensor_shape_text(t, found));
     }
-    if (!zb_dtype_get(t->dtype)->real) return zb_fail(err, ZB_ERR_FORMAT, "%s: tensor %s: expected floating-point values, found %s", path, t->name, zb_tensor_shape_text(t, found));
+    if (!zb_dtype_get(t->dtype)->real)
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: tensor %s: expected floating-point values, found %s", path, t->name,
+                       zb_tensor_shape_text(t, found));
     return ZB_OK;
 }
 
 static bool wants_f32(const zb_param *p, zb_model_mode mode) {
-    return mode == ZB_MODEL_TRAIN || p->n_dims != 2 || p->role == ZB_ROLE_GATE || p->role == ZB_ROLE_NORM;
+    return mode == ZB_MODEL_TRAIN || p->n_dims != 2 || p->role == ZB_ROLE_GATE ||
+           p->role == ZB_ROLE_NORM;
 }
 
 /* Value of one parameter; `source` gives the row of the file for each row, NULL: the same. */
-static void take(zb_model *m, zb_param *p, const zb_tensor *t, const int *source, zb_model_mode mode) {
+static void take(zb_model *m, zb_param *p, const zb_tensor *t, const int *source,
+                 zb_model_mode mode) {
     size_t bytes = 0;
     bool ok = zb_dtype_size(t->dtype, p->cols, &bytes);
     const uint8_t *from = t->data;
@@ -40,24 +52,30 @@ static void take(zb_model *m, zb_param *p, const zb_tensor *t, const int *source
             zb_dtype_to_f32(t->dtype, from, p->w, zb_param_count(p));
             return;
         }
-        for (int r = 0; r < p->rows; r++) zb_dtype_to_f32(t->dtype, from + (size_t)source[r] * bytes, p->w + (size_t)r * p->cols, p->cols);
+        for (int r = 0; r < p->rows; r++)
+            zb_dtype_to_f32(t->dtype, from + (size_t)source[r] * bytes, p->w + (size_t)r * p->cols,
+                            p->cols);
         return;
     }
     p->dtype = t->dtype;
     p->data = from;
     if (!source) return;
     uint8_t *moved = zb_alloc_array(&m->arena, (size_t)p->rows, bytes);
-    for (int r = 0; r < p->rows; r++) memcpy(moved + (size_t)r * bytes, from + (size_t)source[r] * bytes, bytes);
+    for (int r = 0; r < p->rows; r++)
+        memcpy(moved + (size_t)r * bytes, from + (size_t)source[r] * bytes, bytes);
     p->data = moved;
 }
 
 /* Buffers that some exporters write beside the weights. */
-static bool is_known_buffer(const char *name) { return strstr(name, "rotary_emb.inv_freq") != NULL; }
+static bool is_known_buffer(const char *name) {
+    return strstr(name, "rotary_emb.inv_freq") != NULL;
+}
 
 static zb_status load_folder(zb_model *m, const char *dir, zb_model_mode mode, zb_err *err) {
     ZB_TRY(zb_config_read(&m->config, dir, err));
     ZB_TRY(zb_safetensors_open_dir(&m->file, dir, err));
-    /* a tied model may store its head again, and a folder may leave the tie to the absence of the head */
+    /* a tied model may store its head again, and a folder may leave the tie to the absence of the
+     * head */
     if (!zb_safetensors_find(m->file, "lm_head.weight")) m->config.tied = true;
     zb_params_declare(&m->params, &m->config, &m->arena);
     size_t used = 0;
@@ -69,11 +87,14 @@ static zb_status load_folder(zb_model *m, const char *dir, zb_model_mode mode, z
         take(m, p, t, NULL, mode);
         used++;
     }
-    for (size_t i = 0; used < zb_safetensors_count(m->file) && i < zb_safetensors_count(m->file); i++) {
+    for (size_t i = 0; used < zb_safetensors_count(m->file) && i < zb_safetensors_count(m->file);
+         i++) {
         const char *name = zb_safetensors_at(m->file, i)->name;
         bool tied_head = m->config.tied && !strcmp(name, "lm_head.weight");
         if (!zb_params_find(&m->params, name) && !is_known_buffer(name) && !tied_head)
-            return zb_fail(err, ZB_ERR_FORMAT, "%s: tensor %s does not belong to the model that config.json describes", dir, name);
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: tensor %s does not belong to the model that config.json describes",
+                           dir, name);
     }
     return ZB_OK;
 }
@@ -83,8 +104,11 @@ static zb_status load_folder(zb_model *m, const char *dir, zb_model_mode mode, z
 /* Name of a parameter in GGUF's llama architecture, or NULL. */
 static const char *gguf_name(const zb_param *p, char out[96]) {
     static const char *const map[][2] = {
-        {"input_layernorm.", "attn_norm."}, {"self_attn.q_proj.", "attn_q."}, {"self_attn.k_proj.", "attn_k."}, {"self_attn.v_proj.", "attn_v."},
-        {"self_attn.o_proj.", "attn_output."}, {"post_attention_layernorm.", "ffn_norm."}, {"mlp.gate_proj.", "ffn_gate."}, {"mlp.up_proj.", "ffn_up."}, {"mlp.down_proj.", "ffn_down."},
+        {"input_layernorm.", "attn_norm."},    {"self_attn.q_proj.", "attn_q."},
+        {"self_attn.k_proj.", "attn_k."},      {"self_attn.v_proj.", "attn_v."},
+        {"self_attn.o_proj.", "attn_output."}, {"post_attention_layernorm.", "ffn_norm."},
+        {"mlp.gate_proj.", "ffn_gate."},       {"mlp.up_proj.", "ffn_up."},
+        {"mlp.down_proj.", "ffn_down."},
     };
     if (!strcmp(p->name, "model.embed_tokens.weight")) return "token_embd.weight";
     if (!strcmp(p->name, "model.norm.weight")) return "output_norm.weight";
@@ -111,30 +135,37 @@ static int *permuted_rows(const zb_config *c, const zb_param *p, zb_arena *a) {
     return source;
 }
 
-/* Divisors are 1 for fast pairs, `factor` for slow ones, a blend between: recovers the parameters of a llama3 rope from them. */
+/* Divisors are 1 for fast pairs, `factor` for slow ones, a blend between: recovers the parameters
+ * of a llama3 rope from them. */
 static zb_status read_rope_freqs(zb_config *c, const zb_gguf *g, zb_err *err) {
     const zb_tensor *t = zb_gguf_find(g, "rope_freqs.weight");
     if (!t) return ZB_OK;
     if (t->n_dims != 1 || t->shape[0] != c->dh / 2 || t->dtype != ZB_F32)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: rope_freqs.weight: expected F32 [%d]", zb_gguf_path(g), c->dh / 2);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: rope_freqs.weight: expected F32 [%d]",
+                       zb_gguf_path(g), c->dh / 2);
     float last;
     memcpy(&last, (const uint8_t *)t->data + (size_t)(c->dh / 2 - 1) * 4, 4);
     c->rope.type = ZB_ROPE_LLAMA3;
     c->rope.factor = (double)last;
-    c->rope.low = 1; /* the values of every released model of the family; checked against the divisors below */
+    c->rope.low = 1; /* the values of every released model of the family; checked against the
+                        divisors below */
     c->rope.high = 4;
     c->rope.old_context = 8192;
     for (int i = 0; i < c->dh / 2; i++) {
         float have;
         memcpy(&have, (const uint8_t *)t->data + (size_t)i * 4, 4);
-        double wave = 2 * 3.14159265358979323846 * pow(c->rope.theta, 2.0 * i / c->dh), want = c->rope.factor;
+        double wave = 2 * 3.14159265358979323846 * pow(c->rope.theta, 2.0 * i / c->dh),
+               want = c->rope.factor;
         double s = (c->rope.old_context / wave - c->rope.low) / (c->rope.high - c->rope.low);
         if (wave < c->rope.old_context / c->rope.high)
             want = 1;
         else if (wave <= c->rope.old_context / c->rope.low)
             want = 1 / ((1 - s) / c->rope.factor + s);
         if (!(fabs((double)have - want) <= 1e-3 * want))
-            return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: rope_freqs.weight[%d]: expected %g as in Llama 3's scaling, found %g", zb_gguf_path(g), i, want, (double)have);
+            return zb_fail(
+                err, ZB_ERR_UNSUPPORTED,
+                "%s: rope_freqs.weight[%d]: expected %g as in Llama 3's scaling, found %g",
+                zb_gguf_path(g), i, want, (double)have);
     }
     return ZB_OK;
 }
@@ -150,7 +181,9 @@ static zb_status load_gguf(zb_model *m, const char *path, zb_model_mode mode, zb
         char buf[96];
         const char *name = gguf_name(p, buf);
         const zb_tensor *t = name ? zb_gguf_find(m->gguf, name) : NULL;
-        if (!t) return zb_fail(err, ZB_ERR_FORMAT, "%s: tensor %s is missing", path, name ? name : p->name);
+        if (!t)
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: tensor %s is missing", path,
+                           name ? name : p->name);
         ZB_TRY(check_shape(p, t, path, err));
         zb_arena scratch = {0};
         int *source = permuted_rows(&m->config, p, &scratch);
@@ -166,7 +199,9 @@ static zb_status load_gguf(zb_model *m, const char *path, zb_model_mode mode, zb
         used++;
     }
     if (used != zb_gguf_count(m->gguf))
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected %zu tensors of the llama architecture, found %zu", path, used, zb_gguf_count(m->gguf));
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: expected %zu tensors of the llama architecture, found %zu", path, used,
+                       zb_gguf_count(m->gguf));
     return ZB_OK;
 }
 

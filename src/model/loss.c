@@ -3,7 +3,8 @@
  *   CE = -log p_s[label];                    d/dlogit = p_s - onehot
  *   KL = Σ p_t (log p_t - log p_s);          d/dlogit = p_s - p_t
  *   reverse KL = Σ p_s (log p_s - log p_t);  d/dlogit = p_s (log p_s - log p_t - reverse KL)
- * A mixture adds the gradients; rows are independent, so threads share a tile by rows and sums are added in row order. */
+ * A mixture adds the gradients; rows are independent, so threads share a tile by rows and sums are
+ * added in row order. */
 #include "model/loss.h"
 
 #include "kernels/kernels.h"
@@ -16,7 +17,8 @@ typedef struct row_sums {
     bool has_kl, has_ce, agree;
 } row_sums;
 
-/* Gradient of the row into `s` (its logits on entry); `extra` and `keep` are [V] scratch, used where losses are mixed. */
+/* Gradient of the row into `s` (its logits on entry); `extra` and `keep` are [V] scratch, used
+ * where losses are mixed. */
 static void row_run(const zb_vocab_tile *t, int i, float *extra, float *keep, row_sums *out) {
     const zb_kernels *kn = zb_kernels_get();
     size_t V = (size_t)t->V, bytes = V * sizeof(float);
@@ -45,7 +47,8 @@ static void row_run(const zb_vocab_tile *t, int i, float *extra, float *keep, ro
         kn->add(t->V, extra, s);
         if (t->weights.reverse_kl != 0) {
             memcpy(extra, keep, bytes);
-            out->reverse_kl = kn->reverse_kl_row(t->V, extra, lse, te, lse_t, (float)t->weights.reverse_kl * t->scale);
+            out->reverse_kl = kn->reverse_kl_row(t->V, extra, lse, te, lse_t,
+                                                 (float)t->weights.reverse_kl * t->scale);
             kn->add(t->V, extra, s);
         }
     }
@@ -60,7 +63,8 @@ void zb_vocab_tile_run(const zb_vocab_tile *t, zb_vocab_sums *sums, zb_arena *sc
     row_sums *rows = ZB_NEW_ARRAY(scratch, row_sums, t->n);
     float *work = ZB_NEW_ARRAY(scratch, float, (size_t)2 * t->V * t->n);
 #pragma omp parallel for schedule(static)
-    for (int i = 0; i < t->n; i++) row_run(t, i, work + (size_t)2 * i * t->V, work + (size_t)(2 * i + 1) * t->V, &rows[i]);
+    for (int i = 0; i < t->n; i++)
+        row_run(t, i, work + (size_t)2 * i * t->V, work + (size_t)(2 * i + 1) * t->V, &rows[i]);
     for (int i = 0; i < t->n; i++) {
         sums->kl += rows[i].kl;
         sums->reverse_kl += rows[i].reverse_kl;
@@ -87,27 +91,37 @@ void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums) {
     int V = run->config->V, D = run->config->D, tile = tile_rows(V, l->n);
     int Dt = l->teacher ? zb_runner_run(l->teacher)->config->D : 0;
     zb_mark mark = zb_arena_mark(a);
-    float *s = ZB_NEW_ARRAY(a, float, (size_t)tile * V), *t = l->teacher ? ZB_NEW_ARRAY(a, float, (size_t)tile * V) : NULL;
+    float *s = ZB_NEW_ARRAY(a, float, (size_t)tile *V),
+          *t = l->teacher ? ZB_NEW_ARRAY(a, float, (size_t)tile *V) : NULL;
     for (int i = 0; i < l->n; i += tile) {
         int n = l->n - i < tile ? l->n - i : tile;
         const float *x = l->hidden + (size_t)i * D;
         zb_runner_logits(l->student, x, n, s);
         if (t) zb_runner_logits(l->teacher, l->teacher_hidden + (size_t)i * Dt, n, t);
-        zb_vocab_tile v = {.n = n, .V = V, .student = s, .teacher = t, .labels = l->labels ? l->labels + i : NULL, .mask = l->mask ? l->mask + i : NULL,
-                           .weights = l->weights, .scale = l->scale, .grad = l->dhidden != NULL};
+        zb_vocab_tile v = {.n = n,
+                           .V = V,
+                           .student = s,
+                           .teacher = t,
+                           .labels = l->labels ? l->labels + i : NULL,
+                           .mask = l->mask ? l->mask + i : NULL,
+                           .weights = l->weights,
+                           .scale = l->scale,
+                           .grad = l->dhidden != NULL};
         zb_vocab_tile_run(&v, sums, a);
         if (l->dhidden) zb_linear_backward(run, head, NULL, x, s, n, l->dhidden + (size_t)i * D);
     }
     zb_arena_pop(a, mark);
 }
 
-double zb_ild_loss(int n, int D, const float *a, const float *b, bool squared, const uint8_t *mask, float scale, float *da) {
+double zb_ild_loss(int n, int D, const float *a, const float *b, bool squared, const uint8_t *mask,
+                   float scale, float *da) {
     double total = 0;
 #pragma omp parallel for schedule(static) ordered
     for (int i = 0; i < n; i++) {
         const float *x = a + (size_t)i * D, *y = b + (size_t)i * D;
         double sum = 0;
-        for (int j = 0; j < D; j++) sum += ((double)x[j] - (double)y[j]) * ((double)x[j] - (double)y[j]);
+        for (int j = 0; j < D; j++)
+            sum += ((double)x[j] - (double)y[j]) * ((double)x[j] - (double)y[j]);
         double norm = sqrt(sum), value = squared ? sum / D : norm;
         bool counts = !mask || mask[i];
         if (da && counts && norm > 0) {
@@ -120,7 +134,8 @@ double zb_ild_loss(int n, int D, const float *a, const float *b, bool squared, c
     return total;
 }
 
-double zb_dpo_loss(int n, double beta, const double *pc, const double *pr, const double *rc, const double *rr, double *d_chosen, double *d_rejected) {
+double zb_dpo_loss(int n, double beta, const double *pc, const double *pr, const double *rc,
+                   const double *rr, double *d_chosen, double *d_rejected) {
     double total = 0;
     for (int i = 0; i < n; i++) {
         double x = beta * ((pc[i] - pr[i]) - (rc[i] - rr[i]));

@@ -1,8 +1,9 @@
 /* loss.h - training losses: vocabulary losses in tiles, layer distillation, preference.
  *
- * Vocabulary losses start from final hidden rows: logits of a tile of tokens are formed, turned into their own gradient and
- * multiplied back, so that [tokens, vocabulary] never exists. All sums are over tokens that count; `scale` multiplies gradients only
- * (1 / tokens of the whole step gives the gradient of the mean). */
+ * Vocabulary losses start from final hidden rows: logits of a tile of tokens are formed, turned
+ * into their own gradient and multiplied back, so that [tokens, vocabulary] never exists. All sums
+ * are over tokens that count; `scale` multiplies gradients only (1 / tokens of the whole step gives
+ * the gradient of the mean). */
 #ifndef ZB_MODEL_LOSS_H
 #define ZB_MODEL_LOSS_H
 
@@ -13,13 +14,14 @@ typedef struct zb_vocab_weights {
 } zb_vocab_weights;
 
 typedef struct zb_vocab_sums {
-    double kl, reverse_kl, ce;  /* unweighted sums in nats */
-    int64_t tokens, predicted;  /* tokens with a teacher's row, tokens with a label */
-    int64_t agree;              /* tokens where student and teacher have the same best id */
+    double kl, reverse_kl, ce; /* unweighted sums in nats */
+    int64_t tokens, predicted; /* tokens with a teacher's row, tokens with a label */
+    int64_t agree;             /* tokens where student and teacher have the same best id */
 } zb_vocab_sums;
 
-/* One tile of logits [n, V]. teacher NULL: no KL. labels [n]: -1 (or any negative) = not predicted; NULL: none. mask [n]: 0 = no KL; NULL: all.
- * With `grad` student logits are overwritten by scale · d(Σ weighted losses)/d(logits). Sums are added to. */
+/* One tile of logits [n, V]. teacher NULL: no KL. labels [n]: -1 (or any negative) = not predicted;
+ * NULL: none. mask [n]: 0 = no KL; NULL: all. With `grad` student logits are overwritten by scale ·
+ * d(Σ weighted losses)/d(logits). Sums are added to. */
 typedef struct zb_vocab_tile {
     int n, V;
     float *student, *teacher;
@@ -31,8 +33,9 @@ typedef struct zb_vocab_tile {
 } zb_vocab_tile;
 void zb_vocab_tile_run(const zb_vocab_tile *t, zb_vocab_sums *sums, zb_arena *scratch);
 
-/* All n rows of final hidden states (behind the final norm): hidden [n, D] of the student, teacher_hidden [n, D'] of `teacher` (NULL: no KL).
- * dhidden [n, D] accumulates (NULL: evaluation; the head's gradient accumulates only with it). Both runners must be in a pass. */
+/* All n rows of final hidden states (behind the final norm): hidden [n, D] of the student,
+ * teacher_hidden [n, D'] of `teacher` (NULL: no KL). dhidden [n, D] accumulates (NULL: evaluation;
+ * the head's gradient accumulates only with it). Both runners must be in a pass. */
 typedef struct zb_vocab_loss {
     zb_runner *student, *teacher;
     const float *hidden, *teacher_hidden;
@@ -45,12 +48,16 @@ typedef struct zb_vocab_loss {
 } zb_vocab_loss;
 void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums);
 
-/* Distance of two [n, D] outputs, summed over tokens: ‖a-b‖ per token, or (squared) mean over D of (a-b)². da += scale · gradient (NULL: none). */
-double zb_ild_loss(int n, int D, const float *a, const float *b, bool squared, const uint8_t *mask, float scale, float *da);
+/* Distance of two [n, D] outputs, summed over tokens: ‖a-b‖ per token, or (squared) mean over D of
+ * (a-b)². da += scale · gradient (NULL: none). */
+double zb_ild_loss(int n, int D, const float *a, const float *b, bool squared, const uint8_t *mask,
+                   float scale, float *da);
 
-/* Mean over n pairs of -log σ(β((pc-pr)-(rc-rr))) (Rafailov et al. 2023, eq. 7); gradients of the policy's sums, assigned. */
-double zb_dpo_loss(int n, double beta, const double *policy_chosen, const double *policy_rejected, const double *ref_chosen, const double *ref_rejected,
-                   double *d_chosen, double *d_rejected);
+/* Mean over n pairs of -log σ(β((pc-pr)-(rc-rr))) (Rafailov et al. 2023, eq. 7); gradients of the
+ * policy's sums, assigned. */
+double zb_dpo_loss(int n, double beta, const double *policy_chosen, const double *policy_rejected,
+                   const double *ref_chosen, const double *ref_rejected, double *d_chosen,
+                   double *d_rejected);
 
 /* Labels of a batch: the next id within the same span, -1 for the last token of each span. */
 void zb_labels_next(const zb_batch *b, int32_t *labels);

@@ -1,9 +1,10 @@
 /* mamba2.c - the Mamba2 mixer shaped like the attention it replaces (MambaInLlama; method.md 2.2).
  *
  *   [z|x|B|C|dt] = Win u          z, C: H·dh   x, B: G·dh   dt: H
- *   [x|B|C] = silu(conv([x|B|C]) + b)     depthwise, causal, 4 taps; x and B repeated to H heads before it where the checkpoint says so
- *   Δ = softplus(dt + dt_bias),  A = -exp(A_log),  y = scan (model/ssd.h) per head; head h uses x and B of group h / (H/G)
- *   out = Wout( rmsnorm_dh(y ∘ silu(z)) ∘ w )     gate first, then the norm over each head's dh values, eps 1e-5
+ *   [x|B|C] = silu(conv([x|B|C]) + b)     depthwise, causal, 4 taps; x and B repeated to H heads
+ * before it where the checkpoint says so Δ = softplus(dt + dt_bias),  A = -exp(A_log),  y = scan
+ * (model/ssd.h) per head; head h uses x and B of group h / (H/G) out = Wout( rmsnorm_dh(y ∘
+ * silu(z)) ∘ w )     gate first, then the norm over each head's dh values, eps 1e-5
  *
  * State: the last 3 inputs of the convolution [3, C], oldest first, then h [H, dh, dh]. */
 #include "kernels/kernels.h"
@@ -15,12 +16,16 @@
 #include <string.h>
 
 enum { WIN = ZB_P_MIXER, CONVW, CONVB, DTB, ALOG, DSKIP, NORMW, WOUT };
-enum { TAPS = ZB_CONV_K, STEP_MAX = 8 }; /* up to STEP_MAX tokens the step form is cheaper than a chunk */
+enum {
+    TAPS = ZB_CONV_K,
+    STEP_MAX = 8
+}; /* up to STEP_MAX tokens the step form is cheaper than a chunk */
 static const float norm_eps = 1e-5f;
 
 typedef struct dims {
-    int H, G, dh, di, dx, C, in; /* di = H·dh, dx = G·dh, C channels of the convolution, in rows of in_proj */
-    int nx;                      /* channels of x (and of B) behind the convolution: dx or di */
+    int H, G, dh, di, dx, C,
+        in; /* di = H·dh, dx = G·dh, C channels of the convolution, in rows of in_proj */
+    int nx; /* channels of x (and of B) behind the convolution: dx or di */
     bool repeat;
 } dims;
 
@@ -35,7 +40,12 @@ typedef struct tape {
 } tape;
 
 static dims dims_of(const zb_config *c, int l) {
-    dims d = {.H = c->H, .G = c->G, .dh = c->dh, .di = c->H * c->dh, .dx = c->G * c->dh, .repeat = c->layer[l].repeat_before_conv};
+    dims d = {.H = c->H,
+              .G = c->G,
+              .dh = c->dh,
+              .di = c->H * c->dh,
+              .dx = c->G * c->dh,
+              .repeat = c->layer[l].repeat_before_conv};
     d.C = zb_mamba2_channels(c, l);
     d.in = zb_mamba2_in_rows(c, l);
     d.nx = d.repeat ? d.di : d.dx;
@@ -57,7 +67,8 @@ static void params(const zb_config *c, int l, zb_param_table *t) {
     zb_params_add(t, l, WOUT, ZB_ROLE_MIXER, "mamba.out_proj.weight", c->D, d.di);
 }
 
-/* Row of in_proj's output to the convolution's input: [x|B|C], x and B repeated per head where wanted. */
+/* Row of in_proj's output to the convolution's input: [x|B|C], x and B repeated per head where
+ * wanted. */
 static void gather_row(const dims *d, const float *zx, float *to) {
     const float *from = zx + d->di;
     if (!d->repeat) {
@@ -66,7 +77,9 @@ static void gather_row(const dims *d, const float *zx, float *to) {
     }
     int per = d->H / d->G;
     for (int part = 0; part < 2; part++)
-        for (int h = 0; h < d->H; h++) memcpy(to + part * d->di + h * d->dh, from + part * d->dx + h / per * d->dh, (size_t)d->dh * sizeof(float));
+        for (int h = 0; h < d->H; h++)
+            memcpy(to + part * d->di + h * d->dh, from + part * d->dx + h / per * d->dh,
+                   (size_t)d->dh * sizeof(float));
     memcpy(to + 2 * d->di, from + 2 * d->dx, (size_t)d->di * sizeof(float));
 }
 
@@ -81,7 +94,8 @@ static void scatter_row(const dims *d, const float *dxbc, float *dzx) {
     int per = d->H / d->G;
     memset(to, 0, (size_t)(2 * d->dx) * sizeof(float));
     for (int part = 0; part < 2; part++)
-        for (int h = 0; h < d->H; h++) kn->add(d->dh, dxbc + part * d->di + h * d->dh, to + part * d->dx + h / per * d->dh);
+        for (int h = 0; h < d->H; h++)
+            kn->add(d->dh, dxbc + part * d->di + h * d->dh, to + part * d->dx + h / per * d->dh);
     memcpy(to + 2 * d->dx, dxbc + 2 * d->di, (size_t)d->di * sizeof(float));
 }
 
@@ -94,7 +108,8 @@ static float *taps_of(zb_run *run, const zb_param *w, const dims *d) {
     return t;
 }
 
-/* Input j tokens before token i of a span: from the span itself, its state's tail, or NULL before the document. */
+/* Input j tokens before token i of a span: from the span itself, its state's tail, or NULL before
+ * the document. */
 static const float *look_back(const dims *d, const float *first, const float *tail, int i, int j) {
     if (i - j >= 0) return first + (size_t)(i - j) * d->C;
     return tail ? tail + (size_t)(TAPS - 1 + i - j) * d->C : NULL;
@@ -123,12 +138,15 @@ static void convolve(zb_run *run, int layer, const dims *d, zb_param **p, tape *
 }
 
 /* The last three inputs become the state's tail. */
-static void remember_tail(const zb_run *run, int layer, const dims *d, const zb_span *sp, const tape *t) {
+static void remember_tail(const zb_run *run, int layer, const dims *d, const zb_span *sp,
+                          const tape *t) {
     float *tail = zb_state_layer(sp->state, run->config, layer);
     int keep = sp->n < TAPS - 1 ? TAPS - 1 - sp->n : 0;
     memmove(tail, tail + (size_t)(TAPS - 1 - keep) * d->C, (size_t)keep * d->C * sizeof(float));
     for (int j = keep; j < TAPS - 1; j++)
-        memcpy(tail + (size_t)j * d->C, t->xbc + (size_t)(sp->start + sp->n - (TAPS - 1) + j) * d->C, (size_t)d->C * sizeof(float));
+        memcpy(tail + (size_t)j * d->C,
+               t->xbc + (size_t)(sp->start + sp->n - (TAPS - 1) + j) * d->C,
+               (size_t)d->C * sizeof(float));
 }
 
 static float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
@@ -139,11 +157,13 @@ static void split_inputs(zb_run *run, const dims *d, zb_param **p, tape *t) {
     for (int i = 0; i < run->batch->n; i++) {
         const float *zx = t->zx + (size_t)i * d->in;
         gather_row(d, zx, t->xbc + (size_t)i * d->C);
-        for (int h = 0; h < d->H; h++) t->delta[(size_t)i * d->H + h] = softplus(zx[d->in - d->H + h] + bias[h]);
+        for (int h = 0; h < d->H; h++)
+            t->delta[(size_t)i * d->H + h] = softplus(zx[d->in - d->H + h] + bias[h]);
     }
 }
 
-static zb_ssd head_args(const zb_run *run, int layer, const dims *d, zb_param **p, const zb_span *sp, int h, const tape *t) {
+static zb_ssd head_args(const zb_run *run, int layer, const dims *d, zb_param **p,
+                        const zb_span *sp, int h, const tape *t) {
     int kv = d->repeat ? h : h / (d->H / d->G);
     size_t u = (size_t)sp->start * d->C;
     zb_ssd s = {.T = sp->n, .dim = d->dh, .u_row = d->C, .d_row = d->H, .y_row = d->di};
@@ -154,7 +174,9 @@ static zb_ssd head_args(const zb_run *run, int layer, const dims *d, zb_param **
     s.C = t->u + u + 2 * d->nx + h * d->dh;
     s.delta = t->delta + (size_t)sp->start * d->H + h;
     s.y = t->y + (size_t)sp->start * d->di + h * d->dh;
-    if (sp->state) s.state = zb_state_layer(sp->state, run->config, layer) + (size_t)(TAPS - 1) * d->C + (size_t)h * d->dh * d->dh;
+    if (sp->state)
+        s.state = zb_state_layer(sp->state, run->config, layer) + (size_t)(TAPS - 1) * d->C +
+                  (size_t)h * d->dh * d->dh;
     return s;
 }
 
@@ -175,7 +197,8 @@ static void scan(zb_run *run, int layer, const dims *d, zb_param **p, const tape
         const zb_span *sp = &run->batch->span[j / d->H];
         zb_ssd s = head_args(run, layer, d, p, sp, j % d->H, t);
         float *w = work + size * (size_t)omp_get_thread_num();
-        bool steps = run->ssd_form == ZB_SSD_AUTO ? sp->n <= STEP_MAX : run->ssd_form == ZB_SSD_STEPS;
+        bool steps =
+            run->ssd_form == ZB_SSD_AUTO ? sp->n <= STEP_MAX : run->ssd_form == ZB_SSD_STEPS;
         if (steps)
             zb_ssd_steps(&s, w);
         else
@@ -192,7 +215,8 @@ static void gate_and_norm(zb_run *run, const dims *d, zb_param **p, const tape *
         const float *z = t->zx + (size_t)i * d->in;
         float *y = t->y + (size_t)i * d->di, *g = t->g + (size_t)i * d->di;
         kn->silu_mul(d->di, z, y, g);
-        for (int h = 0; h < d->H; h++) kn->rmsnorm(d->dh, g + h * d->dh, w + h * d->dh, norm_eps, g + h * d->dh);
+        for (int h = 0; h < d->H; h++)
+            kn->rmsnorm(d->dh, g + h * d->dh, w + h * d->dh, norm_eps, g + h * d->dh);
     }
 }
 
@@ -203,13 +227,13 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     tape local, *t = tape_out ? ZB_NEW(run->arena, tape) : &local;
     if (tape_out) *tape_out = t;
     zb_mark mark = zb_arena_mark(run->arena);
-    t->zx = ZB_NEW_ARRAY(run->arena, float, n * d.in);
-    t->xbc = ZB_NEW_ARRAY(run->arena, float, n * d.C);
-    t->pre = ZB_NEW_ARRAY(run->arena, float, n * d.C);
-    t->u = ZB_NEW_ARRAY(run->arena, float, n * d.C);
-    t->delta = ZB_NEW_ARRAY(run->arena, float, n * d.H);
-    t->y = ZB_NEW_ARRAY(run->arena, float, n * d.di);
-    t->g = ZB_NEW_ARRAY(run->arena, float, n * d.di);
+    t->zx = ZB_NEW_ARRAY(run->arena, float, n *d.in);
+    t->xbc = ZB_NEW_ARRAY(run->arena, float, n *d.C);
+    t->pre = ZB_NEW_ARRAY(run->arena, float, n *d.C);
+    t->u = ZB_NEW_ARRAY(run->arena, float, n *d.C);
+    t->delta = ZB_NEW_ARRAY(run->arena, float, n *d.H);
+    t->y = ZB_NEW_ARRAY(run->arena, float, n *d.di);
+    t->g = ZB_NEW_ARRAY(run->arena, float, n *d.di);
     zb_linear(run, p[WIN], NULL, x, (int)n, t->zx);
     split_inputs(run, &d, p, t);
     convolve(run, layer, &d, p, t);
@@ -222,14 +246,16 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
 }
 
 /* dg -> dy of the scan, z part of dzx, gradient of the norm's weight. */
-static void backward_gate(zb_run *run, const dims *d, zb_param **p, const tape *t, const float *dg, float *dy, float *dzx) {
+static void backward_gate(zb_run *run, const dims *d, zb_param **p, const tape *t, const float *dg,
+                          float *dy, float *dzx) {
     const zb_kernels *kn = zb_kernels_get();
     zb_mark mark = zb_arena_mark(run->arena);
     const float *w = p[NORMW]->data;
     float *part = zb_scratch(run, (size_t)3 * d->di); /* per thread: dw, v, dv */
 #pragma omp parallel num_threads(run->threads)
     {
-        float *dw = part + (size_t)omp_get_thread_num() * 3 * d->di, *v = dw + d->di, *dv = v + d->di;
+        float *dw = part + (size_t)omp_get_thread_num() * 3 * d->di, *v = dw + d->di,
+              *dv = v + d->di;
 #pragma omp for schedule(static)
         for (int i = 0; i < run->batch->n; i++) {
             const float *z = t->zx + (size_t)i * d->in, *y = t->y + (size_t)i * d->di;
@@ -238,17 +264,20 @@ static void backward_gate(zb_run *run, const dims *d, zb_param **p, const tape *
             for (int h = 0; h < d->H; h++) {
                 int at = h * d->dh;
                 float r = 1 / sqrtf(kn->dot(d->dh, v + at, v + at) / (float)d->dh + norm_eps);
-                kn->rmsnorm_backward(d->dh, v + at, w + at, r, dg + (size_t)i * d->di + at, dv + at, dw + at);
+                kn->rmsnorm_backward(d->dh, v + at, w + at, r, dg + (size_t)i * d->di + at, dv + at,
+                                     dw + at);
             }
             kn->silu_mul_backward(d->di, z, y, dv, dzx + (size_t)i * d->in, dy + (size_t)i * d->di);
         }
     }
-    for (int th = 0; p[NORMW]->grad && th < run->threads; th++) kn->add(d->di, part + (size_t)th * 3 * d->di, p[NORMW]->grad);
+    for (int th = 0; p[NORMW]->grad && th < run->threads; th++)
+        kn->add(d->di, part + (size_t)th * 3 * d->di, p[NORMW]->grad);
     zb_arena_pop(run->arena, mark);
 }
 
 /* Through the scan: du [N,C], ddelta [N,H], gradients of A_log and D. */
-static void backward_scan(zb_run *run, int layer, const dims *d, zb_param **p, const tape *t, const float *dy, float *du, float *ddelta) {
+static void backward_scan(zb_run *run, int layer, const dims *d, zb_param **p, const tape *t,
+                          const float *dy, float *du, float *ddelta) {
     zb_mark mark = zb_arena_mark(run->arena);
     size_t size = scan_work(run, d);
     float *work = zb_scratch(run, size);
@@ -259,9 +288,14 @@ static void backward_scan(zb_run *run, int layer, const dims *d, zb_param **p, c
         for (int h = j % d->G * per; h < (j % d->G + 1) * per; h++) {
             const zb_span *sp = &run->batch->span[j / d->G];
             zb_ssd s = head_args(run, layer, d, p, sp, h, t);
-            zb_ssd_grad g = {.dy = dy + (s.y - t->y), .dx = du + (s.x - t->u), .dB = du + (s.B - t->u), .dC = du + (s.C - t->u), .ddelta = ddelta + (s.delta - t->delta)};
+            zb_ssd_grad g = {.dy = dy + (s.y - t->y),
+                             .dx = du + (s.x - t->u),
+                             .dB = du + (s.B - t->u),
+                             .dC = du + (s.C - t->u),
+                             .ddelta = ddelta + (s.delta - t->delta)};
             zb_ssd_backward(&s, &g, work + size * (size_t)omp_get_thread_num());
-            sums[((size_t)(j / d->G) * d->H + h) * 2] = g.dA * (double)s.A; /* A = -exp(A_log): dA/dA_log = A */
+            sums[((size_t)(j / d->G) * d->H + h) * 2] =
+                g.dA * (double)s.A; /* A = -exp(A_log): dA/dA_log = A */
             sums[((size_t)(j / d->G) * d->H + h) * 2 + 1] = g.dD;
         }
     for (int s = 0; s < run->batch->n_spans; s++)
@@ -274,7 +308,8 @@ static void backward_scan(zb_run *run, int layer, const dims *d, zb_param **p, c
 }
 
 /* Gradients of taps and bias; dpre [N,C] -> dxbc [N,C]. */
-static void backward_conv(zb_run *run, const dims *d, zb_param **p, const tape *t, const float *dpre, float *dxbc) {
+static void backward_conv(zb_run *run, const dims *d, zb_param **p, const tape *t,
+                          const float *dpre, float *dxbc) {
     const zb_kernels *kn = zb_kernels_get();
     zb_mark mark = zb_arena_mark(run->arena);
     const float *taps = taps_of(run, p[CONVW], d);
@@ -308,14 +343,16 @@ static void backward_conv(zb_run *run, const dims *d, zb_param **p, const tape *
     for (int th = 0; th < run->threads; th++) {
         const float *dw = part + rows * (size_t)th;
         for (int c = 0; p[CONVW]->grad && c < d->C; c++)
-            for (int j = 0; j < TAPS; j++) p[CONVW]->grad[c * TAPS + TAPS - 1 - j] += dw[j * d->C + c];
+            for (int j = 0; j < TAPS; j++)
+                p[CONVW]->grad[c * TAPS + TAPS - 1 - j] += dw[j * d->C + c];
         if (p[CONVB]->grad) kn->add(d->C, dw + (size_t)TAPS * d->C, p[CONVB]->grad);
     }
     zb_arena_pop(run->arena, mark);
 }
 
 /* dt part of dzx and gradient of dt_bias: softplus' = sigmoid. */
-static void backward_delta(zb_run *run, const dims *d, zb_param **p, const tape *t, const float *ddelta, float *dzx) {
+static void backward_delta(zb_run *run, const dims *d, zb_param **p, const tape *t,
+                           const float *ddelta, float *dzx) {
     const float *bias = p[DTB]->data;
     for (int i = 0; i < run->batch->n; i++)
         for (int h = 0; h < d->H; h++) {
@@ -325,25 +362,32 @@ static void backward_delta(zb_run *run, const dims *d, zb_param **p, const tape 
         }
 }
 
-static void backward(zb_run *run, int layer, const float *x, const float *dy, float *dx, void *tape_in) {
+static void backward(zb_run *run, int layer, const float *x, const float *dy, float *dx,
+                     void *tape_in) {
     const zb_kernels *kn = zb_kernels_get();
     zb_param **p = run->params->layer[layer];
     const tape *t = tape_in;
     dims d = dims_of(run->config, layer);
     size_t n = (size_t)run->batch->n;
     zb_mark mark = zb_arena_mark(run->arena);
-    float *dg = ZB_NEW_ARRAY(run->arena, float, n * d.di), *dscan = ZB_NEW_ARRAY(run->arena, float, n * d.di);
-    float *dzx = ZB_NEW_ARRAY(run->arena, float, n * d.in), *ddelta = ZB_NEW_ARRAY(run->arena, float, n * d.H);
-    float *du = ZB_NEW_ARRAY(run->arena, float, n * d.C), *dxbc = ZB_NEW_ARRAY(run->arena, float, n * d.C);
+    float *dg = ZB_NEW_ARRAY(run->arena, float, n *d.di),
+          *dscan = ZB_NEW_ARRAY(run->arena, float, n *d.di);
+    float *dzx = ZB_NEW_ARRAY(run->arena, float, n *d.in),
+          *ddelta = ZB_NEW_ARRAY(run->arena, float, n *d.H);
+    float *du = ZB_NEW_ARRAY(run->arena, float, n *d.C),
+          *dxbc = ZB_NEW_ARRAY(run->arena, float, n *d.C);
     zb_linear_backward(run, p[WOUT], NULL, t->g, dy, (int)n, dg);
     backward_gate(run, &d, p, t, dg, dscan, dzx);
     backward_scan(run, layer, &d, p, t, dscan, du, ddelta);
     backward_delta(run, &d, p, t, ddelta, dzx);
 #pragma omp parallel for schedule(static)
-    for (int i = 0; i < (int)n; i++) kn->silu_backward(d.C, t->pre + (size_t)i * d.C, du + (size_t)i * d.C, du + (size_t)i * d.C);
+    for (int i = 0; i < (int)n; i++)
+        kn->silu_backward(d.C, t->pre + (size_t)i * d.C, du + (size_t)i * d.C,
+                          du + (size_t)i * d.C);
     backward_conv(run, &d, p, t, du, dxbc);
 #pragma omp parallel for schedule(static)
-    for (int i = 0; i < (int)n; i++) scatter_row(&d, dxbc + (size_t)i * d.C, dzx + (size_t)i * d.in);
+    for (int i = 0; i < (int)n; i++)
+        scatter_row(&d, dxbc + (size_t)i * d.C, dzx + (size_t)i * d.in);
     zb_linear_backward(run, p[WIN], NULL, x, dzx, (int)n, dx);
     zb_arena_pop(run->arena, mark);
 }

@@ -1,12 +1,14 @@
 /* mixer.h - the one interface of all mixer kinds, and the context of a pass through a model.
  *
- * A mixer maps normalised inputs x [N, D] to outputs y [N, D]. The N tokens are a batch of spans: consecutive tokens
- * of one document each. A span without a state starts fresh (training, scoring); a span with a state continues that
- * sequence and leaves the state behind its last token (prefill in pieces, decoding). Nothing crosses a span's edge:
- * attention, convolution and recurrence all start there, positions count from the span's first token (plus the state's length).
+ * A mixer maps normalised inputs x [N, D] to outputs y [N, D]. The N tokens are a batch of spans:
+ * consecutive tokens of one document each. A span without a state starts fresh (training, scoring);
+ * a span with a state continues that sequence and leaves the state behind its last token (prefill
+ * in pieces, decoding). Nothing crosses a span's edge: attention, convolution and recurrence all
+ * start there, positions count from the span's first token (plus the state's length).
  *
- * forward with `tape` keeps what backward needs in the run's arena and stores a pointer to it; backward adds into dx and the
- * gradients of the parameters. A new kind is one file and one row in mixer.c. */
+ * forward with `tape` keeps what backward needs in the run's arena and stores a pointer to it;
+ * backward adds into dx and the gradients of the parameters. A new kind is one file and one row in
+ * mixer.c. */
 #ifndef ZB_MODEL_MIXER_H
 #define ZB_MODEL_MIXER_H
 
@@ -28,33 +30,42 @@ typedef struct zb_run {
     zb_matmul *mm;
     zb_arena *arena;
     const zb_batch *batch;
-    zb_rope_table rope, mla_rope; /* base attention (head size), MLA (d_rope): cover all positions of the batch */
+    zb_rope_table rope,
+        mla_rope; /* base attention (head size), MLA (d_rope): cover all positions of the batch */
     int threads;
-    enum zb_mla_form { ZB_MLA_AUTO, ZB_MLA_EXPANDED, ZB_MLA_ABSORBED } mla_form; /* tests force one form */
+    enum zb_mla_form {
+        ZB_MLA_AUTO,
+        ZB_MLA_EXPANDED,
+        ZB_MLA_ABSORBED
+    } mla_form; /* tests force one form */
     enum zb_ssd_form { ZB_SSD_AUTO, ZB_SSD_CHUNKED, ZB_SSD_STEPS } ssd_form;
 } zb_run;
 
 typedef struct zb_mixer {
     const char *name;
     void (*params)(const zb_config *c, int layer, zb_param_table *t);
-    void (*forward)(zb_run *run, int layer, const float *x, float *y, void **tape); /* tape NULL: keep nothing */
-    void (*backward)(zb_run *run, int layer, const float *x, const float *dy, float *dx, void *tape);
+    void (*forward)(zb_run *run, int layer, const float *x, float *y,
+                    void **tape); /* tape NULL: keep nothing */
+    void (*backward)(zb_run *run, int layer, const float *x, const float *dy, float *dx,
+                     void *tape);
 } zb_mixer;
 
 extern const zb_mixer zb_mixer_attention, zb_mixer_mla, zb_mixer_mamba2;
 const zb_mixer *zb_mixer_of(zb_kind k);
 
-/* Linear maps of a pass: y [n, rows] = x [n, cols] · Wᵀ (+ bias). Packed weights are unpacked by tiles, or multiplied as they are
- * where n is small. */
-void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n, float *y);
-/* dx += dy · W (dx NULL: skipped);  W.grad += dyᵀ · x where the parameter has a gradient; bias.grad += Σ dy. */
-void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, const float *dy,
-                        int n, float *dx);
+/* Linear maps of a pass: y [n, rows] = x [n, cols] · Wᵀ (+ bias). Packed weights are unpacked by
+ * tiles, or multiplied as they are where n is small. */
+void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n,
+               float *y);
+/* dx += dy · W (dx NULL: skipped);  W.grad += dyᵀ · x where the parameter has a gradient; bias.grad
+ * += Σ dy. */
+void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
+                        const float *dy, int n, float *dx);
 
 /* y = rmsnorm(x) per row of D values; r [n] receives the factors (may be NULL). */
 void zb_norm(zb_run *run, const zb_param *w, const float *x, int n, int dim, float *y, float *r);
-void zb_norm_backward(zb_run *run, const zb_param *w, const float *x, const float *r, const float *dy, int n,
-                      int dim, float *dx);
+void zb_norm_backward(zb_run *run, const zb_param *w, const float *x, const float *r,
+                      const float *dy, int n, int dim, float *dx);
 
 /* Per-thread scratch of `floats` each, from the run's arena. */
 float *zb_scratch(zb_run *run, size_t floats);

@@ -5,10 +5,11 @@
  *   [k_nope | v] = Wkvb c per kv head       head h uses kv head h / (H/G')
  *   score = (q_nope·k_nope + rope(q_pe)·rope(k_pe)) · scale,  y = Wo concat_h Σ softmax · v
  *
- * Rotary pairs are interleaved (2i, 2i+1). Only c (after its norm) and the rotated k_pe are cached: [tokens_max, r_kv+d_rope].
- * Two forms that agree: expanded builds keys and values of every head; absorbed carries W_uk over to the query,
- * q' = [q_nope·W_uk | q_pe], and attends to the cached rows themselves (keys c|k_pe, values c), then maps the sum
- * by W_uv. Each span takes the form that needs fewer products. */
+ * Rotary pairs are interleaved (2i, 2i+1). Only c (after its norm) and the rotated k_pe are cached:
+ * [tokens_max, r_kv+d_rope]. Two forms that agree: expanded builds keys and values of every head;
+ * absorbed carries W_uk over to the query, q' = [q_nope·W_uk | q_pe], and attends to the cached
+ * rows themselves (keys c|k_pe, values c), then maps the sum by W_uv. Each span takes the form that
+ * needs fewer products. */
 #include "kernels/kernels.h"
 #include "model/attend.h"
 #include "model/mixer.h"
@@ -25,18 +26,26 @@ typedef struct dims {
 } dims;
 
 typedef struct tape {
-    float *qa, *qa_r, *qan;    /* [N,rq] before the norm, factors [N], after it (qa itself without a norm) */
-    float *q;                  /* [N,H·dk], rotated */
-    float *c, *c_r, *cn;       /* [N,r] latent before the norm, factors, after it */
-    float *pe;                 /* [N,dr] rotated shared key */
-    float *kvb, *k;            /* [N,G·(dn+dv)], [N,G·dk] */
-    float *o, *lse;            /* [N,H·dv], [H,N] */
+    float *qa, *qa_r,
+        *qan; /* [N,rq] before the norm, factors [N], after it (qa itself without a norm) */
+    float *q; /* [N,H·dk], rotated */
+    float *c, *c_r, *cn; /* [N,r] latent before the norm, factors, after it */
+    float *pe;           /* [N,dr] rotated shared key */
+    float *kvb, *k;      /* [N,G·(dn+dv)], [N,G·dk] */
+    float *o, *lse;      /* [N,H·dv], [H,N] */
 } tape;
 
 static dims dims_of(const zb_config *c, int l) {
     const zb_layer_config *m = &c->layer[l];
-    return (dims){.H = c->H, .G = m->full_kv_head ? c->H : c->G, .dn = m->d_nope, .dr = m->d_rope, .dk = m->d_nope + m->d_rope, .dv = m->d_v,
-                  .r = m->r_kv, .rq = m->r_q, .scale = (float)zb_mla_scale(&c->mla_rope, m->d_nope, m->d_rope)};
+    return (dims){.H = c->H,
+                  .G = m->full_kv_head ? c->H : c->G,
+                  .dn = m->d_nope,
+                  .dr = m->d_rope,
+                  .dk = m->d_nope + m->d_rope,
+                  .dv = m->d_v,
+                  .r = m->r_kv,
+                  .rq = m->r_q,
+                  .scale = (float)zb_mla_scale(&c->mla_rope, m->d_nope, m->d_rope)};
 }
 
 static void params(const zb_config *c, int l, zb_param_table *t) {
@@ -65,7 +74,9 @@ static void rotate(zb_run *run, float *x, int heads, int width, int dr, bool inv
         for (int i = 0; i < sp->n; i++) {
             size_t at = (size_t)(past + i) * (dr / 2);
             float *row = x + (size_t)(sp->start + i) * heads * width + (width - dr);
-            for (int h = 0; h < heads; h++) kn->rope_interleaved(dr / 2, run->mla_rope.cos + at, run->mla_rope.sin + at, inverse, row + h * width);
+            for (int h = 0; h < heads; h++)
+                kn->rope_interleaved(dr / 2, run->mla_rope.cos + at, run->mla_rope.sin + at,
+                                     inverse, row + h * width);
         }
     }
 }
@@ -92,11 +103,12 @@ static void project_latents(zb_run *run, zb_param **p, const dims *d, const floa
     int n = run->batch->n, width = d->r + d->dr;
     t->c = t->cn = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->r);
     t->pe = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->dr);
-    float *kv = ZB_NEW_ARRAY(run->arena, float, (size_t)n * width);
+    float *kv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *width);
     zb_linear(run, p[WKVA], NULL, x, n, kv);
     for (int i = 0; i < n; i++) {
         memcpy(t->c + (size_t)i * d->r, kv + (size_t)i * width, (size_t)d->r * sizeof(float));
-        memcpy(t->pe + (size_t)i * d->dr, kv + (size_t)i * width + d->r, (size_t)d->dr * sizeof(float));
+        memcpy(t->pe + (size_t)i * d->dr, kv + (size_t)i * width + d->r,
+               (size_t)d->dr * sizeof(float));
     }
     rotate(run, t->pe, 1, d->dr, d->dr, false);
     if (!p[NKV]) return;
@@ -106,22 +118,27 @@ static void project_latents(zb_run *run, zb_param **p, const dims *d, const floa
 }
 
 /* Keys [n, G·dk] of latents already mapped by kv_b; pe [n, dr] stands pe_row floats apart. */
-static void join_keys(const dims *d, int n, const float *kvb, const float *pe, int pe_row, float *k) {
+static void join_keys(const dims *d, int n, const float *kvb, const float *pe, int pe_row,
+                      float *k) {
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < n; i++)
         for (int g = 0; g < d->G; g++) {
             float *to = k + ((size_t)i * d->G + g) * d->dk;
-            memcpy(to, kvb + ((size_t)i * d->G + g) * (d->dn + d->dv), (size_t)d->dn * sizeof(float));
+            memcpy(to, kvb + ((size_t)i * d->G + g) * (d->dn + d->dv),
+                   (size_t)d->dn * sizeof(float));
             memcpy(to + d->dn, pe + (size_t)i * pe_row, (size_t)d->dr * sizeof(float));
         }
 }
 
-static void remember(const zb_run *run, int layer, const dims *d, const zb_span *sp, const tape *t) {
+static void remember(const zb_run *run, int layer, const dims *d, const zb_span *sp,
+                     const tape *t) {
     size_t width = (size_t)(d->r + d->dr);
     float *cache = zb_state_layer(sp->state, run->config, layer) + (size_t)sp->state->len * width;
     for (int i = 0; i < sp->n; i++) {
-        memcpy(cache + i * width, t->cn + (size_t)(sp->start + i) * d->r, (size_t)d->r * sizeof(float));
-        memcpy(cache + i * width + d->r, t->pe + (size_t)(sp->start + i) * d->dr, (size_t)d->dr * sizeof(float));
+        memcpy(cache + i * width, t->cn + (size_t)(sp->start + i) * d->r,
+               (size_t)d->r * sizeof(float));
+        memcpy(cache + i * width + d->r, t->pe + (size_t)(sp->start + i) * d->dr,
+               (size_t)d->dr * sizeof(float));
     }
 }
 
@@ -135,9 +152,11 @@ static bool absorbed_is_cheaper(const zb_run *run, const dims *d, const zb_span 
     return absorbed < expanded;
 }
 
-static zb_attend expanded_args(const zb_run *run, const dims *d, const zb_span *sp, int h, const tape *t) {
+static zb_attend expanded_args(const zb_run *run, const dims *d, const zb_span *sp, int h,
+                               const tape *t) {
     size_t g = (size_t)(h / (d->H / d->G)), kv_row = (size_t)d->G * (d->dn + d->dv);
-    zb_attend a = {.T = sp->n, .past = zb_span_past(sp), .dk = d->dk, .dv = d->dv, .scale = d->scale};
+    zb_attend a = {
+        .T = sp->n, .past = zb_span_past(sp), .dk = d->dk, .dv = d->dv, .scale = d->scale};
     a.q_row = (ptrdiff_t)d->H * d->dk;
     a.o_row = (ptrdiff_t)d->H * d->dv;
     a.k_row = (ptrdiff_t)d->G * d->dk;
@@ -164,12 +183,14 @@ static void attend_expanded(zb_run *run, const dims *d, const zb_span *sp, const
 }
 
 /* Expanded form over the cache of a continued span. */
-static void attend_cached(zb_run *run, int layer, const dims *d, zb_param **p, const zb_span *sp, const tape *t) {
+static void attend_cached(zb_run *run, int layer, const dims *d, zb_param **p, const zb_span *sp,
+                          const tape *t) {
     zb_mark mark = zb_arena_mark(run->arena);
     int keys = sp->state->len + sp->n, width = d->r + d->dr;
     const float *cache = zb_state_layer(sp->state, run->config, layer);
     float *c = ZB_NEW_ARRAY(run->arena, float, (size_t)keys * d->r);
-    for (int i = 0; i < keys; i++) memcpy(c + (size_t)i * d->r, cache + (size_t)i * width, (size_t)d->r * sizeof(float));
+    for (int i = 0; i < keys; i++)
+        memcpy(c + (size_t)i * d->r, cache + (size_t)i * width, (size_t)d->r * sizeof(float));
     tape all = *t;
     all.kvb = ZB_NEW_ARRAY(run->arena, float, (size_t)keys * d->G * (d->dn + d->dv));
     all.k = ZB_NEW_ARRAY(run->arena, float, (size_t)keys * d->G * d->dk);
@@ -191,35 +212,79 @@ static const float *wide_kv_b(zb_run *run, const zb_param *w) {
     size_t bytes;
     bool ok = zb_dtype_size(w->dtype, w->cols, &bytes);
     ZB_ASSERT(ok);
-    for (int r = 0; r < w->rows; r++) zb_dtype_to_f32(w->dtype, (const uint8_t *)w->data + (size_t)r * bytes, out + (size_t)r * w->cols, w->cols);
+    for (int r = 0; r < w->rows; r++)
+        zb_dtype_to_f32(w->dtype, (const uint8_t *)w->data + (size_t)r * bytes,
+                        out + (size_t)r * w->cols, w->cols);
     return out;
 }
 
-/* One head of the absorbed form. work: q' [T,r+dr], o' [T,r], W_uvᵀ [r,dv], then the attention's own. */
-static void absorbed_head(const dims *d, const zb_span *sp, int h, const float *kvb, const float *cache, const tape *t, float *work) {
+/* One head of the absorbed form. work: q' [T,r+dr], o' [T,r], W_uvᵀ [r,dv], then the attention's
+ * own. */
+static void absorbed_head(const dims *d, const zb_span *sp, int h, const float *kvb,
+                          const float *cache, const tape *t, float *work) {
     const zb_kernels *kn = zb_kernels_get();
     int T = sp->n, width = d->r + d->dr;
-    float *qc = work, *oc = qc + (size_t)T * width, *uv = oc + (size_t)T * d->r, *rest = uv + (size_t)d->r * d->dv;
-    const float *uk = kvb + (size_t)(h / (d->H / d->G)) * (d->dn + d->dv) * d->r, *uv_rows = uk + (size_t)d->dn * d->r;
+    float *qc = work, *oc = qc + (size_t)T * width, *uv = oc + (size_t)T * d->r,
+          *rest = uv + (size_t)d->r * d->dv;
+    const float *uk = kvb + (size_t)(h / (d->H / d->G)) * (d->dn + d->dv) * d->r,
+                *uv_rows = uk + (size_t)d->dn * d->r;
     const float *q = t->q + ((size_t)sp->start * d->H + h) * d->dk;
     float *o = t->o + ((size_t)sp->start * d->H + h) * d->dv;
-    kn->gemm(&(zb_gemm_args){.m = T, .n = d->r, .k = d->dn, .a = q, .a_row = (ptrdiff_t)d->H * d->dk, .a_col = 1, .b = uk, .ldb = d->r, .c = qc, .ldc = width, .alpha = 1});
-    for (int i = 0; i < T; i++) memcpy(qc + (size_t)i * width + d->r, q + (size_t)i * d->H * d->dk + d->dn, (size_t)d->dr * sizeof(float));
-    zb_attend a = {.T = T, .past = sp->state->len, .dk = width, .dv = d->r, .scale = d->scale, .q = qc, .q_row = width, .k = cache, .k_row = width, .v = cache, .v_row = width, .o = oc, .o_row = d->r};
+    kn->gemm(&(zb_gemm_args){.m = T,
+                             .n = d->r,
+                             .k = d->dn,
+                             .a = q,
+                             .a_row = (ptrdiff_t)d->H * d->dk,
+                             .a_col = 1,
+                             .b = uk,
+                             .ldb = d->r,
+                             .c = qc,
+                             .ldc = width,
+                             .alpha = 1});
+    for (int i = 0; i < T; i++)
+        memcpy(qc + (size_t)i * width + d->r, q + (size_t)i * d->H * d->dk + d->dn,
+               (size_t)d->dr * sizeof(float));
+    zb_attend a = {.T = T,
+                   .past = sp->state->len,
+                   .dk = width,
+                   .dv = d->r,
+                   .scale = d->scale,
+                   .q = qc,
+                   .q_row = width,
+                   .k = cache,
+                   .k_row = width,
+                   .v = cache,
+                   .v_row = width,
+                   .o = oc,
+                   .o_row = d->r};
     zb_attend_forward(&a, rest);
     for (int j = 0; j < d->dv; j++)
         for (int i = 0; i < d->r; i++) uv[(size_t)i * d->dv + j] = uv_rows[(size_t)j * d->r + i];
-    kn->gemm(&(zb_gemm_args){.m = T, .n = d->dv, .k = d->r, .a = oc, .a_row = d->r, .a_col = 1, .b = uv, .ldb = d->dv, .c = o, .ldc = (ptrdiff_t)d->H * d->dv, .alpha = 1});
+    kn->gemm(&(zb_gemm_args){.m = T,
+                             .n = d->dv,
+                             .k = d->r,
+                             .a = oc,
+                             .a_row = d->r,
+                             .a_col = 1,
+                             .b = uv,
+                             .ldb = d->dv,
+                             .c = o,
+                             .ldc = (ptrdiff_t)d->H * d->dv,
+                             .alpha = 1});
 }
 
-static void attend_absorbed(zb_run *run, int layer, const dims *d, zb_param **p, const zb_span *sp, const tape *t) {
+static void attend_absorbed(zb_run *run, int layer, const dims *d, zb_param **p, const zb_span *sp,
+                            const tape *t) {
     zb_mark mark = zb_arena_mark(run->arena);
-    const float *kvb = wide_kv_b(run, p[WKVB]), *cache = zb_state_layer(sp->state, run->config, layer);
+    const float *kvb = wide_kv_b(run, p[WKVB]),
+                *cache = zb_state_layer(sp->state, run->config, layer);
     int width = d->r + d->dr;
-    size_t size = (size_t)sp->n * (width + d->r) + (size_t)d->r * d->dv + zb_attend_work(sp->state->len + sp->n, width, d->r);
+    size_t size = (size_t)sp->n * (width + d->r) + (size_t)d->r * d->dv +
+                  zb_attend_work(sp->state->len + sp->n, width, d->r);
     float *work = zb_scratch(run, size);
 #pragma omp parallel for schedule(dynamic) num_threads(run->threads)
-    for (int h = 0; h < d->H; h++) absorbed_head(d, sp, h, kvb, cache, t, work + size * (size_t)omp_get_thread_num());
+    for (int h = 0; h < d->H; h++)
+        absorbed_head(d, sp, h, kvb, cache, t, work + size * (size_t)omp_get_thread_num());
     zb_arena_pop(run->arena, mark);
 }
 
@@ -239,11 +304,11 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     zb_mark mark = zb_arena_mark(run->arena);
     project_queries(run, p, &d, x, t);
     project_latents(run, p, &d, x, t);
-    t->o = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.H * d.dv);
-    if (tape_out) t->lse = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.H);
+    t->o = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.H *d.dv);
+    if (tape_out) t->lse = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.H);
     if (any_fresh(run->batch)) {
-        t->kvb = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.G * (d.dn + d.dv));
-        t->k = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.G * d.dk);
+        t->kvb = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.G *(d.dn + d.dv));
+        t->k = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.G *d.dk);
         zb_linear(run, p[WKVB], NULL, t->cn, n, t->kvb);
         join_keys(&d, n, t->kvb, t->pe, d.dr, t->k);
     }
@@ -262,7 +327,8 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
 }
 
 /* Gradients of q [N,H·dk], k [N,G·dk] and, inside dkvb, of v. */
-static void backward_attention(zb_run *run, const dims *d, const tape *t, const float *d_o, float *dq, float *dk, float *dkvb) {
+static void backward_attention(zb_run *run, const dims *d, const tape *t, const float *d_o,
+                               float *dq, float *dk, float *dkvb) {
     zb_mark mark = zb_arena_mark(run->arena);
     int most = 0, per = d->H / d->G, jobs = run->batch->n_spans * d->G;
     for (int s = 0; s < run->batch->n_spans; s++)
@@ -273,25 +339,31 @@ static void backward_attention(zb_run *run, const dims *d, const tape *t, const 
     for (int j = 0; j < jobs; j++)
         for (int h = j % d->G * per; h < (j % d->G + 1) * per; h++) {
             zb_attend a = expanded_args(run, d, &run->batch->span[j / d->G], h, t);
-            zb_attend_grad g = {.d_o = d_o + (a.o - t->o), .dq = dq + (a.q - t->q), .dk = dk + (a.k - t->k), .dv = dkvb + (a.v - t->kvb)};
+            zb_attend_grad g = {.d_o = d_o + (a.o - t->o),
+                                .dq = dq + (a.q - t->q),
+                                .dk = dk + (a.k - t->k),
+                                .dv = dkvb + (a.v - t->kvb)};
             zb_attend_backward(&a, &g, work + size * (size_t)omp_get_thread_num());
         }
     zb_arena_pop(run->arena, mark);
 }
 
-/* dk [N,G·dk] -> its nope parts into dkvb, the sum over heads of its rotary parts into dpe [N,dr]. */
+/* dk [N,G·dk] -> its nope parts into dkvb, the sum over heads of its rotary parts into dpe [N,dr].
+ */
 static void split_keys(const dims *d, int n, const float *dk, float *dkvb, float *dpe) {
     const zb_kernels *kn = zb_kernels_get();
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < n; i++)
         for (int g = 0; g < d->G; g++) {
             const float *from = dk + ((size_t)i * d->G + g) * d->dk;
-            memcpy(dkvb + ((size_t)i * d->G + g) * (d->dn + d->dv), from, (size_t)d->dn * sizeof(float));
+            memcpy(dkvb + ((size_t)i * d->G + g) * (d->dn + d->dv), from,
+                   (size_t)d->dn * sizeof(float));
             kn->add(d->dr, from + d->dn, dpe + (size_t)i * d->dr);
         }
 }
 
-static void backward_queries(zb_run *run, zb_param **p, const dims *d, const float *x, const tape *t, float *dq, float *dx) {
+static void backward_queries(zb_run *run, zb_param **p, const dims *d, const float *x,
+                             const tape *t, float *dq, float *dx) {
     int n = run->batch->n;
     rotate(run, dq, d->H, d->dk, d->dr, true);
     if (!d->rq) {
@@ -307,26 +379,30 @@ static void backward_queries(zb_run *run, zb_param **p, const dims *d, const flo
     zb_linear_backward(run, p[WQA], NULL, x, dqa, n, dx);
 }
 
-static void backward(zb_run *run, int layer, const float *x, const float *dy, float *dx, void *tape_in) {
+static void backward(zb_run *run, int layer, const float *x, const float *dy, float *dx,
+                     void *tape_in) {
     zb_param **p = run->params->layer[layer];
     const tape *t = tape_in;
     dims d = dims_of(run->config, layer);
     int n = run->batch->n, width = d.r + d.dr;
     zb_mark mark = zb_arena_mark(run->arena);
-    float *d_o = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.H * d.dv), *dq = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.H * d.dk);
-    float *dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.G * d.dk), *dkvb = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.G * (d.dn + d.dv));
+    float *d_o = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.H *d.dv),
+          *dq = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.H *d.dk);
+    float *dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.G *d.dk),
+          *dkvb = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.G *(d.dn + d.dv));
     zb_linear_backward(run, p[WO], NULL, t->o, dy, n, d_o);
     backward_attention(run, &d, t, d_o, dq, dk, dkvb);
     backward_queries(run, p, &d, x, t, dq, dx);
-    float *dpe = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.dr), *dcn = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.r), *dc = dcn;
+    float *dpe = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.dr),
+          *dcn = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.r), *dc = dcn;
     split_keys(&d, n, dk, dkvb, dpe);
     rotate(run, dpe, 1, d.dr, d.dr, true);
     zb_linear_backward(run, p[WKVB], NULL, t->cn, dkvb, n, dcn);
     if (p[NKV]) {
-        dc = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d.r);
+        dc = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.r);
         zb_norm_backward(run, p[NKV], t->c, t->c_r, dcn, n, d.r, dc);
     }
-    float *dkv = ZB_NEW_ARRAY(run->arena, float, (size_t)n * width);
+    float *dkv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *width);
     for (int i = 0; i < n; i++) {
         memcpy(dkv + (size_t)i * width, dc + (size_t)i * d.r, (size_t)d.r * sizeof(float));
         memcpy(dkv + (size_t)i * width + d.r, dpe + (size_t)i * d.dr, (size_t)d.dr * sizeof(float));

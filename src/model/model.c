@@ -1,6 +1,7 @@
 /* model.c - parameters' memory, runners and whole-model passes (contract in model.h).
  *
- * The pass is a loop over layer.c; this file adds the embedding, the final norm, the head and the states' lengths. */
+ * The pass is a loop over layer.c; this file adds the embedding, the final norm, the head and the
+ * states' lengths. */
 #include "model/model.h"
 
 #include "kernels/kernels.h"
@@ -75,7 +76,9 @@ void zb_model_add_grads(zb_model *m) {
 
 void zb_model_zero_grads(zb_model *m) {
     for (int i = 0; i < m->params.n; i++)
-        if (m->params.item[i].grad) memset(m->params.item[i].grad, 0, (size_t)zb_param_count(&m->params.item[i]) * sizeof(float));
+        if (m->params.item[i].grad)
+            memset(m->params.item[i].grad, 0,
+                   (size_t)zb_param_count(&m->params.item[i]) * sizeof(float));
 }
 
 size_t zb_model_bytes(const zb_model *m) {
@@ -113,7 +116,11 @@ zb_status zb_runner_new(zb_runner **out, zb_model *m, zb_precision p, zb_err *er
     r->keep = keep;
     r->model = m;
     zb_arena_reserve(&r->step, step_reserve);
-    r->run = (zb_run){.config = &m->config, .params = &m->params, .mm = mm, .arena = &r->step, .threads = omp_get_max_threads()};
+    r->run = (zb_run){.config = &m->config,
+                      .params = &m->params,
+                      .mm = mm,
+                      .arena = &r->step,
+                      .threads = omp_get_max_threads()};
     *out = r;
     return ZB_OK;
 }
@@ -139,13 +146,19 @@ zb_status zb_runner_begin(zb_runner *r, const zb_batch *b, zb_err *err) {
         end += sp->n;
         int last = zb_span_past(sp) + sp->n;
         if (sp->state && last > sp->state->tokens_max)
-            return zb_fail(err, ZB_ERR_CONFIG, "the sequence needs room for %d tokens, its state has %d", last, sp->state->tokens_max);
+            return zb_fail(err, ZB_ERR_CONFIG,
+                           "the sequence needs room for %d tokens, its state has %d", last,
+                           sp->state->tokens_max);
         if (last > positions) positions = last;
     }
     ZB_ASSERT(end == b->n);
-    if (positions > POSITIONS_MAX) return zb_fail(err, ZB_ERR_CONFIG, "expected at most %d tokens in a sequence, found %d", POSITIONS_MAX, positions);
+    if (positions > POSITIONS_MAX)
+        return zb_fail(err, ZB_ERR_CONFIG, "expected at most %d tokens in a sequence, found %d",
+                       POSITIONS_MAX, positions);
     for (int i = 0; i < b->n; i++)
-        if (b->ids[i] < 0 || b->ids[i] >= c->V) return zb_fail(err, ZB_ERR_CONFIG, "token %d: expected an id from 0 to %d, found %d", i, c->V - 1, b->ids[i]);
+        if (b->ids[i] < 0 || b->ids[i] >= c->V)
+            return zb_fail(err, ZB_ERR_CONFIG, "token %d: expected an id from 0 to %d, found %d", i,
+                           c->V - 1, b->ids[i]);
     bool attention = false;
     for (int l = 0; l < c->L; l++) {
         if (c->layer[l].kind == ZB_MLA) d_rope = c->layer[l].d_rope;
@@ -164,7 +177,9 @@ void zb_runner_embed(zb_runner *r, float *x) {
     bool ok = zb_dtype_size(e->dtype, e->cols, &bytes);
     ZB_ASSERT(ok);
 #pragma omp parallel for schedule(static)
-    for (int i = 0; i < b->n; i++) zb_dtype_to_f32(e->dtype, (const uint8_t *)e->data + (size_t)b->ids[i] * bytes, x + (size_t)i * e->cols, e->cols);
+    for (int i = 0; i < b->n; i++)
+        zb_dtype_to_f32(e->dtype, (const uint8_t *)e->data + (size_t)b->ids[i] * bytes,
+                        x + (size_t)i * e->cols, e->cols);
 }
 
 static void advance_states(const zb_batch *b) {
@@ -188,7 +203,9 @@ void zb_runner_forward(zb_runner *r, float *out, const zb_capture *cap) {
     zb_arena_pop(&r->step, mark);
 }
 
-void zb_runner_logits(zb_runner *r, const float *x, int n, float *logits) { zb_linear(&r->run, r->run.params->head, NULL, x, n, logits); }
+void zb_runner_logits(zb_runner *r, const float *x, int n, float *logits) {
+    zb_linear(&r->run, r->run.params->head, NULL, x, n, logits);
+}
 
 zb_tape *zb_runner_forward_train(zb_runner *r, float *out, bool recompute) {
     const zb_config *c = r->run.config;
@@ -216,7 +233,9 @@ zb_tape *zb_runner_forward_train(zb_runner *r, float *out, bool recompute) {
 static void embed_backward(zb_runner *r, const float *dx) {
     zb_param *e = r->run.params->embed;
     if (!e->grad) return;
-    for (int i = 0; i < r->run.batch->n; i++) zb_kernels_get()->add(e->cols, dx + (size_t)i * e->cols, e->grad + (size_t)r->run.batch->ids[i] * e->cols);
+    for (int i = 0; i < r->run.batch->n; i++)
+        zb_kernels_get()->add(e->cols, dx + (size_t)i * e->cols,
+                              e->grad + (size_t)r->run.batch->ids[i] * e->cols);
 }
 
 void zb_runner_backward(zb_runner *r, zb_tape *t, const float *dout) {
@@ -224,8 +243,10 @@ void zb_runner_backward(zb_runner *r, zb_tape *t, const float *dout) {
     zb_arena *a = &r->step;
     size_t n = (size_t)r->run.batch->n * c->D;
     zb_mark mark = zb_arena_mark(a);
-    float *d[2] = {ZB_NEW_ARRAY(a, float, n), ZB_NEW_ARRAY(a, float, n)}, *y = t->recompute ? ZB_NEW_ARRAY(a, float, n) : NULL;
-    zb_norm_backward(&r->run, r->run.params->norm, t->last, t->r, dout, r->run.batch->n, c->D, d[0]);
+    float *d[2] = {ZB_NEW_ARRAY(a, float, n), ZB_NEW_ARRAY(a, float, n)},
+          *y = t->recompute ? ZB_NEW_ARRAY(a, float, n) : NULL;
+    zb_norm_backward(&r->run, r->run.params->norm, t->last, t->r, dout, r->run.batch->n, c->D,
+                     d[0]);
     for (int l = c->L - 1; l >= 0; l--) {
         zb_mark inner = zb_arena_mark(a);
         if (t->recompute) zb_layer_forward(&r->run, l, t->x[l], y, NULL, &t->layer[l]);

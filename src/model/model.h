@@ -1,8 +1,9 @@
 /* model.h - a loaded model, and passes through it.
  *
- * A zb_model is configuration plus parameters. Opened for running, weights stay as the file has them (mapped, packed); opened for
- * training they are f32 in memory that may be written, and zb_model_add_grads gives them gradients. A zb_runner holds the
- * memory and matrix-product context of passes; one thread uses it at a time, several runners may share a model that nobody writes. */
+ * A zb_model is configuration plus parameters. Opened for running, weights stay as the file has
+ * them (mapped, packed); opened for training they are f32 in memory that may be written, and
+ * zb_model_add_grads gives them gradients. A zb_runner holds the memory and matrix-product context
+ * of passes; one thread uses it at a time, several runners may share a model that nobody writes. */
 #ifndef ZB_MODEL_MODEL_H
 #define ZB_MODEL_MODEL_H
 
@@ -14,24 +15,25 @@ typedef struct zb_model zb_model;
 
 typedef enum zb_model_mode { ZB_MODEL_RUN, ZB_MODEL_TRAIN } zb_model_mode;
 
-/* `path`: a Hugging Face folder or a .gguf file. Every parameter must be present with the expected shape; unknown tensors
- * are an error too, except known buffers (rotary inv_freq). */
+/* `path`: a Hugging Face folder or a .gguf file. Every parameter must be present with the expected
+ * shape; unknown tensors are an error too, except known buffers (rotary inv_freq). */
 zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb_err *err);
 zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err); /* f32, all zero */
-void zb_model_free(zb_model *m);                                        /* NULL is legal */
+void zb_model_free(zb_model *m);                                         /* NULL is legal */
 
 const zb_config *zb_model_config(const zb_model *m);
 zb_param_table *zb_model_params(zb_model *m);
 const char *zb_model_path(const zb_model *m); /* "" for a new one */
 /* Turns a tied head into a matrix of its own (f32 models only). */
 void zb_model_untie(zb_model *m);
-void zb_model_add_grads(zb_model *m);   /* zeroed; f32 models only */
+void zb_model_add_grads(zb_model *m);             /* zeroed; f32 models only */
 void zb_model_add_grad(zb_model *m, zb_param *p); /* of one parameter */
 void zb_model_zero_grads(zb_model *m);
 size_t zb_model_bytes(const zb_model *m); /* of all weights as held */
 
-/* config.json, hybrid_config.json and model.safetensors in `dtype` (F32, BF16; GATE and NORM parameters stay F32). The tokenizer's files are
- * copied from `tokenizer_from` (a folder or .gguf; NULL: none). Provenance goes into the configuration. */
+/* config.json, hybrid_config.json and model.safetensors in `dtype` (F32, BF16; GATE and NORM
+ * parameters stay F32). The tokenizer's files are copied from `tokenizer_from` (a folder or .gguf;
+ * NULL: none). Provenance goes into the configuration. */
 zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char *tokenizer_from,
                         const json_t *provenance, zb_err *err);
 
@@ -42,16 +44,18 @@ typedef struct zb_runner zb_runner;
 zb_status zb_runner_new(zb_runner **out, zb_model *m, zb_precision p, zb_err *err);
 void zb_runner_free(zb_runner *r);
 zb_model *zb_runner_model(const zb_runner *r);
-zb_arena *zb_runner_arena(zb_runner *r);  /* of the pass; callers mark and pop */
+zb_arena *zb_runner_arena(zb_runner *r); /* of the pass; callers mark and pop */
 
-/* Prepares a pass over `batch` (borrowed until the next begin): rotary tables, checks ids and state capacities. */
+/* Prepares a pass over `batch` (borrowed until the next begin): rotary tables, checks ids and state
+ * capacities. */
 zb_status zb_runner_begin(zb_runner *r, const zb_batch *batch, zb_err *err);
 zb_run *zb_runner_run(zb_runner *r); /* for layer-wise use after begin */
 
 void zb_runner_embed(zb_runner *r, float *x); /* [N, D] */
 
-/* Through all layers and the final norm: out [N, D]. hidden[l] (l = 0..L: before layer l, last before the final norm) and mixer[l]
- * receive copies where the arrays and entries are not NULL. Advances the states of the batch. */
+/* Through all layers and the final norm: out [N, D]. hidden[l] (l = 0..L: before layer l, last
+ * before the final norm) and mixer[l] receive copies where the arrays and entries are not NULL.
+ * Advances the states of the batch. */
 typedef struct zb_capture {
     float **hidden, **mixer;
 } zb_capture;
@@ -60,8 +64,9 @@ void zb_runner_forward(zb_runner *r, float *out, const zb_capture *cap);
 /* Logits [n, V] of final hidden rows [n, D]. */
 void zb_runner_logits(zb_runner *r, const float *x, int n, float *logits);
 
-/* Training: forward keeps a tape in the arena; backward takes the gradient of the final hidden rows [N, D] and fills the parameters' gradients,
- * embedding included. recompute: keep only each layer's input and run it again on the way back. */
+/* Training: forward keeps a tape in the arena; backward takes the gradient of the final hidden rows
+ * [N, D] and fills the parameters' gradients, embedding included. recompute: keep only each layer's
+ * input and run it again on the way back. */
 typedef struct zb_tape zb_tape;
 zb_tape *zb_runner_forward_train(zb_runner *r, float *out, bool recompute);
 void zb_runner_backward(zb_runner *r, zb_tape *t, const float *dout);

@@ -5,7 +5,8 @@
 
 #include <string.h>
 
-static zb_param *append(zb_param_table *t, zb_role role, int layer, const char *name, int rows, int cols) {
+static zb_param *append(zb_param_table *t, zb_role role, int layer, const char *name, int rows,
+                        int cols) {
     ZB_ASSERT(t->n < t->cap);
     zb_param *p = &t->item[t->n++];
     *p = (zb_param){.name = name, .role = role, .layer = layer, .dtype = ZB_F32};
@@ -17,9 +18,11 @@ static zb_param *append(zb_param_table *t, zb_role role, int layer, const char *
     return p;
 }
 
-zb_param *zb_params_add(zb_param_table *t, int layer, int slot, zb_role role, const char *name, int rows, int cols) {
+zb_param *zb_params_add(zb_param_table *t, int layer, int slot, zb_role role, const char *name,
+                        int rows, int cols) {
     ZB_ASSERT(slot >= 0 && slot < ZB_SLOTS && !t->layer[layer][slot]);
-    zb_param *p = append(t, role, layer, zb_asprintf(t->arena, "model.layers.%d.%s", layer, name), rows, cols);
+    zb_param *p = append(t, role, layer, zb_asprintf(t->arena, "model.layers.%d.%s", layer, name),
+                         rows, cols);
     t->layer[layer][slot] = p;
     return p;
 }

@@ -1,8 +1,9 @@
 /* params.h - every parameter of a model in one table.
  *
- * Each mixer kind declares its rows (name, shape, role); loading, checking, optimising, saving and reporting walk the same table.
- * A parameter's value is `data` of `dtype`: borrowed from a mapped file, or f32 in the model's arena, in which
- * case `w` points to it and may be written. Gradients exist only in a model opened for training. */
+ * Each mixer kind declares its rows (name, shape, role); loading, checking, optimising, saving and
+ * reporting walk the same table. A parameter's value is `data` of `dtype`: borrowed from a mapped
+ * file, or f32 in the model's arena, in which case `w` points to it and may be written. Gradients
+ * exist only in a model opened for training. */
 #ifndef ZB_MODEL_PARAMS_H
 #define ZB_MODEL_PARAMS_H
 
@@ -11,8 +12,14 @@
 #include "tensor/dtype.h"
 
 typedef enum zb_role {
-    ZB_ROLE_EMBED, ZB_ROLE_NORM, ZB_ROLE_MIXER, ZB_ROLE_GATE, ZB_ROLE_MLP, ZB_ROLE_HEAD
-} zb_role; /* GATE: a mixer's decays, step sizes, gates, convolution and norms: small, kept wide, own learning rate */
+    ZB_ROLE_EMBED,
+    ZB_ROLE_NORM,
+    ZB_ROLE_MIXER,
+    ZB_ROLE_GATE,
+    ZB_ROLE_MLP,
+    ZB_ROLE_HEAD
+} zb_role; /* GATE: a mixer's decays, step sizes, gates, convolution and norms: small, kept wide,
+              own learning rate */
 
 typedef struct zb_param {
     const char *name; /* as in the checkpoint */
@@ -28,7 +35,14 @@ typedef struct zb_param {
 
 /* Slots of one layer. Unused ones are NULL. */
 enum zb_slot {
-    ZB_P_NORM1, ZB_P_NORM2, ZB_P_GATE, ZB_P_UP, ZB_P_DOWN, ZB_P_GATE_B, ZB_P_UP_B, ZB_P_DOWN_B,
+    ZB_P_NORM1,
+    ZB_P_NORM2,
+    ZB_P_GATE,
+    ZB_P_UP,
+    ZB_P_DOWN,
+    ZB_P_GATE_B,
+    ZB_P_UP_B,
+    ZB_P_DOWN_B,
     ZB_P_MIXER, /* first slot of the mixer's own rows */
     ZB_SLOTS = ZB_P_MIXER + 12
 };
@@ -44,9 +58,10 @@ typedef struct zb_param_table {
 /* Declares all parameters of a model; values are still absent. */
 void zb_params_declare(zb_param_table *t, const zb_config *c, zb_arena *a);
 
-/* For the mixers' tables: adds "model.layers.<l>.<name>" into a slot. cols 0: a vector of `rows`. */
-zb_param *zb_params_add(zb_param_table *t, int layer, int slot, zb_role role, const char *name, int rows,
-                        int cols);
+/* For the mixers' tables: adds "model.layers.<l>.<name>" into a slot. cols 0: a vector of `rows`.
+ */
+zb_param *zb_params_add(zb_param_table *t, int layer, int slot, zb_role role, const char *name,
+                        int rows, int cols);
 
 zb_param *zb_params_find(const zb_param_table *t, const char *name);
 int64_t zb_param_count(const zb_param *p);

@@ -1,8 +1,9 @@
 /* rope.c - frequencies and tables (contract in rope.h).
  *
- * Plain: f_i = theta^(-2i/dim). linear: f/factor. llama3 (Llama 3.1): wavelengths beyond old/low are slowed by the factor, those below old/high
- * are kept, between them a linear blend in old/wavelength. YaRN (Peng et al. 2023): a blend over the pair index between the
- * dimensions that turn beta_fast and beta_slow times within the old context, and cos and sin scaled by
+ * Plain: f_i = theta^(-2i/dim). linear: f/factor. llama3 (Llama 3.1): wavelengths beyond old/low
+ * are slowed by the factor, those below old/high are kept, between them a linear blend in
+ * old/wavelength. YaRN (Peng et al. 2023): a blend over the pair index between the dimensions that
+ * turn beta_fast and beta_slow times within the old context, and cos and sin scaled by
  * m(mscale)/m(mscale_all_dim), m(s) = 0.1·s·ln(factor)+1. */
 #include "model/rope.h"
 
@@ -11,7 +12,9 @@
 
 static const double pi = 3.14159265358979323846;
 
-static double yarn_m(double factor, double s) { return factor <= 1 ? 1 : 0.1 * s * log(factor) + 1; }
+static double yarn_m(double factor, double s) {
+    return factor <= 1 ? 1 : 0.1 * s * log(factor) + 1;
+}
 
 static double yarn_dim(const zb_rope *r, int dim, double turns) {
     return dim * log(r->old_context / (turns * 2 * pi)) / (2 * log(r->theta));
@@ -53,8 +56,8 @@ void zb_rope_reserve(zb_rope_table *t, const zb_rope *r, int dim, int rows, zb_a
     if (want < 64) want = 64;
     double *f = ZB_NEW_ARRAY(a, double, half);
     double m = zb_rope_frequencies(r, dim, f);
-    t->cos = ZB_NEW_ARRAY(a, float, (size_t)want * half);
-    t->sin = ZB_NEW_ARRAY(a, float, (size_t)want * half);
+    t->cos = ZB_NEW_ARRAY(a, float, (size_t)want *half);
+    t->sin = ZB_NEW_ARRAY(a, float, (size_t)want *half);
     for (int p = 0; p < want; p++)
         for (int i = 0; i < half; i++) {
             t->cos[p * half + i] = (float)(cos(p * f[i]) * m);

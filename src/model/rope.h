@@ -6,13 +6,15 @@
 #include "model/config.h"
 #include "model/mixer.h"
 
-/* dim/2 angles per position for heads of `dim` values, in f64; returns the factor on cos and sin (YaRN: 0.1·ln(factor)+1). */
+/* dim/2 angles per position for heads of `dim` values, in f64; returns the factor on cos and sin
+ * (YaRN: 0.1·ln(factor)+1). */
 double zb_rope_frequencies(const zb_rope *r, int dim, double *out);
 
 /* Grows the table to at least `rows` positions (doubling); memory from the arena. */
 void zb_rope_reserve(zb_rope_table *t, const zb_rope *r, int dim, int rows, zb_arena *a);
 
-/* Softmax scale of an MLA layer: (d_nope+d_rope)^-1/2, times mscale² where YaRN's mscale_all_dim is set. */
+/* Softmax scale of an MLA layer: (d_nope+d_rope)^-1/2, times mscale² where YaRN's mscale_all_dim is
+ * set. */
 double zb_mla_scale(const zb_rope *r, int d_nope, int d_rope);
 
 #endif

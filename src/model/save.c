@@ -8,7 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_arena *a, zb_err *err) {
+static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_arena *a,
+                              zb_err *err) {
     const zb_param_table *t = &m->params;
     zb_tensor *list = ZB_NEW_ARRAY(a, zb_tensor, t->n);
     for (int i = 0; i < t->n; i++) {
@@ -42,11 +43,14 @@ static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_a
 }
 
 static zb_status copy_tokenizer(const char *from, const char *dir, zb_arena *a, zb_err *err) {
-    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"};
+    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json",
+                                        "special_tokens_map.json", "chat_template.jinja",
+                                        "generation_config.json"};
     if (zb_dir_exists(from)) {
         for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
             char *path = zb_path_join(a, from, files[i]);
-            if (zb_file_exists(path)) ZB_TRY(zb_file_copy(path, zb_path_join(a, dir, files[i]), err));
+            if (zb_file_exists(path))
+                ZB_TRY(zb_file_copy(path, zb_path_join(a, dir, files[i]), err));
         }
         return ZB_OK;
     }
@@ -60,11 +64,13 @@ static zb_status copy_tokenizer(const char *from, const char *dir, zb_arena *a, 
     return s;
 }
 
-zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char *tokenizer_from, const json_t *provenance, zb_err *err) {
+zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char *tokenizer_from,
+                        const json_t *provenance, zb_err *err) {
     zb_arena a = {0};
     char *clean = zb_strdup(&a, dir);
     for (size_t n = strlen(clean); n > 1 && clean[n - 1] == '/'; n--) clean[n - 1] = 0;
-    char *tmp = zb_asprintf(&a, "%s.tmp%d", clean, (int)getpid()), *old = zb_asprintf(&a, "%s.old%d", clean, (int)getpid());
+    char *tmp = zb_asprintf(&a, "%s.tmp%d", clean, (int)getpid()),
+         *old = zb_asprintf(&a, "%s.old%d", clean, (int)getpid());
     zb_status s = zb_dir_make(tmp, err);
     if (s == ZB_OK) s = zb_config_write(&m->config, tmp, provenance, err);
     if (s == ZB_OK) s = save_weights(m, tmp, dtype, &a, err);

@@ -1,17 +1,15 @@
 /* ssd.c - chunked state-space scan of one head (contract in ssd.h).
  *
- * With a_t = Σ_{s<=t} Δ_s·A inside a chunk of Q tokens, S the state before it (kept transposed, [n, p], so that products read rows):
- *   M_ts = (C_t·B_s)·exp(a_t - a_s)·Δ_s  for s <= t,           Y = M X + diag(exp a_t) C S + D X
- *   S'   = exp(a_Q)·S + Σ_s exp(a_Q - a_s)·Δ_s·B_s ⊗ x_s
- * All exponents are <= 0, so nothing can overflow. Backward walks the chunks from the last, with dS the gradient of the state behind the
- * chunk, and the states before each chunk recomputed by a forward sweep:
- *   W = dY Xᵀ ∘ mask (gradient of M),  G = C Bᵀ,  E_ts = exp(a_t - a_s),  v_s = exp(a_Q - a_s)
- *   dX_s = Σ_t M_ts dY_t + v_s Δ_s (B_s dS) + D dY_s
- *   dC   = (W∘E∘Δ_s) B + diag(exp a_t) dY Sᵀ
- *   dB   = (W∘E∘Δ_s)ᵀ C + v_s Δ_s X dSᵀ
- *   dS_before = exp(a_Q) dS + Cᵀ diag(exp a_t) dY
- *   da_t collects Σ_s W_ts M_ts (rows +, columns −), the terms of exp a_t, of v_s and of exp a_Q;
- *   dΔ_s = A·Σ_{t>=s} da_t + Σ_t W_ts G_ts E_ts + v_s x_s·(B_s dS),   dA = Σ_s Δ_s·Σ_{t>=s} da_t,   dD = Σ x·dY. */
+ * With a_t = Σ_{s<=t} Δ_s·A inside a chunk of Q tokens, S the state before it (kept transposed, [n,
+ * p], so that products read rows): M_ts = (C_t·B_s)·exp(a_t - a_s)·Δ_s  for s <= t,           Y = M
+ * X + diag(exp a_t) C S + D X S'   = exp(a_Q)·S + Σ_s exp(a_Q - a_s)·Δ_s·B_s ⊗ x_s All exponents
+ * are <= 0, so nothing can overflow. Backward walks the chunks from the last, with dS the gradient
+ * of the state behind the chunk, and the states before each chunk recomputed by a forward sweep: W
+ * = dY Xᵀ ∘ mask (gradient of M),  G = C Bᵀ,  E_ts = exp(a_t - a_s),  v_s = exp(a_Q - a_s) dX_s =
+ * Σ_t M_ts dY_t + v_s Δ_s (B_s dS) + D dY_s dC   = (W∘E∘Δ_s) B + diag(exp a_t) dY Sᵀ dB   =
+ * (W∘E∘Δ_s)ᵀ C + v_s Δ_s X dSᵀ dS_before = exp(a_Q) dS + Cᵀ diag(exp a_t) dY da_t collects Σ_s W_ts
+ * M_ts (rows +, columns −), the terms of exp a_t, of v_s and of exp a_Q; dΔ_s = A·Σ_{t>=s} da_t +
+ * Σ_t W_ts G_ts E_ts + v_s x_s·(B_s dS),   dA = Σ_s Δ_s·Σ_{t>=s} da_t,   dD = Σ x·dY. */
 #include "model/ssd.h"
 
 #include "kernels/kernels.h"
@@ -24,10 +22,6 @@ enum { Q = ZB_SSD_CHUNK };
 size_t zb_ssd_work(int T, int dim) {
     size_t chunks = (size_t)(T + Q - 1) / Q, square = (size_t)dim * dim;
     return (chunks + 2) * square + 5 * (size_t)Q * Q + 4 * (size_t)Q * dim + 8 * Q;
-}
-
-static void gemm(int m, int n, int k, const float *a, ptrdiff_t a_row, ptrdiff_t a_col, const float *b, ptrdiff_t ldb, float *c, ptrdiff_t ldc, bool add) {
-    zb_kernels_get()->gemm(&(zb_gemm_args){.m = m, .n = n, .k = k, .a = a, .a_row = a_row, .a_col = a_col, .b = b, .ldb = ldb, .c = c, .ldc = ldc, .alpha = 1, .add = add});
 }
 
 static void transpose(const float *in, ptrdiff_t row, int rows, int cols, float *out) {
@@ -65,13 +59,25 @@ static void carry(const zb_ssd *s, int t0, int q, const float *a, float *S, floa
         const float *x = s->x + (t0 + t) * s->u_row;
         for (int i = 0; i < d; i++) bx[t * d + i] = f * x[i];
     }
-    gemm(d, d, q, s->B + t0 * s->u_row, 1, s->u_row, bx, d, S, d, true);
+    kn->gemm(&(zb_gemm_args){.m = d,
+                             .n = d,
+                             .k = q,
+                             .a = s->B + t0 * s->u_row,
+                             .a_row = 1,
+                             .a_col = s->u_row,
+                             .b = bx,
+                             .ldb = d,
+                             .c = S,
+                             .ldc = d,
+                             .alpha = 1,
+                             .add = true});
 }
 
 void zb_ssd_chunked(const zb_ssd *s, float *work) {
     const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
-    float *S = work, *bt = S + d * d, *g = bt + Q * d, *e = g + Q * Q, *rows = e + Q * Q, *a = rows + Q * d;
+    float *S = work, *bt = S + d * d, *g = bt + Q * d, *e = g + Q * Q, *rows = e + Q * Q,
+          *a = rows + Q * d;
     if (s->state)
         transpose(s->state, d, d, d, S);
     else
@@ -81,20 +87,52 @@ void zb_ssd_chunked(const zb_ssd *s, float *work) {
         log_decay(s, t0, q, a);
         decay_matrix(q, a, e);
         transpose(s->B + t0 * s->u_row, s->u_row, q, d, bt);
-        gemm(q, q, d, s->C + t0 * s->u_row, s->u_row, 1, bt, q, g, q, false);
+        kn->gemm(&(zb_gemm_args){.m = q,
+                                 .n = q,
+                                 .k = d,
+                                 .a = s->C + t0 * s->u_row,
+                                 .a_row = s->u_row,
+                                 .a_col = 1,
+                                 .b = bt,
+                                 .ldb = q,
+                                 .c = g,
+                                 .ldc = q,
+                                 .alpha = 1});
         for (int t = 0; t < q; t++) {
-            for (int j = 0; j <= t; j++) g[t * q + j] *= e[t * q + j] * s->delta[(t0 + j) * s->d_row];
+            for (int j = 0; j <= t; j++)
+                g[t * q + j] *= e[t * q + j] * s->delta[(t0 + j) * s->d_row];
             memset(g + t * q + t + 1, 0, (size_t)(q - t - 1) * sizeof(float));
         }
         float *y = s->y + t0 * s->y_row;
-        gemm(q, d, q, g, q, 1, s->x + t0 * s->u_row, s->u_row, y, s->y_row, false);
+        kn->gemm(&(zb_gemm_args){.m = q,
+                                 .n = d,
+                                 .k = q,
+                                 .a = g,
+                                 .a_row = q,
+                                 .a_col = 1,
+                                 .b = s->x + t0 * s->u_row,
+                                 .ldb = s->u_row,
+                                 .c = y,
+                                 .ldc = s->y_row,
+                                 .alpha = 1});
         for (int t = 0; t < q; t++) {
             float f = expf(a[t]);
             const float *c = s->C + (t0 + t) * s->u_row;
             for (int i = 0; i < d; i++) rows[t * d + i] = f * c[i];
             kn->axpy(d, s->D, s->x + (t0 + t) * s->u_row, y + t * s->y_row);
         }
-        gemm(q, d, d, rows, d, 1, S, d, y, s->y_row, true);
+        kn->gemm(&(zb_gemm_args){.m = q,
+                                 .n = d,
+                                 .k = d,
+                                 .a = rows,
+                                 .a_row = d,
+                                 .a_col = 1,
+                                 .b = S,
+                                 .ldb = d,
+                                 .c = y,
+                                 .ldc = s->y_row,
+                                 .alpha = 1,
+                                 .add = true});
         carry(s, t0, q, a, S, rows);
     }
     if (s->state) transpose(S, d, d, d, s->state);
@@ -142,12 +180,33 @@ static chunk_work split_work(const zb_ssd *s, float *work) {
 
 /* Terms inside the chunk: through M. Leaves the gradient of C·Bᵀ in w and adds to da. */
 static void backward_inside(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, const chunk_work *k) {
+    const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
     const float *x = s->x + t0 * s->u_row, *dy = gr->dy + t0 * s->y_row;
     transpose(s->B + t0 * s->u_row, s->u_row, q, d, k->tr);
-    gemm(q, q, d, s->C + t0 * s->u_row, s->u_row, 1, k->tr, q, k->g, q, false);
+    kn->gemm(&(zb_gemm_args){.m = q,
+                             .n = q,
+                             .k = d,
+                             .a = s->C + t0 * s->u_row,
+                             .a_row = s->u_row,
+                             .a_col = 1,
+                             .b = k->tr,
+                             .ldb = q,
+                             .c = k->g,
+                             .ldc = q,
+                             .alpha = 1});
     transpose(x, s->u_row, q, d, k->tr);
-    gemm(q, q, d, dy, s->y_row, 1, k->tr, q, k->w, q, false);
+    kn->gemm(&(zb_gemm_args){.m = q,
+                             .n = q,
+                             .k = d,
+                             .a = dy,
+                             .a_row = s->y_row,
+                             .a_col = 1,
+                             .b = k->tr,
+                             .ldb = q,
+                             .c = k->w,
+                             .ldc = q,
+                             .alpha = 1});
     for (int t = 0; t < q; t++)
         for (int j = 0; j < q; j++) {
             int at = t * q + j;
@@ -159,26 +218,80 @@ static void backward_inside(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, con
             gr->ddelta[(t0 + j) * s->d_row] += k->w[at] * ge;
             k->w[at] *= k->e[at] * dt;
         }
-    gemm(q, d, q, k->m, 1, q, dy, s->y_row, gr->dx + t0 * s->u_row, s->u_row, true);
-    gemm(q, d, q, k->w, q, 1, s->B + t0 * s->u_row, s->u_row, gr->dC + t0 * s->u_row, s->u_row, true);
-    gemm(q, d, q, k->w, 1, q, s->C + t0 * s->u_row, s->u_row, gr->dB + t0 * s->u_row, s->u_row, true);
+    kn->gemm(&(zb_gemm_args){.m = q,
+                             .n = d,
+                             .k = q,
+                             .a = k->m,
+                             .a_row = 1,
+                             .a_col = q,
+                             .b = dy,
+                             .ldb = s->y_row,
+                             .c = gr->dx + t0 * s->u_row,
+                             .ldc = s->u_row,
+                             .alpha = 1,
+                             .add = true});
+    kn->gemm(&(zb_gemm_args){.m = q,
+                             .n = d,
+                             .k = q,
+                             .a = k->w,
+                             .a_row = q,
+                             .a_col = 1,
+                             .b = s->B + t0 * s->u_row,
+                             .ldb = s->u_row,
+                             .c = gr->dC + t0 * s->u_row,
+                             .ldc = s->u_row,
+                             .alpha = 1,
+                             .add = true});
+    kn->gemm(&(zb_gemm_args){.m = q,
+                             .n = d,
+                             .k = q,
+                             .a = k->w,
+                             .a_row = 1,
+                             .a_col = q,
+                             .b = s->C + t0 * s->u_row,
+                             .ldb = s->u_row,
+                             .c = gr->dB + t0 * s->u_row,
+                             .ldc = s->u_row,
+                             .alpha = 1,
+                             .add = true});
 }
 
 /* Terms through the state before the chunk (S) and behind it (dS). */
-static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, const float *S, const chunk_work *k) {
+static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, const float *S,
+                             const chunk_work *k) {
     const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
     float last = k->a[q - 1];
     /* dC_t += exp(a_t) S dY_t; the same product gives the gradient of exp(a_t) */
     transpose(S, d, d, d, k->St);
-    gemm(q, d, d, gr->dy + t0 * s->y_row, s->y_row, 1, k->St, d, k->rows, d, false);
+    kn->gemm(&(zb_gemm_args){.m = q,
+                             .n = d,
+                             .k = d,
+                             .a = gr->dy + t0 * s->y_row,
+                             .a_row = s->y_row,
+                             .a_col = 1,
+                             .b = k->St,
+                             .ldb = d,
+                             .c = k->rows,
+                             .ldc = d,
+                             .alpha = 1});
     for (int t = 0; t < q; t++) {
         float f = expf(k->a[t]), *row = k->rows + t * d;
         k->da[t] += f * kn->dot(d, row, s->C + (t0 + t) * s->u_row);
         kn->axpy(d, f, row, gr->dC + (t0 + t) * s->u_row);
     }
     /* B_s dS [p]: reaches x, Δ and the decay to the chunk's end */
-    gemm(q, d, d, s->B + t0 * s->u_row, s->u_row, 1, k->dS, d, k->rows, d, false);
+    kn->gemm(&(zb_gemm_args){.m = q,
+                             .n = d,
+                             .k = d,
+                             .a = s->B + t0 * s->u_row,
+                             .a_row = s->u_row,
+                             .a_col = 1,
+                             .b = k->dS,
+                             .ldb = d,
+                             .c = k->rows,
+                             .ldc = d,
+                             .alpha = 1});
     for (int t = 0; t < q; t++) {
         float v = expf(last - k->a[t]), dt = s->delta[(t0 + t) * s->d_row];
         float xb = v * kn->dot(d, k->rows + t * d, s->x + (t0 + t) * s->u_row);
@@ -193,7 +306,18 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
         float f = expf(last - k->a[t]) * s->delta[(t0 + t) * s->d_row];
         for (int i = 0; i < d; i++) k->rows[t * d + i] = f * s->x[(t0 + t) * s->u_row + i];
     }
-    gemm(q, d, d, k->rows, d, 1, k->St, d, gr->dB + t0 * s->u_row, s->u_row, true);
+    kn->gemm(&(zb_gemm_args){.m = q,
+                             .n = d,
+                             .k = d,
+                             .a = k->rows,
+                             .a_row = d,
+                             .a_col = 1,
+                             .b = k->St,
+                             .ldb = d,
+                             .c = gr->dB + t0 * s->u_row,
+                             .ldc = s->u_row,
+                             .alpha = 1,
+                             .add = true});
     /* dS before the chunk */
     float f = expf(last);
     k->da[q - 1] += f * kn->dot(d * d, S, k->dS);
@@ -202,7 +326,18 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
         float ft = expf(k->a[t]);
         for (int i = 0; i < d; i++) k->rows[t * d + i] = ft * gr->dy[(t0 + t) * s->y_row + i];
     }
-    gemm(d, d, q, s->C + t0 * s->u_row, 1, s->u_row, k->rows, d, k->dS, d, true);
+    kn->gemm(&(zb_gemm_args){.m = d,
+                             .n = d,
+                             .k = q,
+                             .a = s->C + t0 * s->u_row,
+                             .a_row = 1,
+                             .a_col = s->u_row,
+                             .b = k->rows,
+                             .ldb = d,
+                             .c = k->dS,
+                             .ldc = d,
+                             .alpha = 1,
+                             .add = true});
 }
 
 void zb_ssd_backward(const zb_ssd *s, zb_ssd_grad *gr, float *work) {

@@ -2,7 +2,8 @@
  *
  *   header | recurrent parts of layers 0..L-1 | cache rows of layer 0 | cache rows of layer 1 | ...
  *
- * A layer's cache holds tokens_max rows, so its offset depends on the capacity: copying between capacities moves each layer on its own. */
+ * A layer's cache holds tokens_max rows, so its offset depends on the capacity: copying between
+ * capacities moves each layer on its own. */
 #include "model/state.h"
 
 #include <string.h>
@@ -46,7 +47,9 @@ void zb_state_reset(zb_state *s) {
     memset(s->data, 0, s->bytes);
 }
 
-float *zb_state_layer(zb_state *s, const zb_config *c, int l) { return s->data + offset_of(c, l, s->tokens_max); }
+float *zb_state_layer(zb_state *s, const zb_config *c, int l) {
+    return s->data + offset_of(c, l, s->tokens_max);
+}
 
 static void copy_rows(float *dst, const float *src, int64_t rows, int64_t width) {
     memcpy(dst, src, (size_t)(rows * width) * sizeof(float));

@@ -1,6 +1,7 @@
 /* batch.h - a batch of tokens: spans of documents laid end to end.
  *
- * Plain data between those who make batches (data, generation, evaluation) and the model that passes over them. */
+ * Plain data between those who make batches (data, generation, evaluation) and the model that
+ * passes over them. */
 #ifndef ZB_TENSOR_BATCH_H
 #define ZB_TENSOR_BATCH_H
 

@@ -1,8 +1,9 @@
 /* matmul.c - oneDNN behind one call (contract in matmul.h).
  *
- * f32 goes to dnnl_sgemm, which is thread-parallel and needs no set-up. bf16 goes to a matmul primitive of bf16 operands and
- * f32 result (a bf16 result is slower and loses the sums); primitives are created once per shape and kept in a small table
- * that replaces the oldest entry. Operands are converted into a workspace that only grows. */
+ * f32 goes to dnnl_sgemm, which is thread-parallel and needs no set-up. bf16 goes to a matmul
+ * primitive of bf16 operands and f32 result (a bf16 result is slower and loses the sums);
+ * primitives are created once per shape and kept in a small table that replaces the oldest entry.
+ * Operands are converted into a workspace that only grows. */
 #include "tensor/matmul.h"
 
 #include "base/arena.h"
@@ -44,8 +45,8 @@ static void entry_release(entry *e) {
 }
 
 /* [rows, cols] with the given row distance, or its transpose when `t` (stored [cols, rows]). */
-static dnnl_status_t make_desc(dnnl_memory_desc_t *d, int64_t rows, int64_t cols, int64_t ld, bool t,
-                               dnnl_data_type_t type) {
+static dnnl_status_t make_desc(dnnl_memory_desc_t *d, int64_t rows, int64_t cols, int64_t ld,
+                               bool t, dnnl_data_type_t type) {
     dnnl_dims_t dims = {rows, cols}, strides = {t ? 1 : ld, t ? ld : 1};
     return dnnl_memory_desc_init_by_strides(d, 2, dims, type, strides);
 }
@@ -124,8 +125,10 @@ void zb_matmul_free(zb_matmul *mm) {
 zb_precision zb_matmul_precision(const zb_matmul *mm) { return mm->precision; }
 bool zb_matmul_bf16_native(const zb_matmul *mm) { return mm->native; }
 
-/* rows x cols (distance ld) to a dense copy in workspace `slot`: bf16 bits when native, rounded f32 otherwise. */
-static void *convert(zb_matmul *mm, int slot, const float *src, int64_t rows, int64_t cols, int64_t ld) {
+/* rows x cols (distance ld) to a dense copy in workspace `slot`: bf16 bits when native, rounded f32
+ * otherwise. */
+static void *convert(zb_matmul *mm, int slot, const float *src, int64_t rows, int64_t cols,
+                     int64_t ld) {
     size_t size = mm->native ? 2 : 4, bytes = (size_t)(rows * cols) * size;
     if (mm->work_bytes[slot] < bytes) {
         mm->work[slot] = zb_heap_resize(mm->work[slot], bytes);
@@ -145,8 +148,8 @@ static void *convert(zb_matmul *mm, int slot, const float *src, int64_t rows, in
 }
 
 static void run_f32(const zb_mm_args *g) {
-    dnnl_status_t s = dnnl_sgemm(g->a_t ? 'T' : 'N', g->b_t ? 'T' : 'N', g->m, g->n, g->k, 1.0f, g->a, g->lda, g->b,
-                                 g->ldb, g->add ? 1.0f : 0.0f, g->c, g->ldc);
+    dnnl_status_t s = dnnl_sgemm(g->a_t ? 'T' : 'N', g->b_t ? 'T' : 'N', g->m, g->n, g->k, 1.0f,
+                                 g->a, g->lda, g->b, g->ldb, g->add ? 1.0f : 0.0f, g->c, g->ldc);
     ZB_ASSERT(s == dnnl_success);
 }
 
@@ -171,7 +174,8 @@ static bool run_native(zb_matmul *mm, const zb_mm_args *g, void *a, void *b) {
 void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g) {
     if (g->m == 0 || g->n == 0) return;
     if (g->k == 0) {
-        for (int i = 0; i < g->m && !g->add; i++) memset(g->c + i * g->ldc, 0, (size_t)g->n * sizeof(float));
+        for (int i = 0; i < g->m && !g->add; i++)
+            memset(g->c + i * g->ldc, 0, (size_t)g->n * sizeof(float));
         return;
     }
     if (mm->precision == ZB_PREC_F32) {
@@ -200,7 +204,9 @@ zb_status zb_precision_choose(const char *name, zb_precision *out, zb_err *err) 
     if (!strcmp(name, "f32")) return ZB_OK;
     *out = ZB_PREC_BF16;
     if (!strcmp(name, "bf16")) return ZB_OK;
-    if (strcmp(name, "auto")) return zb_fail(err, ZB_ERR_CONFIG, "precision: expected auto, f32 or bf16, found \"%s\"", name);
+    if (strcmp(name, "auto"))
+        return zb_fail(err, ZB_ERR_CONFIG, "precision: expected auto, f32 or bf16, found \"%s\"",
+                       name);
     zb_matmul *probe;
     ZB_TRY(zb_matmul_new(&probe, ZB_PREC_BF16, err));
     if (!probe->native) *out = ZB_PREC_F32;

@@ -1,9 +1,10 @@
 /* matmul.h - the large matrix products of prefill and training.
  *
- * C[m,n] = op(A)[m,k] · op(B)[k,n] (+ C), row-major, all threads. In f32, or with both operands rounded to bf16 and f32 sums: natively
- * (oneDNN) where the CPU has bf16 products, else by rounding and an f32 product, which gives the same numbers up to the order
- * of the sum, so that results and tests do not depend on the machine. A zb_matmul holds the workspace and the cached
- * primitives; it belongs to one thread at a time. It takes memory only while shapes are new. */
+ * C[m,n] = op(A)[m,k] · op(B)[k,n] (+ C), row-major, all threads. In f32, or with both operands
+ * rounded to bf16 and f32 sums: natively (oneDNN) where the CPU has bf16 products, else by rounding
+ * and an f32 product, which gives the same numbers up to the order of the sum, so that results and
+ * tests do not depend on the machine. A zb_matmul holds the workspace and the cached primitives; it
+ * belongs to one thread at a time. It takes memory only while shapes are new. */
 #ifndef ZB_TENSOR_MATMUL_H
 #define ZB_TENSOR_MATMUL_H
 

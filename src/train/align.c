@@ -1,8 +1,9 @@
 /* align.c - the alignment stage (contract in align.h).
  *
  * For layer l with teacher states h_l, h_{l+1} and mixer output m_l:
- *   loss_l = w_hidden·d(layer_l(h_l), h_{l+1}) + w_mixer·d(mixer_l(h_l), m_l),   mean over tokens, summed over layers,
- * d the norm of the difference (the paper's) or its mean square. Gradients of both terms meet at the mixer's output. */
+ *   loss_l = w_hidden·d(layer_l(h_l), h_{l+1}) + w_mixer·d(mixer_l(h_l), m_l),   mean over tokens,
+ * summed over layers, d the norm of the difference (the paper's) or its mean square. Gradients of
+ * both terms meet at the mixer's output. */
 #include "train/align.h"
 
 #include "base/file.h"
@@ -13,14 +14,21 @@
 
 #define AT(field) offsetof(zb_align_opts, field)
 const zb_opt zb_align_opt_table[] = {
-    {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL, "the base Transformer: model folder or .gguf"},
+    {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL,
+     "the base Transformer: model folder or .gguf"},
     {ZB_OPT_STR, "students", 0, AT(students), NULL, 0, 0, NULL, "student folders, comma-separated"},
-    {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL, "folders for the aligned students, comma-separated"},
-    {ZB_OPT_CHOICE, "trainable", 0, AT(trainable), "layer", 0, 0, "mixer|layer", "what is trained of each layer"},
-    {ZB_OPT_CHOICE, "loss", 0, AT(loss), "norm", 0, 0, "norm|squared", "distance: L2 norm of the difference, or mean square"},
-    {ZB_OPT_F64, "hidden_weight", 0, AT(hidden_weight), "1", 0, 1e6, NULL, "weight of the layer-output term"},
-    {ZB_OPT_F64, "mixer_weight", 0, AT(mixer_weight), "1", 0, 1e6, NULL, "weight of the mixer-output term"},
-    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16", "matrix products; auto: bf16 where the CPU has it"},
+    {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL,
+     "folders for the aligned students, comma-separated"},
+    {ZB_OPT_CHOICE, "trainable", 0, AT(trainable), "layer", 0, 0, "mixer|layer",
+     "what is trained of each layer"},
+    {ZB_OPT_CHOICE, "loss", 0, AT(loss), "norm", 0, 0, "norm|squared",
+     "distance: L2 norm of the difference, or mean square"},
+    {ZB_OPT_F64, "hidden_weight", 0, AT(hidden_weight), "1", 0, 1e6, NULL,
+     "weight of the layer-output term"},
+    {ZB_OPT_F64, "mixer_weight", 0, AT(mixer_weight), "1", 0, 1e6, NULL,
+     "weight of the mixer-output term"},
+    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16",
+     "matrix products; auto: bf16 where the CPU has it"},
     {0},
 };
 
@@ -31,7 +39,8 @@ typedef struct student {
     zb_model *model;
     zb_runner *runner;
     zb_optim optim[ZB_LAYERS_MAX];
-    double hidden[ZB_LAYERS_MAX], mixer[ZB_LAYERS_MAX]; /* sums over the tokens of a step or validation */
+    double hidden[ZB_LAYERS_MAX],
+        mixer[ZB_LAYERS_MAX]; /* sums over the tokens of a step or validation */
     double error[ZB_LAYERS_MAX], energy[ZB_LAYERS_MAX]; /* ‖m_s - m_t‖², ‖m_t‖² */
 } student;
 
@@ -49,34 +58,46 @@ typedef struct align {
 
 static bool is_trained(const align *a, const zb_param *p) {
     if (p->layer < 0) return false;
-    bool in_mixer = strstr(p->name, ".mla.") || strstr(p->name, ".mamba.") || strstr(p->name, ".self_attn.");
+    bool in_mixer =
+        strstr(p->name, ".mla.") || strstr(p->name, ".mamba.") || strstr(p->name, ".self_attn.");
     return in_mixer || !strcmp(a->o->trainable, "layer");
 }
 
-static zb_status open_student(align *a, const char *path, const char *out, zb_precision prec, zb_err *err) {
+static zb_status open_student(align *a, const char *path, const char *out, zb_precision prec,
+                              zb_err *err) {
     student *s = a->s[a->n++] = ZB_NEW(&a->arena, student);
     s->out = out;
     ZB_TRY(zb_model_open(&s->model, path, ZB_MODEL_TRAIN, err));
     const zb_config *c = zb_model_config(s->model), *t = zb_model_config(a->teacher);
-    if (c->L != t->L || c->D != t->D) return zb_fail(err, ZB_ERR_CONFIG, "%s: expected %d layers of size %d as in the teacher, found %d of %d", path, t->L, t->D, c->L, c->D);
+    if (c->L != t->L || c->D != t->D)
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "%s: expected %d layers of size %d as in the teacher, found %d of %d", path,
+                       t->L, t->D, c->L, c->D);
     ZB_TRY(zb_runner_new(&s->runner, s->model, prec, err));
     zb_param_table *p = zb_model_params(s->model);
-    for (int l = 0; l < c->L; l++) zb_optim_init(&s->optim[l], a->so->beta1, a->so->beta2, a->so->eps);
+    for (int l = 0; l < c->L; l++)
+        zb_optim_init(&s->optim[l], a->so->beta1, a->so->beta2, a->so->eps);
     for (int i = 0; i < p->n; i++) {
         zb_param *x = &p->item[i];
         if (!is_trained(a, x)) continue;
         zb_model_add_grad(s->model, x);
-        zb_optim_add(&s->optim[x->layer], x, x->role == ZB_ROLE_GATE ? a->so->gate_rate : 1, x->n_dims == 2 && x->role != ZB_ROLE_GATE ? a->so->weight_decay : 0);
+        zb_optim_add(&s->optim[x->layer], x, x->role == ZB_ROLE_GATE ? a->so->gate_rate : 1,
+                     x->n_dims == 2 && x->role != ZB_ROLE_GATE ? a->so->weight_decay : 0);
     }
     return ZB_OK;
 }
 
 static zb_status open_all(align *a, zb_err *err) {
     int n_in, n_out;
-    char **in = zb_list_split(a->o->students, &a->arena, &n_in), **out = zb_list_split(a->o->out, &a->arena, &n_out);
-    if (!a->o->teacher) return zb_fail(err, ZB_ERR_CONFIG, "teacher: expected a model folder or .gguf");
+    char **in = zb_list_split(a->o->students, &a->arena, &n_in),
+         **out = zb_list_split(a->o->out, &a->arena, &n_out);
+    if (!a->o->teacher)
+        return zb_fail(err, ZB_ERR_CONFIG, "teacher: expected a model folder or .gguf");
     if (n_in < 1 || n_in > STUDENTS_MAX || n_in != n_out)
-        return zb_fail(err, ZB_ERR_CONFIG, "students, out: expected 1 to %d folders and as many outputs, found %d and %d", STUDENTS_MAX, n_in, n_out);
+        return zb_fail(
+            err, ZB_ERR_CONFIG,
+            "students, out: expected 1 to %d folders and as many outputs, found %d and %d",
+            STUDENTS_MAX, n_in, n_out);
     zb_precision prec;
     ZB_TRY(zb_precision_choose(a->o->precision, &prec, err));
     ZB_TRY(zb_model_open(&a->teacher, a->o->teacher, ZB_MODEL_TRAIN, err));
@@ -130,12 +151,18 @@ static void layer_pass(align *a, student *s, int l, int n, float scale) {
     zb_mark mark = zb_arena_mark(ar);
     size_t size = (size_t)n * a->D;
     bool squared = !strcmp(a->o->loss, "squared"), train = scale > 0;
-    float *y = a->o->hidden_weight > 0 ? ZB_NEW_ARRAY(ar, float, size) : NULL, *m = ZB_NEW_ARRAY(ar, float, size);
-    float *dy = y && train ? ZB_NEW_ARRAY(ar, float, size) : NULL, *dm = train ? ZB_NEW_ARRAY(ar, float, size) : NULL;
+    float *y = a->o->hidden_weight > 0 ? ZB_NEW_ARRAY(ar, float, size) : NULL,
+          *m = ZB_NEW_ARRAY(ar, float, size);
+    float *dy = y && train ? ZB_NEW_ARRAY(ar, float, size) : NULL,
+          *dm = train ? ZB_NEW_ARRAY(ar, float, size) : NULL;
     zb_layer_tape *tape;
     zb_layer_forward(run, l, a->hidden[l], y, m, train ? &tape : NULL);
-    if (y) s->hidden[l] += zb_ild_loss(n, a->D, y, a->hidden[l + 1], squared, NULL, scale * (float)a->o->hidden_weight, dy);
-    if (a->o->mixer_weight > 0 || !train) s->mixer[l] += zb_ild_loss(n, a->D, m, a->mixer[l], squared, NULL, scale * (float)a->o->mixer_weight, dm);
+    if (y)
+        s->hidden[l] += zb_ild_loss(n, a->D, y, a->hidden[l + 1], squared, NULL,
+                                    scale * (float)a->o->hidden_weight, dy);
+    if (a->o->mixer_weight > 0 || !train)
+        s->mixer[l] += zb_ild_loss(n, a->D, m, a->mixer[l], squared, NULL,
+                                   scale * (float)a->o->mixer_weight, dm);
     if (train)
         zb_layer_backward(run, l, dy, dm, NULL, tape);
     else
@@ -173,7 +200,8 @@ static double report(const align *a, double tokens, json_t *out) {
         for (int l = 0; l < a->L; l++) {
             json_array_append_new(h, json_real(s->hidden[l] / tokens));
             json_array_append_new(m, json_real(s->mixer[l] / tokens));
-            total += (a->o->hidden_weight * s->hidden[l] + a->o->mixer_weight * s->mixer[l]) / tokens;
+            total +=
+                (a->o->hidden_weight * s->hidden[l] + a->o->mixer_weight * s->mixer[l]) / tokens;
         }
         zb_arena scratch = {0};
         json_object_set_new(out, zb_asprintf(&scratch, "ild_hidden.%s", zb_path_base(s->out)), h);
@@ -218,8 +246,11 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
             json_array_append_new(e, json_real(r));
             mean += r / a->L;
         }
-        json_object_set_new(o, zb_asprintf(&scratch, "relative_error.%s", zb_path_base(a->s[i]->out)), e);
-        zb_info("align: step %lld, %s: validation loss %.4g, mean relative error of mixer outputs %.4f", (long long)st->step, zb_path_base(a->s[i]->out), total, mean);
+        json_object_set_new(
+            o, zb_asprintf(&scratch, "relative_error.%s", zb_path_base(a->s[i]->out)), e);
+        zb_info(
+            "align: step %lld, %s: validation loss %.4g, mean relative error of mixer outputs %.4f",
+            (long long)st->step, zb_path_base(a->s[i]->out), total, mean);
     }
     bool best;
     if (s == ZB_OK)
@@ -269,7 +300,8 @@ static zb_status save_all(align *a, const json_t *how, zb_err *err) {
     return ZB_OK;
 }
 
-zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const char *dir, zb_err *err) {
+zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const char *dir,
+                       zb_err *err) {
     align a = {.o = o, .so = so};
     zb_stage st = {0};
     zb_align_opts oc = *o; /* the JSON writer reads through non-const groups */

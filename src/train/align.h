@@ -1,7 +1,8 @@
 /* align.h - intermediate-layer distillation (ILD; Zebra-Llama section 3.2, method.md 4).
  *
- * Every layer of every student is fed the teacher's hidden state and trained to give the teacher's mixer output and the teacher's next hidden state;
- * layers learn independently, each with its own AdamW and clipping. One pass of the teacher serves all layers of all students. */
+ * Every layer of every student is fed the teacher's hidden state and trained to give the teacher's
+ * mixer output and the teacher's next hidden state; layers learn independently, each with its own
+ * AdamW and clipping. One pass of the teacher serves all layers of all students. */
 #ifndef ZB_TRAIN_ALIGN_H
 #define ZB_TRAIN_ALIGN_H
 
@@ -13,12 +14,13 @@ typedef struct zb_align_opts {
     const char *trainable;      /* mixer | layer */
     const char *loss;           /* norm | squared */
     double hidden_weight, mixer_weight;
-    const char *precision;      /* auto | f32 | bf16 */
+    const char *precision; /* auto | f32 | bf16 */
 } zb_align_opts;
 
 extern const zb_opt zb_align_opt_table[];
 
 /* `dir` receives log and checkpoints. */
-zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *s, const char *dir, zb_err *err);
+zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *s, const char *dir,
+                       zb_err *err);
 
 #endif

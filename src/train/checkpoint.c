@@ -26,7 +26,12 @@ static int total_slots(const zb_checkpoint *k) {
 }
 
 static zb_tensor view(const zb_param *p, const char *name, const float *data) {
-    return (zb_tensor){.name = name, .dtype = ZB_F32, .n_dims = 1, .shape = {zb_param_count(p)}, .data = data, .bytes = (size_t)zb_param_count(p) * sizeof(float)};
+    return (zb_tensor){.name = name,
+                       .dtype = ZB_F32,
+                       .n_dims = 1,
+                       .shape = {zb_param_count(p)},
+                       .data = data,
+                       .bytes = (size_t)zb_param_count(p) * sizeof(float)};
 }
 
 static zb_status write_tensors(const zb_checkpoint *k, const char *dir, zb_arena *a, zb_err *err) {
@@ -39,18 +44,24 @@ static zb_status write_tensors(const zb_checkpoint *k, const char *dir, zb_arena
             mv[2 * at] = view(s->param, zb_asprintf(a, "%d.%s.m", i, s->param->name), s->m);
             mv[2 * at + 1] = view(s->param, zb_asprintf(a, "%d.%s.v", i, s->param->name), s->v);
         }
-    ZB_TRY(zb_safetensors_write(zb_path_join(a, dir, "model.safetensors"), w, (size_t)n, NULL, err));
-    return zb_safetensors_write(zb_path_join(a, dir, "optimizer.safetensors"), mv, (size_t)(2 * n), NULL, err);
+    ZB_TRY(
+        zb_safetensors_write(zb_path_join(a, dir, "model.safetensors"), w, (size_t)n, NULL, err));
+    return zb_safetensors_write(zb_path_join(a, dir, "optimizer.safetensors"), mv, (size_t)(2 * n),
+                                NULL, err);
 }
 
 /* Step of "checkpoint-<step>", -1 for anything else (temporaries included). */
 static int64_t step_of(const char *name) {
     int64_t v;
-    return !strncmp(name, prefix, sizeof prefix - 1) && zb_parse_i64(name + sizeof prefix - 1, &v) && v >= 0 ? v : -1;
+    return !strncmp(name, prefix, sizeof prefix - 1) &&
+                   zb_parse_i64(name + sizeof prefix - 1, &v) && v >= 0
+               ? v
+               : -1;
 }
 
 /* All checkpoint steps, ascending. */
-static zb_status list_steps(const char *run_dir, zb_arena *a, int64_t **steps, int *n, zb_err *err) {
+static zb_status list_steps(const char *run_dir, zb_arena *a, int64_t **steps, int *n,
+                            zb_err *err) {
     char **names;
     size_t count;
     *n = 0;
@@ -72,19 +83,23 @@ static zb_status remove_old(const char *run_dir, int keep_last, zb_arena *a, zb_
     int64_t *steps;
     int n;
     ZB_TRY(list_steps(run_dir, a, &steps, &n, err));
-    for (int i = 0; i < n - keep_last; i++) ZB_TRY(zb_dir_remove(zb_asprintf(a, "%s/%s%" PRId64, run_dir, prefix, steps[i]), err));
+    for (int i = 0; i < n - keep_last; i++)
+        ZB_TRY(zb_dir_remove(zb_asprintf(a, "%s/%s%" PRId64, run_dir, prefix, steps[i]), err));
     return ZB_OK;
 }
 
-zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t *extra, int keep_last, zb_err *err) {
+zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t *extra,
+                             int keep_last, zb_err *err) {
     zb_arena a = {0};
-    char *final = zb_asprintf(&a, "%s/%s%" PRId64, k->run_dir, prefix, step), *tmp = zb_asprintf(&a, "%s.tmp%d", final, (int)getpid());
+    char *final = zb_asprintf(&a, "%s/%s%" PRId64, k->run_dir, prefix, step),
+         *tmp = zb_asprintf(&a, "%s.tmp%d", final, (int)getpid());
     zb_status s = zb_dir_make(tmp, err);
     if (s == ZB_OK) s = write_tensors(k, tmp, &a, err);
     json_t *o = json_pack("{s:I,s:s}", "step", (json_int_t)step, "digest", k->digest);
     if (extra) json_object_set(o, "extra", (json_t *)(uintptr_t)extra);
     json_t *optim_steps = json_array();
-    for (int i = 0; i < k->n_optims; i++) json_array_append_new(optim_steps, json_integer(k->optim[i]->step));
+    for (int i = 0; i < k->n_optims; i++)
+        json_array_append_new(optim_steps, json_integer(k->optim[i]->step));
     json_object_set_new(o, "optimizer_steps", optim_steps);
     if (s == ZB_OK) s = zb_json_write(zb_path_join(&a, tmp, "trainer_state.json"), o, err);
     json_decref(o);
@@ -96,17 +111,20 @@ zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t 
     return s;
 }
 
-static zb_status restore(const zb_safetensors *f, const char *path, const char *name, int64_t n, float *to, zb_err *err) {
+static zb_status restore(const zb_safetensors *f, const char *path, const char *name, int64_t n,
+                         float *to, zb_err *err) {
     const zb_tensor *t = zb_safetensors_find(f, name);
     if (!t || t->dtype != ZB_F32 || zb_tensor_count(t) != n)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected tensor %s of %lld F32 values", path, name, (long long)n);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected tensor %s of %lld F32 values", path, name,
+                       (long long)n);
     memcpy(to, t->data, (size_t)n * sizeof(float));
     return ZB_OK;
 }
 
 static zb_status restore_all(const zb_checkpoint *k, const char *dir, zb_arena *a, zb_err *err) {
     zb_safetensors *w = NULL, *mv = NULL;
-    char *wp = zb_path_join(a, dir, "model.safetensors"), *mp = zb_path_join(a, dir, "optimizer.safetensors");
+    char *wp = zb_path_join(a, dir, "model.safetensors"),
+         *mp = zb_path_join(a, dir, "optimizer.safetensors");
     zb_status s = zb_safetensors_open(&w, wp, err);
     if (s == ZB_OK) s = zb_safetensors_open(&mv, mp, err);
     for (int i = 0; i < k->n_optims && s == ZB_OK; i++)
@@ -114,8 +132,10 @@ static zb_status restore_all(const zb_checkpoint *k, const char *dir, zb_arena *
             const zb_optim_slot *o = &k->optim[i]->slot[j];
             int64_t n = zb_param_count(o->param);
             s = restore(w, wp, zb_asprintf(a, "%d.%s", i, o->param->name), n, o->param->w, err);
-            if (s == ZB_OK) s = restore(mv, mp, zb_asprintf(a, "%d.%s.m", i, o->param->name), n, o->m, err);
-            if (s == ZB_OK) s = restore(mv, mp, zb_asprintf(a, "%d.%s.v", i, o->param->name), n, o->v, err);
+            if (s == ZB_OK)
+                s = restore(mv, mp, zb_asprintf(a, "%d.%s.m", i, o->param->name), n, o->m, err);
+            if (s == ZB_OK)
+                s = restore(mv, mp, zb_asprintf(a, "%d.%s.v", i, o->param->name), n, o->v, err);
         }
     zb_safetensors_close(w);
     zb_safetensors_close(mv);
@@ -131,7 +151,8 @@ zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **e
     *extra = NULL;
     zb_status s = list_steps(k->run_dir, &a, &steps, &n, err);
     if (s == ZB_OK && n > 0) {
-        char *dir = zb_asprintf(&a, "%s/%s%" PRId64, k->run_dir, prefix, steps[n - 1]), *path = zb_path_join(&a, dir, "trainer_state.json");
+        char *dir = zb_asprintf(&a, "%s/%s%" PRId64, k->run_dir, prefix, steps[n - 1]),
+             *path = zb_path_join(&a, dir, "trainer_state.json");
         const char *digest = "";
         s = zb_json_read(path, 1 << 24, &o, err);
         if (s == ZB_OK) s = zb_json_str(o, path, "digest", true, &digest, err);
@@ -140,7 +161,8 @@ zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **e
         } else if (s == ZB_OK) {
             s = restore_all(k, dir, &a, err);
             json_t *os = json_object_get(o, "optimizer_steps");
-            for (int i = 0; i < k->n_optims; i++) k->optim[i]->step = json_integer_value(json_array_get(os, (size_t)i));
+            for (int i = 0; i < k->n_optims; i++)
+                k->optim[i]->step = json_integer_value(json_array_get(os, (size_t)i));
             if (s == ZB_OK) {
                 *step = steps[n - 1];
                 *extra = json_incref(json_object_get(o, "extra"));

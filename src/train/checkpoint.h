@@ -1,9 +1,11 @@
-/* checkpoint.h - the state of a training run on disk, so that killed and resumed gives the bytes of the undisturbed run.
+/* checkpoint.h - the state of a training run on disk, so that killed and resumed gives the bytes of
+ * the undisturbed run.
  *
- * A checkpoint folder `<run>/checkpoint-<step>` holds model.safetensors (trained parameters, f32), optimizer.safetensors (moments) and trainer_state.json
- * (step, tokens, a digest of the options that must not change, free numbers of the stage). It is written beside its name and
- * renamed; older ones beyond keep_last are removed afterwards. Random numbers are counter-based and data is addressed by row, so the
- * step is all that has to be remembered of them. */
+ * A checkpoint folder `<run>/checkpoint-<step>` holds model.safetensors (trained parameters, f32),
+ * optimizer.safetensors (moments) and trainer_state.json (step, tokens, a digest of the options
+ * that must not change, free numbers of the stage). It is written beside its name and renamed;
+ * older ones beyond keep_last are removed afterwards. Random numbers are counter-based and data is
+ * addressed by row, so the step is all that has to be remembered of them. */
 #ifndef ZB_TRAIN_CHECKPOINT_H
 #define ZB_TRAIN_CHECKPOINT_H
 
@@ -12,15 +14,18 @@
 #include <jansson.h>
 
 typedef struct zb_checkpoint {
-    const char *run_dir;   /* of the stage */
-    const char *digest;    /* hex text: options and inputs; a checkpoint with another digest is not resumed */
-    zb_optim **optim;      /* [n_optims] trained parameters and moments; names are prefixed "<i>." */
+    const char *run_dir; /* of the stage */
+    const char
+        *digest; /* hex text: options and inputs; a checkpoint with another digest is not resumed */
+    zb_optim **optim; /* [n_optims] trained parameters and moments; names are prefixed "<i>." */
     int n_optims;
 } zb_checkpoint;
 
-zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t *extra, int keep_last, zb_err *err);
+zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t *extra,
+                             int keep_last, zb_err *err);
 
-/* Restores the newest complete checkpoint. *step = -1 and *extra = NULL if there is none, or none with this digest (which is said). */
+/* Restores the newest complete checkpoint. *step = -1 and *extra = NULL if there is none, or none
+ * with this digest (which is said). */
 zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **extra, zb_err *err);
 
 /* Removes all checkpoints of a finished run. */

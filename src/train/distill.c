@@ -2,7 +2,8 @@
  *
  *   loss = kl·KL(teacher‖student) + reverse_kl·KL(student‖teacher) + ce·CE,   mean per token
  *
- * The teacher may be larger than the student's base if it has the same vocabulary. Everything is trained; frozen groups have a rate of 0. */
+ * The teacher may be larger than the student's base if it has the same vocabulary. Everything is
+ * trained; frozen groups have a rate of 0. */
 #include "train/distill.h"
 
 #include "base/file.h"
@@ -13,19 +14,29 @@
 
 #define AT(field) offsetof(zb_distill_opts, field)
 const zb_opt zb_distill_opt_table[] = {
-    {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL, "teacher: model folder or .gguf with the student's vocabulary"},
+    {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL,
+     "teacher: model folder or .gguf with the student's vocabulary"},
     {ZB_OPT_STR, "student", 0, AT(student), NULL, 0, 0, NULL, "student: model folder"},
     {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL, "folder for the distilled student"},
-    {ZB_OPT_F64, "kl_weight", 0, AT(kl_weight), "1", 0, 1e6, NULL, "weight of KL(teacher || student)"},
-    {ZB_OPT_F64, "reverse_kl_weight", 0, AT(reverse_kl_weight), "0", 0, 1e6, NULL, "weight of KL(student || teacher)"},
-    {ZB_OPT_F64, "ce_weight", 0, AT(ce_weight), "0", 0, 1e6, NULL, "weight of the cross-entropy of the text"},
-    {ZB_OPT_F64, "mixer_rate", 0, AT(mixer_rate), "1", 0, 1e4, NULL, "learning-rate factor of mixer weights"},
-    {ZB_OPT_F64, "other_rate", 0, AT(other_rate), "1", 0, 1e4, NULL, "learning-rate factor of norms, MLPs, embedding and head (0: frozen)"},
-    {ZB_OPT_BOOL, "untie", 0, AT(untie), "false", 0, 0, NULL, "give a tied head a matrix of its own first"},
-    {ZB_OPT_BOOL, "recompute", 0, AT(recompute), "false", 0, 0, NULL, "keep only layer inputs for backward: less memory, a third more time"},
-    {ZB_OPT_BOOL, "keep_best", 0, AT(keep_best), "false", 0, 0, NULL, "also keep the student of the best validation in <stage>/best"},
+    {ZB_OPT_F64, "kl_weight", 0, AT(kl_weight), "1", 0, 1e6, NULL,
+     "weight of KL(teacher || student)"},
+    {ZB_OPT_F64, "reverse_kl_weight", 0, AT(reverse_kl_weight), "0", 0, 1e6, NULL,
+     "weight of KL(student || teacher)"},
+    {ZB_OPT_F64, "ce_weight", 0, AT(ce_weight), "0", 0, 1e6, NULL,
+     "weight of the cross-entropy of the text"},
+    {ZB_OPT_F64, "mixer_rate", 0, AT(mixer_rate), "1", 0, 1e4, NULL,
+     "learning-rate factor of mixer weights"},
+    {ZB_OPT_F64, "other_rate", 0, AT(other_rate), "1", 0, 1e4, NULL,
+     "learning-rate factor of norms, MLPs, embedding and head (0: frozen)"},
+    {ZB_OPT_BOOL, "untie", 0, AT(untie), "false", 0, 0, NULL,
+     "give a tied head a matrix of its own first"},
+    {ZB_OPT_BOOL, "recompute", 0, AT(recompute), "false", 0, 0, NULL,
+     "keep only layer inputs for backward: less memory, a third more time"},
+    {ZB_OPT_BOOL, "keep_best", 0, AT(keep_best), "false", 0, 0, NULL,
+     "also keep the student of the best validation in <stage>/best"},
     {ZB_OPT_CHOICE, "dtype", 0, AT(dtype), "f32", 0, 0, "f32|bf16", "type of the saved weights"},
-    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16", "matrix products; auto: bf16 where the CPU has it"},
+    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16",
+     "matrix products; auto: bf16 where the CPU has it"},
     {0},
 };
 
@@ -47,13 +58,16 @@ static double rate_of(const distill *d, const zb_param *p) {
 
 static zb_status open_all(distill *d, zb_err *err) {
     const zb_distill_opts *o = d->o;
-    if (!o->teacher || !o->student || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher, student and out are needed");
+    if (!o->teacher || !o->student || !o->out)
+        return zb_fail(err, ZB_ERR_CONFIG, "teacher, student and out are needed");
     zb_precision prec;
     ZB_TRY(zb_precision_choose(o->precision, &prec, err));
     ZB_TRY(zb_model_open(&d->teacher, o->teacher, ZB_MODEL_TRAIN, err));
     ZB_TRY(zb_model_open(&d->student, o->student, ZB_MODEL_TRAIN, err));
     int Vt = zb_model_config(d->teacher)->V, Vs = zb_model_config(d->student)->V;
-    if (Vt != Vs) return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's vocabulary of %d, found %d", o->student, Vt, Vs);
+    if (Vt != Vs)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's vocabulary of %d, found %d",
+                       o->student, Vt, Vs);
     if (o->untie) zb_model_untie(d->student);
     ZB_TRY(zb_runner_new(&d->tr, d->teacher, prec, err));
     ZB_TRY(zb_runner_new(&d->sr, d->student, prec, err));
@@ -65,7 +79,8 @@ static zb_status open_all(distill *d, zb_err *err) {
         double rate = rate_of(d, p);
         if (rate == 0) continue;
         zb_model_add_grad(d->student, p);
-        zb_optim_add(&d->optim, p, rate, p->n_dims == 2 && p->role != ZB_ROLE_GATE ? d->so->weight_decay : 0);
+        zb_optim_add(&d->optim, p, rate,
+                     p->n_dims == 2 && p->role != ZB_ROLE_GATE ? d->so->weight_decay : 0);
     }
     return ZB_OK;
 }
@@ -81,12 +96,14 @@ static void close_all(distill *d) {
 }
 
 /* One pass; scale 0: evaluation. Sums are added to. */
-static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums *sums, zb_err *err) {
+static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums *sums,
+                      zb_err *err) {
     zb_arena *ta = zb_runner_arena(d->tr), *sa = zb_runner_arena(d->sr);
     zb_mark tm = zb_arena_mark(ta), sm = zb_arena_mark(sa);
-    float *ht = ZB_NEW_ARRAY(ta, float, (size_t)b->n * zb_model_config(d->teacher)->D);
+    float *ht = ZB_NEW_ARRAY(ta, float, (size_t)b->n *zb_model_config(d->teacher)->D);
     size_t size = (size_t)b->n * zb_model_config(d->student)->D;
-    float *hs = ZB_NEW_ARRAY(sa, float, size), *dh = scale > 0 ? ZB_NEW_ARRAY(sa, float, size) : NULL;
+    float *hs = ZB_NEW_ARRAY(sa, float, size),
+          *dh = scale > 0 ? ZB_NEW_ARRAY(sa, float, size) : NULL;
     int32_t *labels = ZB_NEW_ARRAY(sa, int32_t, b->n);
     zb_labels_next(b, labels);
     zb_status st = zb_runner_begin(d->tr, b, err);
@@ -98,7 +115,14 @@ static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums 
             tape = zb_runner_forward_train(d->sr, hs, d->o->recompute);
         else
             zb_runner_forward(d->sr, hs, NULL);
-        zb_vocab_loss l = {.student = d->sr, .teacher = d->tr, .hidden = hs, .teacher_hidden = ht, .dhidden = dh, .labels = labels, .n = b->n, .scale = scale};
+        zb_vocab_loss l = {.student = d->sr,
+                           .teacher = d->tr,
+                           .hidden = hs,
+                           .teacher_hidden = ht,
+                           .dhidden = dh,
+                           .labels = labels,
+                           .n = b->n,
+                           .scale = scale};
         l.weights = (zb_vocab_weights){d->o->kl_weight, d->o->reverse_kl_weight, d->o->ce_weight};
         zb_vocab_loss_run(&l, sums);
         if (tape) zb_runner_backward(d->sr, tape, dh);
@@ -110,7 +134,8 @@ static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums 
 
 static zb_status save(distill *d, const char *dir, zb_err *err) {
     json_t *p = json_pack("{s:s,s:O}", "stage", "distill", "options", d->how);
-    zb_status s = zb_model_save(d->student, dir, strcmp(d->o->dtype, "bf16") ? ZB_F32 : ZB_BF16, d->o->teacher, p, err);
+    zb_status s = zb_model_save(d->student, dir, strcmp(d->o->dtype, "bf16") ? ZB_F32 : ZB_BF16,
+                                d->o->teacher, p, err);
     json_decref(p);
     return s;
 }
@@ -128,13 +153,17 @@ static zb_status validate(distill *d, zb_stage *st, zb_err *err) {
     }
     zb_arena_free(&scratch);
     if (s != ZB_OK) return s;
-    double kl = sums.kl / (double)sums.tokens, ppl = exp(sums.ce / (double)sums.predicted), agree = (double)sums.agree / (double)sums.tokens;
-    zb_info("distill: step %lld: validation KL %.4f, perplexity %.2f, same best token %.1f %%", (long long)st->step, kl, ppl, 100 * agree);
-    json_t *o = json_pack("{s:f,s:f,s:f,s:I}", "valid_kl", kl, "valid_perplexity", ppl, "valid_agreement", agree, "valid_tokens", (json_int_t)sums.tokens);
+    double kl = sums.kl / (double)sums.tokens, ppl = exp(sums.ce / (double)sums.predicted),
+           agree = (double)sums.agree / (double)sums.tokens;
+    zb_info("distill: step %lld: validation KL %.4f, perplexity %.2f, same best token %.1f %%",
+            (long long)st->step, kl, ppl, 100 * agree);
+    json_t *o = json_pack("{s:f,s:f,s:f,s:I}", "valid_kl", kl, "valid_perplexity", ppl,
+                          "valid_agreement", agree, "valid_tokens", (json_int_t)sums.tokens);
     bool best = false;
     ZB_TRY(zb_stage_log_eval(st, o, kl, &best, err));
     zb_arena a = {0};
-    if (best && d->o->keep_best && st->step > 0) s = save(d, zb_path_join(&a, st->dir, "best"), err);
+    if (best && d->o->keep_best && st->step > 0)
+        s = save(d, zb_path_join(&a, st->dir, "best"), err);
     zb_arena_free(&a);
     st->t_step = zb_seconds();
     return s;
@@ -156,10 +185,15 @@ static zb_status train_step(distill *d, zb_stage *st, zb_err *err) {
     zb_arena_free(&scratch);
     if (s != ZB_OK) return s;
     double norm = zb_optim_grad_norm(&d->optim);
-    if (isfinite(norm)) zb_optim_step(&d->optim, zb_stage_lr(st), so->clip > 0 && norm > so->clip ? so->clip / norm : 1);
+    if (isfinite(norm))
+        zb_optim_step(&d->optim, zb_stage_lr(st),
+                      so->clip > 0 && norm > so->clip ? so->clip / norm : 1);
     zb_model_zero_grads(d->student);
-    double loss = (d->o->kl_weight * sums.kl + d->o->reverse_kl_weight * sums.reverse_kl + d->o->ce_weight * sums.ce) / tokens;
-    json_t *o = json_pack("{s:f,s:f,s:f}", "kl", sums.kl / tokens, "ce", sums.ce / fmax(1, (double)sums.predicted), "grad_norm", norm);
+    double loss = (d->o->kl_weight * sums.kl + d->o->reverse_kl_weight * sums.reverse_kl +
+                   d->o->ce_weight * sums.ce) /
+                  tokens;
+    json_t *o = json_pack("{s:f,s:f,s:f}", "kl", sums.kl / tokens, "ce",
+                          sums.ce / fmax(1, (double)sums.predicted), "grad_norm", norm);
     return zb_stage_step_done(st, o, loss, err);
 }
 
@@ -171,7 +205,8 @@ static zb_status loop(distill *d, zb_stage *st, zb_err *err) {
     return zb_stage_eval_due(st) ? validate(d, st, err) : ZB_OK;
 }
 
-zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, const char *dir, zb_err *err) {
+zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, const char *dir,
+                         zb_err *err) {
     distill d = {.o = o, .so = so};
     zb_stage st = {0};
     zb_distill_opts oc = *o; /* the JSON writer reads through non-const groups */

@@ -5,16 +5,21 @@
 
 #include <math.h>
 
-enum { PIECE = 1 << 16 }; /* weights per task: large enough to stream, small enough to share evenly */
+enum {
+    PIECE = 1 << 16
+}; /* weights per task: large enough to stream, small enough to share evenly */
 
-void zb_optim_init(zb_optim *o, double beta1, double beta2, double eps) { *o = (zb_optim){.beta1 = beta1, .beta2 = beta2, .eps = eps}; }
+void zb_optim_init(zb_optim *o, double beta1, double beta2, double eps) {
+    *o = (zb_optim){.beta1 = beta1, .beta2 = beta2, .eps = eps};
+}
 
 void zb_optim_add(zb_optim *o, zb_param *p, double rate, double decay) {
     ZB_ASSERT(p->w && p->grad);
     size_t cap = (size_t)o->cap, n = (size_t)zb_param_count(p);
     o->slot = zb_grow(&o->arena, o->slot, &cap, (size_t)o->n + 1, sizeof *o->slot);
     o->cap = (int)cap;
-    o->slot[o->n++] = (zb_optim_slot){p, ZB_NEW_ARRAY(&o->arena, float, n), ZB_NEW_ARRAY(&o->arena, float, n), (float)rate, (float)decay};
+    o->slot[o->n++] = (zb_optim_slot){p, ZB_NEW_ARRAY(&o->arena, float, n),
+                                      ZB_NEW_ARRAY(&o->arena, float, n), (float)rate, (float)decay};
 }
 
 void zb_optim_free(zb_optim *o) { zb_arena_free(&o->arena); }
@@ -48,7 +53,10 @@ double zb_optim_grad_norm(const zb_optim *o) {
 void zb_optim_step(zb_optim *o, double lr, double grad_scale) {
     const zb_kernels *kn = zb_kernels_get();
     o->step++;
-    zb_adamw_args base = {.grad_scale = (float)grad_scale, .beta1 = (float)o->beta1, .beta2 = (float)o->beta2, .eps = (float)o->eps};
+    zb_adamw_args base = {.grad_scale = (float)grad_scale,
+                          .beta1 = (float)o->beta1,
+                          .beta2 = (float)o->beta2,
+                          .eps = (float)o->eps};
     base.bias1 = (float)(1 - pow(o->beta1, (double)o->step));
     base.bias2 = (float)(1 - pow(o->beta2, (double)o->step));
     for (int i = 0; i < o->n; i++) {
@@ -72,6 +80,7 @@ void zb_optim_step(zb_optim *o, double lr, double grad_scale) {
 
 double zb_schedule_cosine(int64_t i, int64_t warmup, int64_t total, double floor) {
     if (i < warmup) return (double)i / (double)(warmup > 1 ? warmup : 1);
-    double span = (double)(total - warmup > 1 ? total - warmup : 1), at = fmin((double)(i - warmup) / span, 1);
+    double span = (double)(total - warmup > 1 ? total - warmup : 1),
+           at = fmin((double)(i - warmup) / span, 1);
     return floor + (1 - floor) * 0.5 * (1 + cos(3.14159265358979323846 * at));
 }

@@ -1,7 +1,8 @@
 /* optim.h - AdamW over a list of parameters, clipping, and the learning-rate schedule.
  *
- * Masters, moments and gradients are f32. A zb_optim owns the moments (one arena); parameters are borrowed. Frozen parameters (no gradient,
- * rate factor 0) take no moments. One thread calls; the work is shared inside. */
+ * Masters, moments and gradients are f32. A zb_optim owns the moments (one arena); parameters are
+ * borrowed. Frozen parameters (no gradient, rate factor 0) take no moments. One thread calls; the
+ * work is shared inside. */
 #ifndef ZB_TRAIN_OPTIM_H
 #define ZB_TRAIN_OPTIM_H
 
@@ -11,7 +12,7 @@
 typedef struct zb_optim_slot {
     zb_param *param;
     float *m, *v;
-    float rate; /* factor on the learning rate */
+    float rate;  /* factor on the learning rate */
     float decay; /* weight decay; 0 for vectors */
 } zb_optim_slot;
 
@@ -32,7 +33,8 @@ double zb_optim_grad_norm(const zb_optim *o);
 /* One step with gradients multiplied by grad_scale. */
 void zb_optim_step(zb_optim *o, double lr, double grad_scale);
 
-/* Cosine with linear warm-up, as transformers' get_cosine_schedule_with_warmup: factor of step i of `total`. `floor` is the final factor (0 there). */
+/* Cosine with linear warm-up, as transformers' get_cosine_schedule_with_warmup: factor of step i of
+ * `total`. `floor` is the final factor (0 there). */
 double zb_schedule_cosine(int64_t i, int64_t warmup, int64_t total, double floor);
 
 #endif

@@ -11,32 +11,46 @@
 
 #define AT(field) offsetof(zb_stage_opts, field)
 const zb_opt zb_stage_opt_table[] = {
-    {ZB_OPT_STR, "train", 0, AT(train), "data/text/train.jsonl", 0, 0, NULL, "training text: JSONL with \"text\" or \"input_ids\", or .txt"},
+    {ZB_OPT_STR, "train", 0, AT(train), "data/text/train.jsonl", 0, 0, NULL,
+     "training text: JSONL with \"text\" or \"input_ids\", or .txt"},
     {ZB_OPT_STR, "valid", 0, AT(valid), "data/text/valid.jsonl", 0, 0, NULL, "held-out text"},
     {ZB_OPT_INT, "tokens", 0, AT(tokens), "200000", 0, 1e13, NULL, "tokens to train on"},
-    {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 20, NULL, "tokens per packed row"},
+    {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 20, NULL,
+     "tokens per packed row"},
     {ZB_OPT_INT, "batch", 0, AT(batch), "4", 1, 1 << 20, NULL, "rows per optimiser step"},
-    {ZB_OPT_INT, "micro_batch", 0, AT(micro_batch), "0", 0, 1 << 20, NULL, "rows per pass; gradients accumulate over the passes of a step (0: all at once)"},
+    {ZB_OPT_INT, "micro_batch", 0, AT(micro_batch), "0", 0, 1 << 20, NULL,
+     "rows per pass; gradients accumulate over the passes of a step (0: all at once)"},
     {ZB_OPT_F64, "lr", 0, AT(lr), "2e-4", 0, 1, NULL, "peak learning rate"},
-    {ZB_OPT_F64, "warmup", 0, AT(warmup), "0.01", 0, 1, NULL, "share of the steps spent on linear warm-up"},
-    {ZB_OPT_F64, "lr_floor", 0, AT(lr_floor), "0", 0, 1, NULL, "final learning rate as a share of the peak"},
+    {ZB_OPT_F64, "warmup", 0, AT(warmup), "0.01", 0, 1, NULL,
+     "share of the steps spent on linear warm-up"},
+    {ZB_OPT_F64, "lr_floor", 0, AT(lr_floor), "0", 0, 1, NULL,
+     "final learning rate as a share of the peak"},
     {ZB_OPT_F64, "clip", 0, AT(clip), "1", 0, 1e9, NULL, "largest gradient norm (0: no clipping)"},
-    {ZB_OPT_F64, "weight_decay", 0, AT(weight_decay), "0", 0, 1, NULL, "AdamW's decoupled decay of matrices"},
+    {ZB_OPT_F64, "weight_decay", 0, AT(weight_decay), "0", 0, 1, NULL,
+     "AdamW's decoupled decay of matrices"},
     {ZB_OPT_F64, "beta1", 0, AT(beta1), "0.9", 0, 1, NULL, "AdamW's first decay rate"},
     {ZB_OPT_F64, "beta2", 0, AT(beta2), "0.999", 0, 1, NULL, "AdamW's second decay rate"},
     {ZB_OPT_F64, "eps", 0, AT(eps), "1e-8", 0, 1, NULL, "AdamW's epsilon"},
-    {ZB_OPT_F64, "gate_rate", 0, AT(gate_rate), "1", 0, 1e4, NULL, "learning-rate factor of decays, step sizes, gates and convolutions"},
+    {ZB_OPT_F64, "gate_rate", 0, AT(gate_rate), "1", 0, 1e4, NULL,
+     "learning-rate factor of decays, step sizes, gates and convolutions"},
     {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "order of the documents"},
-    {ZB_OPT_INT, "eval_every", 0, AT(eval_every), "0", 0, 1e9, NULL, "steps between validations (0: only before the first and after the last)"},
-    {ZB_OPT_INT, "valid_tokens", 0, AT(valid_tokens), "8192", 0, 1e9, NULL, "held-out tokens of a validation (0: none)"},
-    {ZB_OPT_INT, "save_every", 0, AT(save_every), "50", 0, 1e9, NULL, "steps between checkpoints (0: only when interrupted)"},
-    {ZB_OPT_INT, "log_every", 0, AT(log_every), "1", 1, 1e9, NULL, "steps between lines of the log"},
-    {ZB_OPT_INT, "keep_last", 0, AT(keep_last), "1", 1, 1000, NULL, "checkpoints kept besides the best"},
-    {ZB_OPT_CHOICE, "resume", 0, AT(resume), "auto", 0, 0, "auto|never", "continue from the newest checkpoint"},
+    {ZB_OPT_INT, "eval_every", 0, AT(eval_every), "0", 0, 1e9, NULL,
+     "steps between validations (0: only before the first and after the last)"},
+    {ZB_OPT_INT, "valid_tokens", 0, AT(valid_tokens), "8192", 0, 1e9, NULL,
+     "held-out tokens of a validation (0: none)"},
+    {ZB_OPT_INT, "save_every", 0, AT(save_every), "50", 0, 1e9, NULL,
+     "steps between checkpoints (0: only when interrupted)"},
+    {ZB_OPT_INT, "log_every", 0, AT(log_every), "1", 1, 1e9, NULL,
+     "steps between lines of the log"},
+    {ZB_OPT_INT, "keep_last", 0, AT(keep_last), "1", 1, 1000, NULL,
+     "checkpoints kept besides the best"},
+    {ZB_OPT_CHOICE, "resume", 0, AT(resume), "auto", 0, 0, "auto|never",
+     "continue from the newest checkpoint"},
     {0},
 };
 
-/* Lines of the log up to the resumed step stay; what a killed run wrote beyond it would appear twice. */
+/* Lines of the log up to the resumed step stay; what a killed run wrote beyond it would appear
+ * twice. */
 static zb_status cut_log(zb_stage *s, int64_t step, zb_err *err) {
     zb_lines *l;
     if (!zb_file_exists(s->log_path)) return ZB_OK;
@@ -49,7 +63,9 @@ static zb_status cut_log(zb_stage *s, int64_t step, zb_err *err) {
     while ((st = zb_lines_next(l, &line, &more, err)) == ZB_OK && more) {
         json_t *o = json_loadb(line.p, line.n, 0, NULL);
         int64_t at = json_integer_value(json_object_get(o, "step"));
-        if (o && (at < step || (at == step && json_object_get(o, "loss")))) { /* the validation at `step` will be done again */
+        if (o && (at < step ||
+                  (at == step &&
+                   json_object_get(o, "loss")))) { /* the validation at `step` will be done again */
             zb_buf_add(&keep, line.p, line.n);
             zb_buf_addc(&keep, '\n');
         }
@@ -64,7 +80,8 @@ static zb_status cut_log(zb_stage *s, int64_t step, zb_err *err) {
 static zb_status resume(zb_stage *s, zb_err *err) {
     int64_t step = -1;
     json_t *extra = NULL;
-    if (!strcmp(s->o->resume, "auto")) ZB_TRY(zb_checkpoint_resume(&s->checkpoint, &step, &extra, err));
+    if (!strcmp(s->o->resume, "auto"))
+        ZB_TRY(zb_checkpoint_resume(&s->checkpoint, &step, &extra, err));
     if (step < 0) {
         unlink(s->log_path);
         return ZB_OK;
@@ -77,18 +94,23 @@ static zb_status resume(zb_stage *s, zb_err *err) {
     return cut_log(s, step, err);
 }
 
-zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir, const zb_tokenizer *t, const json_t *digest_of,
-                         zb_optim **optim, int n_optims, zb_err *err) {
+zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
+                         const zb_tokenizer *t, const json_t *digest_of, zb_optim **optim,
+                         int n_optims, zb_err *err) {
     *s = (zb_stage){.o = o, .name = name, .dir = dir, .t_step = zb_seconds()};
     zb_arena *a = &s->arena;
     if (o->micro_batch > 0 && o->batch % o->micro_batch)
-        return zb_fail(err, ZB_ERR_CONFIG, "micro_batch: expected a divisor of batch %lld, found %lld", (long long)o->batch, (long long)o->micro_batch);
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "micro_batch: expected a divisor of batch %lld, found %lld",
+                       (long long)o->batch, (long long)o->micro_batch);
     ZB_TRY(zb_dir_make(dir, err));
     ZB_TRY(zb_corpus_read(&s->train, o->train, t, 0, a, err));
-    ZB_TRY(zb_packer_init(&s->packer, &s->train, (int)o->sequence_length, true, (uint64_t)o->seed, a, err));
+    ZB_TRY(zb_packer_init(&s->packer, &s->train, (int)o->sequence_length, true, (uint64_t)o->seed,
+                          a, err));
     if (o->valid_tokens > 0) {
         ZB_TRY(zb_corpus_read(&s->valid, o->valid, t, o->valid_tokens, a, err));
-        int length = (int)(s->valid.n_tokens < o->sequence_length ? s->valid.n_tokens : o->sequence_length);
+        int length =
+            (int)(s->valid.n_tokens < o->sequence_length ? s->valid.n_tokens : o->sequence_length);
         ZB_TRY(zb_packer_init(&s->valid_packer, &s->valid, length, false, 0, a, err));
         s->valid_rows = s->valid_packer.rows;
     }
@@ -96,10 +118,14 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
     s->steps = (o->tokens + per_step - 1) / per_step;
     s->log_path = zb_path_join(a, dir, "log.jsonl");
     char *text = json_dumps(digest_of, JSON_SORT_KEYS | JSON_COMPACT);
-    s->checkpoint = (zb_checkpoint){.run_dir = dir, .digest = zb_digest(a, text ? text : ""), .optim = optim, .n_optims = n_optims};
+    s->checkpoint = (zb_checkpoint){.run_dir = dir,
+                                    .digest = zb_digest(a, text ? text : ""),
+                                    .optim = optim,
+                                    .n_optims = n_optims};
     zb_heap_resize(text, 0);
     ZB_TRY(resume(s, err));
-    zb_progress_begin(&s->progress, name, "tokens", (double)(s->step * per_step), (double)(s->steps * per_step));
+    zb_progress_begin(&s->progress, name, "tokens", (double)(s->step * per_step),
+                      (double)(s->steps * per_step));
     s->t_step = zb_seconds();
     return ZB_OK;
 }
@@ -107,7 +133,9 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
 double zb_stage_lr(const zb_stage *s) {
     int64_t warm = (int64_t)ceil(s->o->warmup * (double)s->steps);
     /* step i+1's rate, so that the first step of a warm-up is not lost at rate 0 */
-    return s->o->lr * (s->step < warm ? (double)(s->step + 1) / (double)warm : zb_schedule_cosine(s->step, warm, s->steps, s->o->lr_floor));
+    return s->o->lr * (s->step < warm
+                           ? (double)(s->step + 1) / (double)warm
+                           : zb_schedule_cosine(s->step, warm, s->steps, s->o->lr_floor));
 }
 
 static double peak_rss_mib(void) {
@@ -134,12 +162,15 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *
     json_object_set_new(numbers, "loss", json_real(loss));
     json_object_set_new(numbers, "lr", json_real(lr));
     json_object_set_new(numbers, "step_ms", json_real(1e3 * (now - s->t_step)));
-    json_object_set_new(numbers, "tokens_per_second", json_real((double)per_step / (now - s->t_step)));
+    json_object_set_new(numbers, "tokens_per_second",
+                        json_real((double)per_step / (now - s->t_step)));
     json_object_set_new(numbers, "peak_rss_mib", json_real(peak_rss_mib()));
     s->t_step = now;
     if (!isfinite(loss)) {
         json_decref(numbers);
-        return zb_fail(err, ZB_ERR_CONFIG, "%s: the loss is not finite at step %lld: lower the learning rate", s->name, (long long)s->step);
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "%s: the loss is not finite at step %lld: lower the learning rate", s->name,
+                       (long long)s->step);
     }
     if (s->step % s->o->log_every == 0 || s->step == s->steps)
         ZB_TRY(zb_log_event(s->log_path, numbers, err));
@@ -151,17 +182,22 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *
     bool stop = zb_interrupted();
     bool due = s->o->save_every > 0 && s->step % s->o->save_every == 0 && s->step < s->steps;
     if (due || stop) ZB_TRY(save(s, err));
-    if (stop) return zb_fail(err, ZB_ERR_INTERRUPTED, "%s: interrupted at step %lld of %lld; run the same command again to go on", s->name, (long long)s->step, (long long)s->steps);
+    if (stop)
+        return zb_fail(err, ZB_ERR_INTERRUPTED,
+                       "%s: interrupted at step %lld of %lld; run the same command again to go on",
+                       s->name, (long long)s->step, (long long)s->steps);
     s->t_step = zb_seconds();
     return ZB_OK;
 }
 
 bool zb_stage_eval_due(const zb_stage *s) {
     if (s->valid_rows == 0) return false;
-    return s->step == 0 || s->step == s->steps || (s->o->eval_every > 0 && s->step % s->o->eval_every == 0);
+    return s->step == 0 || s->step == s->steps ||
+           (s->o->eval_every > 0 && s->step % s->o->eval_every == 0);
 }
 
-zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is_best, zb_err *err) {
+zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is_best,
+                            zb_err *err) {
     double best = json_number_value(json_object_get(s->best, "value"));
     *is_best = !s->best || value < best;
     if (*is_best) {
@@ -170,7 +206,8 @@ zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is
     }
     json_object_set_new(numbers, "stage", json_string(s->name));
     json_object_set_new(numbers, "step", json_integer(s->step));
-    json_object_set_new(numbers, "tokens", json_integer(s->step * s->o->batch * s->o->sequence_length));
+    json_object_set_new(numbers, "tokens",
+                        json_integer(s->step * s->o->batch * s->o->sequence_length));
     zb_status st = zb_log_event(s->log_path, numbers, err);
     s->t_step = zb_seconds();
     return st;

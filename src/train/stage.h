@@ -1,7 +1,8 @@
-/* stage.h - what all training stages share: options, data, schedule, log lines, checkpoints, interruption.
+/* stage.h - what all training stages share: options, data, schedule, log lines, checkpoints,
+ * interruption.
  *
- * A stage is a loop over optimiser steps; each step takes `batch` rows (in micro-batches) of packed text. zb_stage holds the loop's
- * bookkeeping, the stage supplies what happens in a step. */
+ * A stage is a loop over optimiser steps; each step takes `batch` rows (in micro-batches) of packed
+ * text. zb_stage holds the loop's bookkeeping, the stage supplies what happens in a step. */
 #ifndef ZB_TRAIN_STAGE_H
 #define ZB_TRAIN_STAGE_H
 
@@ -12,13 +13,13 @@
 
 /* Common options; tables of stages start with ZB_STAGE_OPTIONS(struct, field). */
 typedef struct zb_stage_opts {
-    const char *train, *valid;   /* text files */
-    int64_t tokens;              /* of training */
+    const char *train, *valid;                   /* text files */
+    int64_t tokens;                              /* of training */
     int64_t sequence_length, batch, micro_batch; /* rows per step; rows per pass */
     double lr, warmup, lr_floor, clip, weight_decay, beta1, beta2, eps;
     int64_t seed, eval_every, valid_tokens, save_every, log_every, keep_last;
-    const char *resume;          /* auto | never */
-    double gate_rate;            /* learning-rate factor of decays, steps, gates and convolutions */
+    const char *resume; /* auto | never */
+    double gate_rate;   /* learning-rate factor of decays, steps, gates and convolutions */
 } zb_stage_opts;
 
 extern const zb_opt zb_stage_opt_table[]; /* for a zb_stage_opts */
@@ -37,18 +38,23 @@ typedef struct zb_stage {
     double t_step;
 } zb_stage;
 
-/* Reads the text, plans the steps, resumes from a checkpoint if allowed. `digest_of` (borrowed JSON) describes everything the result depends
- * on; optimisers must hold their parameters already. A stage that starts afresh begins its log anew. */
-zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir, const zb_tokenizer *t, const json_t *digest_of,
-                         zb_optim **optim, int n_optims, zb_err *err);
+/* Reads the text, plans the steps, resumes from a checkpoint if allowed. `digest_of` (borrowed
+ * JSON) describes everything the result depends on; optimisers must hold their parameters already.
+ * A stage that starts afresh begins its log anew. */
+zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
+                         const zb_tokenizer *t, const json_t *digest_of, zb_optim **optim,
+                         int n_optims, zb_err *err);
 
 double zb_stage_lr(const zb_stage *s); /* of the current step */
 
-/* After a step: one line of the log with the given numbers (stolen; step, tokens, lr and speed are added), progress, checkpoint when due. ZB_ERR_INTERRUPTED after saving
- * when the user asked to stop. */
+/* After a step: one line of the log with the given numbers (stolen; step, tokens, lr and speed are
+ * added), progress, checkpoint when due. ZB_ERR_INTERRUPTED after saving when the user asked to
+ * stop. */
 zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *err);
-bool zb_stage_eval_due(const zb_stage *s); /* before the first and after the last step, and every eval_every steps */
-zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is_best, zb_err *err); /* lower is better */
+bool zb_stage_eval_due(
+    const zb_stage *s); /* before the first and after the last step, and every eval_every steps */
+zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is_best,
+                            zb_err *err); /* lower is better */
 
 /* Ends progress and removes checkpoints, whose purpose is over once the result is saved. */
 zb_status zb_stage_finish(zb_stage *s, zb_err *err);

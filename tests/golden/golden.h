@@ -1,4 +1,5 @@
-/* golden.h - shared by the golden tests: reading reference tensors and comparing with a stated tolerance. */
+/* golden.h - shared by the golden tests: reading reference tensors and comparing with a stated
+ * tolerance. */
 #ifndef ZB_TESTS_GOLDEN_H
 #define ZB_TESTS_GOLDEN_H
 
@@ -36,8 +37,10 @@ static inline const int32_t *golden_i32(const zb_safetensors *s, const char *nam
     return t->data;
 }
 
-/* |got - want| <= tol * (rms of want + tiny): relative to the tensor's own size, so that sums of many products are judged alike. */
-static inline void compare(const char *what, const float *got, const float *want, int64_t n, double tol) {
+/* |got - want| <= tol * (rms of want + tiny): relative to the tensor's own size, so that sums of
+ * many products are judged alike. */
+static inline void compare(const char *what, const float *got, const float *want, int64_t n,
+                           double tol) {
     double rms = 0, worst = 0;
     int64_t at = 0;
     for (int64_t i = 0; i < n; i++) rms += (double)want[i] * (double)want[i];
@@ -46,15 +49,21 @@ static inline void compare(const char *what, const float *got, const float *want
         double e = fabs((double)got[i] - (double)want[i]) / (rms + fabs((double)want[i]) + 1e-12);
         if (!(e <= worst)) worst = e, at = i; /* NaN counts as worst */
     }
-    if (!(worst <= tol)) fail_msg("%s[%lld]: got %.8g, want %.8g, error %.3g of %.3g allowed (rms %.4g)", what, (long long)at, (double)got[at], (double)want[at], worst, tol, rms);
+    if (!(worst <= tol))
+        fail_msg("%s[%lld]: got %.8g, want %.8g, error %.3g of %.3g allowed (rms %.4g)", what,
+                 (long long)at, (double)got[at], (double)want[at], worst, tol, rms);
 }
 
-/* Tolerance of a chain of f32 sums: rounding of one product (2^-24) grows with the square root of the longest sum, and about 16 such sums
- * follow each other in a layer, in the worst case in the same direction. */
-static inline double f32_tolerance(int layers, int longest) { return 0x1p-24 * 16 * layers * sqrt((double)longest); }
+/* Tolerance of a chain of f32 sums: rounding of one product (2^-24) grows with the square root of
+ * the longest sum, and about 16 such sums follow each other in a layer, in the worst case in the
+ * same direction. */
+static inline double f32_tolerance(int layers, int longest) {
+    return 0x1p-24 * 16 * layers * sqrt((double)longest);
+}
 
 /* Root mean square of the error relative to that of the reference. */
-static inline void compare_rms(const char *what, const float *got, const float *want, int64_t n, double tol) {
+static inline void compare_rms(const char *what, const float *got, const float *want, int64_t n,
+                               double tol) {
     double e = 0, w = 0;
     for (int64_t i = 0; i < n; i++) {
         e += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);

@@ -1,17 +1,21 @@
-/* Whole tiny models against reference values: logits, hidden states, mixer outputs, loss and all gradients, in f32 and with
- * bf16 products; then the same logits in pieces, token by token, and with either form of MLA and Mamba2. */
+/* Whole tiny models against reference values: logits, hidden states, mixer outputs, loss and all
+ * gradients, in f32 and with bf16 products; then the same logits in pieces, token by token, and
+ * with either form of MLA and Mamba2. */
 #include "golden.h"
 
 #include "kernels/kernels.h"
 #include "model/loss.h"
 
-static const char *const dirs[] = {"llama", "llama-packed", "llama3-rope-untied", "qwen2-bias", "hybrid", "hybrid-packed", "hybrid-yarn-attention", "mamba2-repeat", "mla-norm-yarn", "hybrid-odd-sizes"};
+static const char *const dirs[] = {
+    "llama",         "llama-packed",    "llama3-rope-untied",    "qwen2-bias",
+    "hybrid",        "hybrid-packed",   "hybrid-yarn-attention", "mamba2-repeat",
+    "mla-norm-yarn", "hybrid-odd-sizes"};
 enum { N_DIRS = sizeof dirs / sizeof dirs[0] };
 
 typedef struct fixture {
     zb_model *model;
     zb_runner *runner;
-    zb_safetensors *want;
+    zb_safetensors *want, *reference; /* inputs; what is compared (another file for bf16) */
     int B, T, N;
     const int32_t *ids;
     zb_span span[64];
@@ -21,15 +25,18 @@ typedef struct fixture {
     void (*compare)(const char *what, const float *got, const float *want, int64_t n, double tol);
 } fixture;
 
-/* In f32 a bound on every value, by the longest sum. With bf16 operands (rounding 2^-9, uniform: /sqrt(3)) the errors of two operands and about seven
- * products per layer add like a random walk, which norms over small sums amplify: four times that as a bound on the root mean
- * square (tests/unit/test_matmul.c holds the product itself to its exact value). */
+/* In f32 a bound on every value, by the longest sum. With bf16 operands the reference rounds at the
+ * same places (make_golden_bf16.py), so only values that f32 puts on the other side of a rounding
+ * edge differ: about 2^-24·16/2^-9 of them per product, by 2^-8 each, and what the layers make of
+ * that. */
 static double tolerance(const zb_config *c, zb_precision p, int T) {
-    if (p == ZB_PREC_BF16) return 4 * 0x1p-9 / sqrt(3.0) * sqrt(2.0 * 7 * c->L);
+    if (p == ZB_PREC_BF16) return 5e-3;
     int longest = T > c->F ? T : c->F;
     return f32_tolerance(c->L, longest);
 }
-enum { BACKWARD = 8 }; /* a gradient passes every layer twice and divides by norms: this much looser */
+enum {
+    BACKWARD = 8
+}; /* a gradient passes every layer twice and divides by norms: this much looser */
 
 static void open_fixture(fixture *f, const char *dir, zb_precision p) {
     memset(f, 0, sizeof *f);
@@ -39,6 +46,11 @@ static void open_fixture(fixture *f, const char *dir, zb_precision p) {
     CHECK(zb_runner_new(&f->runner, f->model, p, &err));
     strcat(path, "/golden.safetensors");
     CHECK(zb_safetensors_open(&f->want, path, &err));
+    f->reference = f->want;
+    if (p == ZB_PREC_BF16) {
+        snprintf(path, sizeof path, "tests/golden/%s/bf16.safetensors", dir);
+        CHECK(zb_safetensors_open(&f->reference, path, &err));
+    }
     const zb_tensor *ids = zb_safetensors_find(f->want, "input_ids");
     f->B = (int)ids->shape[0];
     f->T = (int)ids->shape[1];
@@ -53,6 +65,7 @@ static void open_fixture(fixture *f, const char *dir, zb_precision p) {
 static void close_fixture(fixture *f) {
     zb_runner_free(f->runner);
     zb_model_free(f->model);
+    if (f->reference != f->want) zb_safetensors_close(f->reference);
     zb_safetensors_close(f->want);
     zb_arena_free(&f->arena);
 }
@@ -60,7 +73,8 @@ static void close_fixture(fixture *f) {
 static void forward_matches(fixture *f) {
     double tol = f->tol;
     const zb_config *c = zb_model_config(f->model);
-    float *hidden[64], *mixer[64], *out = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D), *logits = ZB_NEW_ARRAY(&f->arena, float, f->N * c->V);
+    float *hidden[64], *mixer[64], *out = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D),
+                                   *logits = ZB_NEW_ARRAY(&f->arena, float, f->N * c->V);
     for (int l = 0; l <= c->L; l++) {
         hidden[l] = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D);
         mixer[l] = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D);
@@ -73,7 +87,8 @@ static void forward_matches(fixture *f) {
         snprintf(name, sizeof name, "hidden.%d", l);
         f->compare(name, hidden[l], golden_f32(f->want, name, f->N * c->D), f->N * c->D, tol);
         snprintf(name, sizeof name, "mixer.%d", l);
-        if (l < c->L) f->compare(name, mixer[l], golden_f32(f->want, name, f->N * c->D), f->N * c->D, tol);
+        if (l < c->L)
+            f->compare(name, mixer[l], golden_f32(f->want, name, f->N * c->D), f->N * c->D, tol);
     }
     f->compare("logits", logits, golden_f32(f->want, "logits", f->N * c->V), f->N * c->V, tol);
 }
@@ -83,7 +98,8 @@ static void gradients_match(fixture *f, bool recompute) {
     const zb_config *c = zb_model_config(f->model);
     zb_model_add_grads(f->model);
     zb_model_zero_grads(f->model);
-    float *out = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D), *dout = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D);
+    float *out = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D),
+          *dout = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D);
     int32_t *labels = ZB_NEW_ARRAY(&f->arena, int32_t, f->N);
     CHECK(zb_runner_begin(f->runner, &f->batch, &err));
     zb_mark mark = zb_arena_mark(zb_runner_arena(f->runner));
@@ -96,38 +112,26 @@ static void gradients_match(fixture *f, bool recompute) {
         predicted += labels[i] >= 0;
     }
     zb_vocab_sums sums = {0};
-    zb_vocab_loss loss = {.student = f->runner, .hidden = out, .dhidden = dout, .labels = labels, .n = f->N, .weights = {.ce = 1}, .scale = 1.0f / (float)predicted};
+    zb_vocab_loss loss = {.student = f->runner,
+                          .hidden = out,
+                          .dhidden = dout,
+                          .labels = labels,
+                          .n = f->N,
+                          .weights = {.ce = 1},
+                          .scale = 1.0f / (float)predicted};
     zb_vocab_loss_run(&loss, &sums);
     assert_int_equal(sums.predicted, predicted);
     float mean = (float)(sums.ce / predicted);
-    f->compare("loss", &mean, golden_f32(f->want, "loss", 1), 1, tol);
+    f->compare("loss", &mean, golden_f32(f->reference, "loss", 1), 1, tol);
     zb_runner_backward(f->runner, tape, dout);
     zb_arena_pop(zb_runner_arena(f->runner), mark);
     zb_param_table *t = zb_model_params(f->model);
-    double all_dot = 0, all_gg = 0, all_ww = 0;
     for (int i = 0; i < t->n; i++) {
         char name[128];
         snprintf(name, sizeof name, "grad.%s", t->item[i].name);
         int64_t n = zb_param_count(&t->item[i]);
-        const float *want = golden_f32(f->want, name, n), *got = t->item[i].grad;
-        if (f->compare == compare) {
-            compare(name, got, want, n, tol);
-            continue;
-        }
-        /* bf16: gates and norms of these tiny random models amplify the rounding, and small sums cancel; the formulas are held exactly by the f32 run
-         * and the product by its own test, so here each gradient, and closer the whole one, must point the right way */
-        double dot = 0, gg = 0, ww = 0;
-        for (int64_t j = 0; j < n; j++) {
-            dot += (double)got[j] * (double)want[j];
-            gg += (double)got[j] * (double)got[j];
-            ww += (double)want[j] * (double)want[j];
-        }
-        if (!(dot >= 0.9 * sqrt(gg * ww))) fail_msg("%s: cosine %.4f", name, dot / sqrt(gg * ww));
-        all_dot += dot;
-        all_gg += gg;
-        all_ww += ww;
+        f->compare(name, t->item[i].grad, golden_f32(f->reference, name, n), n, tol);
     }
-    if (f->compare == compare_rms && !(all_dot >= 0.99 * sqrt(all_gg * all_ww))) fail_msg("all gradients: cosine %.4f", all_dot / sqrt(all_gg * all_ww));
 }
 
 static void test_f32(void **state) {
@@ -145,20 +149,30 @@ static void test_f32(void **state) {
 
 static void test_bf16(void **state) {
     (void)state;
-    for (int d = 0; d < N_DIRS; d++) {
-        print_message("%s\n", dirs[d]);
+    static const char *const rounded[] = {"qwen2-bias", "hybrid-packed", "hybrid-yarn-attention"};
+    for (size_t d = 0; d < sizeof rounded / sizeof rounded[0]; d++) {
+        print_message("%s\n", rounded[d]);
         fixture f;
-        open_fixture(&f, dirs[d], ZB_PREC_BF16);
-        forward_matches(&f);
+        open_fixture(&f, rounded[d], ZB_PREC_BF16);
+        const zb_config *c = zb_model_config(f.model);
+        float *out = ZB_NEW_ARRAY(&f.arena, float, f.N * c->D);
+        float *logits = ZB_NEW_ARRAY(&f.arena, float, f.N * c->V);
+        CHECK(zb_runner_begin(f.runner, &f.batch, &err));
+        zb_runner_forward(f.runner, out, NULL);
+        zb_runner_logits(f.runner, out, f.N, logits);
+        compare_rms("logits", logits, golden_f32(f.reference, "logits", f.N * c->V), f.N * c->V,
+                    f.tol);
         gradients_match(&f, false);
         close_fixture(&f);
     }
 }
 
-/* Each document fed through a state in pieces of `piece` tokens must give the logits of one pass. */
+/* Each document fed through a state in pieces of `piece` tokens must give the logits of one pass.
+ */
 static void in_pieces(fixture *f, int piece) {
     const zb_config *c = zb_model_config(f->model);
-    float *out = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D), *logits = ZB_NEW_ARRAY(&f->arena, float, f->N * c->V);
+    float *out = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D),
+          *logits = ZB_NEW_ARRAY(&f->arena, float, f->N * c->V);
     for (int s = 0; s < f->batch.n_spans; s++) {
         const zb_span *doc = &f->span[s];
         zb_state *state = zb_state_init(zb_alloc(&f->arena, zb_state_size(c, doc->n)), c, doc->n);
@@ -172,23 +186,29 @@ static void in_pieces(fixture *f, int piece) {
         }
         assert_int_equal(state->len, doc->n);
     }
-    compare("logits in pieces", logits, golden_f32(f->want, "logits", f->N * c->V), f->N * c->V, f->tol);
+    compare("logits in pieces", logits, golden_f32(f->want, "logits", f->N * c->V), f->N * c->V,
+            f->tol);
 }
 
 /* All documents continued at once, states copied into other capacities between the two halves. */
 static void all_at_once(fixture *f) {
     const zb_config *c = zb_model_config(f->model);
-    float *out = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D), *logits = ZB_NEW_ARRAY(&f->arena, float, f->N * c->V);
+    float *out = ZB_NEW_ARRAY(&f->arena, float, f->N * c->D),
+          *logits = ZB_NEW_ARRAY(&f->arena, float, f->N * c->V);
     int32_t *ids = ZB_NEW_ARRAY(&f->arena, int32_t, f->N);
     zb_state *state[64];
-    for (int s = 0; s < f->batch.n_spans; s++) state[s] = zb_state_init(zb_alloc(&f->arena, zb_state_size(c, f->span[s].n + 3)), c, f->span[s].n + 3);
+    for (int s = 0; s < f->batch.n_spans; s++)
+        state[s] = zb_state_init(zb_alloc(&f->arena, zb_state_size(c, f->span[s].n + 3)), c,
+                                 f->span[s].n + 3);
     for (int half = 0; half < 2; half++) {
         zb_span span[64];
         int n = 0;
         for (int s = 0; s < f->batch.n_spans; s++) {
-            int cut = f->span[s].n / 2 + 1, from = half ? cut : 0, len = half ? f->span[s].n - cut : cut;
+            int cut = f->span[s].n / 2 + 1, from = half ? cut : 0,
+                len = half ? f->span[s].n - cut : cut;
             if (half) {
-                zb_state *other = zb_state_init(zb_alloc(&f->arena, zb_state_size(c, f->span[s].n)), c, f->span[s].n);
+                zb_state *other = zb_state_init(zb_alloc(&f->arena, zb_state_size(c, f->span[s].n)),
+                                                c, f->span[s].n);
                 zb_state_copy(other, state[s], c);
                 state[s] = other;
             }
@@ -201,10 +221,12 @@ static void all_at_once(fixture *f) {
         zb_runner_forward(f->runner, out, NULL);
         for (int s = 0; s < f->batch.n_spans; s++) {
             int from = f->span[s].start + (half ? f->span[s].n / 2 + 1 : 0);
-            zb_runner_logits(f->runner, out + span[s].start * c->D, span[s].n, logits + from * c->V);
+            zb_runner_logits(f->runner, out + span[s].start * c->D, span[s].n,
+                             logits + from * c->V);
         }
     }
-    compare("logits of a batch of states", logits, golden_f32(f->want, "logits", f->N * c->V), f->N * c->V, f->tol);
+    compare("logits of a batch of states", logits, golden_f32(f->want, "logits", f->N * c->V),
+            f->N * c->V, f->tol);
 }
 
 static void test_states(void **unused) {
@@ -233,7 +255,8 @@ static void test_decode_allocates_nothing(void **unused) {
         open_fixture(&f, dirs[d], ZB_PREC_F32);
         const zb_config *c = zb_model_config(f.model);
         zb_state *state = zb_state_init(zb_alloc(&f.arena, zb_state_size(c, 64)), c, 64);
-        float *out = ZB_NEW_ARRAY(&f.arena, float, c->D), *logits = ZB_NEW_ARRAY(&f.arena, float, c->V);
+        float *out = ZB_NEW_ARRAY(&f.arena, float, c->D),
+              *logits = ZB_NEW_ARRAY(&f.arena, float, c->V);
         uint64_t before = 0;
         for (int i = 0; i < 20; i++) {
             if (i == 10) before = zb_heap_count();
@@ -263,7 +286,8 @@ static void test_save_and_load(void **unused) {
         assert_int_equal(a->n, b->n);
         for (int i = 0; i < a->n; i++) {
             assert_string_equal(a->item[i].name, b->item[i].name);
-            assert_memory_equal(a->item[i].data, b->item[i].data, (size_t)zb_param_count(&a->item[i]) * 4);
+            assert_memory_equal(a->item[i].data, b->item[i].data,
+                                (size_t)zb_param_count(&a->item[i]) * 4);
         }
         zb_model_free(again);
         close_fixture(&f);
@@ -272,7 +296,11 @@ static void test_save_and_load(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32), cmocka_unit_test(test_states), cmocka_unit_test(test_decode_allocates_nothing), cmocka_unit_test(test_save_and_load), cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_states),
+        cmocka_unit_test(test_decode_allocates_nothing),
+        cmocka_unit_test(test_save_and_load),
+        cmocka_unit_test(test_bf16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
