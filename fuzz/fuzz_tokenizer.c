@@ -1,8 +1,8 @@
 /* fuzz_tokenizer.c - any tokenizer.json, then any text through it.
  *
- * Input: tokenizer.json, a zero byte, the text. What loads must encode every text to ids in range
- * (or say why not), and decode what it encoded; without a normaliser and with all 256 bytes in the
- * vocabulary exactly. */
+ * Input: tokenizer.json, a zero byte, the text; or a GGUF file. What loads must encode every text
+ * to ids in range (or say why not), and decode what it encoded; without a normaliser and with all
+ * 256 bytes in the vocabulary exactly. */
 #include "format/tokenizer.h"
 
 #include <string.h>
@@ -36,8 +36,25 @@ static void check(const zb_tokenizer *t, zb_str text, bool exact) {
     zb_arena_free(&a);
 }
 
+/* A GGUF file whose keys hold a tokenizer. */
+static void check_gguf(const uint8_t *data, size_t size) {
+    zb_gguf *g;
+    zb_tokenizer *t;
+    zb_err err;
+    if (zb_gguf_parse(&g, data, size, "fuzz", &err) != ZB_OK) return;
+    zb_status s = zb_tokenizer_from_gguf(&t, g, &err);
+    zb_gguf_close(g);
+    if (s != ZB_OK) return;
+    check(t, ZB_STR("It's 12 \xc3\xa9\xcc\x81\n  ab<s>x\xff"), false);
+    zb_tokenizer_close(t);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    if (size >= 4 && memcmp(data, "GGUF", 4) == 0) {
+        check_gguf(data, size);
+        return 0;
+    }
     const uint8_t *cut = size ? memchr(data, 0, size) : NULL;
     size_t json = cut ? (size_t)(cut - data) : size;
     zb_str text = cut ? (zb_str){(const char *)cut + 1, size - json - 1}

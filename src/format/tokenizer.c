@@ -139,7 +139,7 @@ static zb_status read_post_processor(zb_tokenizer *t, const json_t *o, const cha
 
 /* The two tries. A token looked for in normalised text is normalised itself. */
 static void build_tries(zb_tokenizer *t) {
-    const zb_added_token **list = zb_alloc_array(&t->arena, t->n_added, sizeof *list);
+    const zb_added_token **list = ZB_NEW_ARRAY(&t->arena, const zb_added_token *, t->n_added);
     size_t n = 0;
     for (size_t i = 0; i < t->n_added; i++)
         if (!t->added[i].normalized) list[n++] = &t->added[i];

@@ -37,7 +37,7 @@ static void merge_short(const zb_vocab *v, int32_t *sym, size_t n, zb_id_list *o
         if (!best) break;
         sym[at] = best->id;
         memmove(&sym[at + 1], &sym[at + 2], (n - at - 2) * sizeof *sym);
-        if (at + 2 < n) memmove(&pair[at], &pair[at + 1], (n - at - 2) * sizeof *pair);
+        for (size_t i = at; i + 2 < n; i++) pair[i] = pair[i + 1];
         n--;
         if (at > 0) pair[at - 1] = zb_vocab_merge_find(v, sym[at - 1], sym[at]);
         if (at + 1 < n) pair[at] = zb_vocab_merge_find(v, sym[at], sym[at + 1]);

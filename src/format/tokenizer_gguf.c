@@ -201,6 +201,7 @@ static zb_status load(zb_tokenizer *t, const zb_gguf *g, zb_arena *tmp, zb_err *
     ZB_TRY(find_kind(g, &kind, err));
     ZB_TRY(strings(g, "tokenizer.ggml.tokens", TOKENS_MAX, tmp, &tokens, &n, err));
     ZB_TRY(strings(g, "tokenizer.ggml.merges", TOKENS_MAX, tmp, &merges, &n_merges, err));
+    ZB_ASSERT(kind && tokens && merges);
     zb_vocab_init(&t->vocab, (int32_t)n, n_merges, &t->arena);
     t->vocab.ignore_merges = kind->ignore_merges;
     ZB_TRY(read_tokens(t, g, tokens, tmp, err));

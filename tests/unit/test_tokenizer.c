@@ -166,8 +166,8 @@ static void test_invalid_utf8(void **state) {
                                         "\xed\xa0\x80",
                                         "\xc0\xaf",
                                         "\xf4\x90\x80\x80",
-                                        "12\xfe"
-                                        "34's\xe9t"};
+                                        ("12\xfe"
+                                         "34's\xe9t")};
     zb_tokenizer *t = open_folder(DIR "llama3");
     for (size_t k = 0; k < sizeof texts / sizeof *texts; k++) {
         zb_arena a = {0};
@@ -401,8 +401,8 @@ static void test_smollm2(void **state) {
     zb_tokenizer *t;
     zb_err err;
     char dir[64];
-    if (zb_gguf_open(&g, MODEL, &err) != ZB_OK || zb_tokenizer_from_gguf(&t, g, &err) != ZB_OK)
-        fail_msg("%s", err.msg);
+    if (zb_gguf_open(&g, MODEL, &err) != ZB_OK) fail_msg("%s", err.msg);
+    if (zb_tokenizer_from_gguf(&t, g, &err) != ZB_OK) fail_msg("%s", err.msg);
     zb_gguf_close(g);
     check_golden(t);
     assert_int_equal(zb_tokenizer_bos(t), 1);
