@@ -1,0 +1,344 @@
+"""The program as a user meets it: help, exit statuses, one-line errors, and the commands around a model."""
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ZEBRA = (ROOT / os.environ.get("ZB_BUILD", "build/release")) / "src/cli/zebra"
+GOLDEN = ROOT / "tests/golden"
+SMOLLM2 = ROOT / "data/model/SmolLM2-135M-Instruct.Q4_1.gguf"
+COMMANDS = ["pipeline", "compose", "align", "select", "distill", "eval", "report", "generate", "chat", "tokenize",
+            "score", "inspect", "bench"]
+OK, USAGE, IO, FORMAT, CONFIG, INTERRUPTED = 0, 2, 3, 4, 5, 130
+
+real_model = pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2} is fetched by ./run test")
+
+
+def zebra(*args, text=None, **options):
+    return subprocess.run([ZEBRA, *map(str, args)], input=text, capture_output=True, text=True, timeout=300,
+                          cwd=ROOT, **options)
+
+
+def ok(*args, **options):
+    done = zebra(*args, **options)
+    assert done.returncode == OK, done.stderr
+    return done.stdout
+
+
+def fails(status, message, *args, **options):
+    """One error line that names the command; nothing on standard output."""
+    done = zebra(*args, **options)
+    assert done.returncode == status, (done.returncode, done.stderr)
+    assert message in done.stderr, done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1 and errors[0].startswith("zebra "), done.stderr
+    assert done.stdout == ""
+    return done
+
+
+def tensors(path):
+    """The tensors of a safetensors file."""
+    raw = Path(path).read_bytes()
+    n = struct.unpack("<Q", raw[:8])[0]
+    kinds = {"F32": np.float32, "I32": np.int32}
+    out = {}
+    for name, t in json.loads(raw[8:8 + n]).items():
+        if name != "__metadata__" and t["dtype"] in kinds:
+            a, b = t["data_offsets"]
+            out[name] = np.frombuffer(raw[8 + n + a:8 + n + b], kinds[t["dtype"]]).reshape(t["shape"])
+    return out
+
+
+# ---- the program ----
+
+def test_help_lists_commands_and_exit_statuses():
+    text = ok("--help")
+    assert text == ok("help") == ok("-h")
+    for command in COMMANDS:
+        assert f"\n  {command} " in text
+    for status, meaning in [(0, "ok"), (2, "wrong usage"), (3, "cannot read or write"), (4, "broken or unknown file"),
+                            (5, "wrong setting"), (6, "not enough memory"), (7, "not supported"), (130, "interrupted")]:
+        assert f"{status:5}  {meaning}" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(command):
+    text = ok(command, "--help")
+    assert text.startswith(f"usage: zebra {command} ")
+    for option in ["--help", "--version", "--threads", "--precision", "--quiet", "--verbose"]:
+        assert option in text
+    assert text == ok("help", command)
+    assert text == ok(command, "--no-such-option", "-h")  # help wins
+    assert max(len(line) for line in text.splitlines()) <= 160
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_version_and_unknown_option_of_each_command(command):
+    assert ok(command, "--version") == ok("--version")
+    fails(USAGE, "unknown option", command, "--no-such-option")
+    fails(USAGE, "--threads: expected a value", command, "--threads")
+    fails(USAGE, "threads: expected an integer from 0 to", command, "--threads", "-3")
+    fails(USAGE, "expected one of auto|f32|bf16", command, "--precision", "f8")
+
+
+def test_unknown_command():
+    assert 'did you mean "generate"?' in fails_plain("generat")
+    assert 'did you mean "score"?' in fails_plain("help", "scare")
+    assert "did you mean" not in fails_plain("xyzzyxyzzy")
+    assert "expected a command" in fails_plain()
+
+
+def fails_plain(*args):
+    done = zebra(*args)
+    assert done.returncode == USAGE and done.stdout == "" and done.stderr.count("\n") == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize("command", ["generate", "chat", "tokenize", "score", "inspect", "bench"])
+def test_model_is_needed_and_must_exist(command):
+    fails(USAGE, "expected a model", command, text="")
+    model = ["no/such/model"] if command == "inspect" else ["-m", "no/such/model"]
+    fails(IO, "no/such/model", command, *model, text="")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_an_error():
+    with open("/dev/full", "w") as full:
+        for args in [["inspect", GOLDEN / "llama"], ["inspect", GOLDEN / "llama", "--json"],
+                     ["score", "-m", GOLDEN / "llama", "--ids", "1,2"]]:
+            done = subprocess.run([ZEBRA, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+            assert done.returncode == IO
+            assert "cannot write to standard output" in done.stderr
+
+
+# ---- broken models ----
+
+@pytest.fixture
+def broken(tmp_path):
+    shutil.copytree(GOLDEN / "hybrid", tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("keep", [0, 5, 8, 100, 20000, -1])
+def test_cut_safetensors(broken, keep):
+    file = broken / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    for args in [["inspect", broken], ["score", "-m", broken, "--ids", "1,2"], ["generate", "-m", broken, "--prompt-ids", "1"]]:
+        fails(FORMAT, "model.safetensors", *args)
+
+
+def test_broken_configuration(broken):
+    config = broken / "config.json"
+    good = json.loads(config.read_text())
+    config.write_text("{")
+    fails(FORMAT, "config.json:1:", "inspect", broken)
+    config.write_text(json.dumps(good | {"hidden_size": "many"}))
+    assert "hidden_size" in zebra("inspect", broken).stderr
+    config.write_text(json.dumps(good | {"hidden_size": 64}))
+    assert zebra("inspect", broken).returncode in (FORMAT, CONFIG)
+    config.unlink()
+    fails(IO, "config.json", "inspect", broken)
+
+
+# ---- score ----
+
+@pytest.mark.parametrize("name", ["llama", "qwen2-bias", "llama3-rope-untied", "hybrid", "mla-norm-yarn", "mamba2-repeat"])
+def test_score_equals_the_golden_logits(name):
+    golden = tensors(GOLDEN / name / "golden.safetensors")
+    for ids, logits in zip(golden["input_ids"], golden["logits"].astype(np.float64)):
+        logprob = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        got = json.loads(ok("score", "-m", GOLDEN / name, "--ids", ",".join(map(str, ids)), "--precision", "f32"))
+        want = [logprob[i, ids[i + 1]] for i in range(len(ids) - 1)]
+        assert [t["id"] for t in got["tokens"]] == ids.tolist()
+        assert got["tokens"][0]["logprob"] is None and got["tokens"][0]["text"] is None
+        assert np.allclose([t["logprob"] for t in got["tokens"][1:]], want, rtol=0, atol=2e-4)
+        assert np.allclose([t["best_logprob"] for t in got["tokens"][1:]], logprob[:-1].max(axis=1), rtol=0, atol=2e-4)
+        assert got["predicted"] == len(want)
+        assert math.isclose(got["sum"], sum(want), abs_tol=1e-2)
+        assert math.isclose(got["perplexity"], math.exp(-sum(want) / len(want)), rel_tol=1e-3)
+
+
+def test_score_of_one_token_and_of_bad_ids():
+    one = json.loads(ok("score", "-m", GOLDEN / "llama", "--ids", "3"))
+    assert one["predicted"] == 0 and one["sum"] == 0 and one["perplexity"] is None
+    fails(CONFIG, "--ids: expected integers from 0 to 96", "score", "-m", GOLDEN / "llama", "--ids", "1,97")
+    fails(CONFIG, 'found "x"', "score", "-m", GOLDEN / "llama", "--ids", "1,x")
+    fails(USAGE, "found none", "score", "-m", GOLDEN / "llama", "--ids", ",")
+    fails(USAGE, "found both", "score", "-m", GOLDEN / "llama", "--ids", "1", "-p", "text")
+    fails(CONFIG, "expected a tokenizer", "score", "-m", GOLDEN / "llama", "-p", "text")
+    fails(CONFIG, "at most 256 tokens", "score", "-m", GOLDEN / "llama", "--ids", ",".join(["1"] * 300))
+
+
+def test_longer_context_than_one_chunk():
+    ids = ",".join(str(i * 7 % 97) for i in range(1100))
+    whole = json.loads(ok("score", "-m", GOLDEN / "hybrid", "--ids", ids, "-c", "2000"))
+    part = json.loads(ok("score", "-m", GOLDEN / "hybrid", "--ids", ",".join(ids.split(",")[:500]), "-c", "2000"))
+    assert np.allclose([t["logprob"] for t in whole["tokens"][1:500]], [t["logprob"] for t in part["tokens"][1:]], atol=2e-4)
+
+
+# ---- generate ----
+
+def test_generate_is_deterministic():
+    base = ["generate", "-m", GOLDEN / "hybrid", "--prompt-ids", "5,6,7", "-n", "20", "--ignore-eos", "-q"]
+    greedy = ok(*base, "--temp", "0")
+    assert len(greedy.split()) == 20
+    for extra in [[], ["-s", "9"], ["--threads", "1"], ["--top-k", "1", "--temp", "5"]]:
+        assert ok(*base, *(extra if "--temp" in extra else ["--temp", "0", *extra])) == greedy
+    sampled = ok(*base, "--temp", "1", "--seed", "1")
+    assert sampled == ok(*base, "--temp", "1", "--seed", "1")
+    assert sampled != ok(*base, "--temp", "1", "--seed", "2")
+
+
+def test_generate_follows_the_scores():
+    out = json.loads(ok("generate", "-m", GOLDEN / "llama", "--prompt-ids", "5,6,7", "-n", "12", "--temp", "0", "--ignore-eos", "--json"))
+    assert out["text"] is None and out["finish"] == "length" and out["prompt_tokens"] == 3 and out["tokens"] == 12
+    ids = [5, 6, 7] + out["ids"]
+    scored = json.loads(ok("score", "-m", GOLDEN / "llama", "--ids", ",".join(map(str, ids))))["tokens"]
+    for t in scored[3:]:
+        assert t["best_logprob"] - t["logprob"] < 1e-4
+
+
+def test_generate_to_the_end_of_the_context():
+    out = json.loads(ok("generate", "-m", GOLDEN / "hybrid", "--prompt-ids", "5,6", "-n", "-1", "-c", "20", "--ignore-eos", "--json"))
+    assert out["tokens"] == 19  # the last chosen token needs no room
+    fails(CONFIG, "context holds 3", "generate", "-m", GOLDEN / "hybrid", "--prompt-ids", "5,6,7,8", "-c", "3")
+
+
+def test_generate_refuses():
+    base = ["generate", "-m", GOLDEN / "hybrid"]
+    fails(CONFIG, "expected a tokenizer", *base, "-p", "text")
+    fails(USAGE, "stands alone", *base, "--prompt-ids", "1", "-p", "text")
+    fails(USAGE, "--system needs --chat", *base, "--system", "x", "-p", "text")
+    fails(USAGE, "top_p: expected a number from 0 to 1", *base, "--top-p", "1.5")
+    fails(USAGE, "did you mean \"top_k\"?", *base, "--topk", "3")
+    fails(USAGE, "unexpected argument", *base, "text")
+
+
+def test_interrupt_ends_generation():
+    process = subprocess.Popen([ZEBRA, "generate", "-m", GOLDEN / "hybrid", "--prompt-ids", "1,2", "-n", "-1", "-c", "4000000", "--ignore-eos", "--threads", "1"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(3):
+        assert process.stdout.readline().strip().isdigit()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED and "interrupted after" in err
+
+
+def test_a_reader_that_leaves_ends_generation():
+    process = subprocess.Popen([ZEBRA, "generate", "-m", GOLDEN / "hybrid", "--prompt-ids", "1,2", "-n", "-1", "-c", "4000000", "--ignore-eos", "--threads", "1"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    deadline = time.time() + 60
+    while process.poll() is None and time.time() < deadline:
+        time.sleep(0.05)
+    assert process.returncode == IO and "cannot write" in process.stderr.read()
+    process.stderr.close()
+
+
+# ---- inspect and bench ----
+
+def test_inspect_json():
+    out = json.loads(ok("inspect", GOLDEN / "hybrid", "--json", "--tensors"))
+    config = json.loads((GOLDEN / "hybrid/config.json").read_text())
+    stored = json.loads((lambda raw: raw[8:8 + struct.unpack("<Q", raw[:8])[0]])((GOLDEN / "hybrid/model.safetensors").read_bytes()))
+    shapes = {k: v["shape"] for k, v in stored.items() if k != "__metadata__"}
+    assert {t["name"]: t["shape"] for t in out["tensors"]} == shapes
+    assert out["parameters"] == sum(math.prod(s) for s in shapes.values())
+    assert out["weight_bytes"] == 4 * out["parameters"] == out["weight_bytes_by_dtype"]["F32"]
+    assert out["n_layers"] == config["num_hidden_layers"] == len(out["layers"]) == sum(out["layer_kinds"].values())
+    assert out["kv_bytes_per_token"] == sum(l["cache_bytes_per_token"] for l in out["layers"])
+    assert out["state_bytes"] == sum(l["state_bytes"] for l in out["layers"]) > 0
+    full = 4 * len(out["layers"]) * 2 * config["num_key_value_heads"] * out["head_size"]
+    assert math.isclose(out["kv_percent"], 100 * out["kv_bytes_per_token"] / full)
+    assert {l["kind"] for l in out["layers"]} == {"mla", "mamba2"}
+    assert "tensors" not in json.loads(ok("inspect", "-m", GOLDEN / "hybrid", "--json"))
+
+
+def test_inspect_text():
+    text = ok("inspect", GOLDEN / "llama", "--tensors")
+    assert "kv_percent              100" in text
+    assert text.count('kind "attention"') == json.loads((GOLDEN / "llama/config.json").read_text())["num_hidden_layers"]
+    assert "model.embed_tokens.weight" in text
+
+
+def test_bench():
+    base = ["bench", "-m", GOLDEN / "hybrid", "--prefill", "16,32", "--decode", "0,8", "-n", "4", "-r", "2"]
+    out = json.loads(ok(*base, "-o", "json"))
+    assert [r["test"] for r in out["results"]] == ["pp16", "pp32", "tg4", "tg4 @ d8"]
+    assert all(r["tokens_per_second"] > 0 and r["deviation"] >= 0 and r["share"] > 0 and r["runs"] == 2 for r in out["results"])
+    assert out["machine"]["read_bytes_per_second"] > 0 and out["machine"]["f32_flop_per_second"] > 0
+    lines = ok(*base, "-o", "csv").splitlines()
+    assert len(lines) == 5 and all(len(line.split(",")) == len(lines[0].split(",")) for line in lines)
+    table = ok(*base).splitlines()
+    assert table[0].startswith("machine: ") and len({line.count("|") for line in table[2:]}) == 1 and len(table) == 8
+    fails(USAGE, "found none", "bench", "-m", GOLDEN / "hybrid", "--prefill", "", "--decode", "")
+    fails(CONFIG, "at most 256", "bench", "-m", GOLDEN / "hybrid", "--prefill", "300", "--decode", "")
+
+
+# ---- the real model: text ----
+
+@real_model
+def test_tokenize_round_trip(tmp_path):
+    text = "Hello wörld 🙂\n  1234 <|im_end|>"
+    out = json.loads(ok("tokenize", "-m", SMOLLM2, "-p", text, "--json"))
+    ids = [t["id"] for t in out["tokens"]]
+    assert out["n"] == len(ids) and 2 not in ids
+    assert ok("tokenize", "-m", SMOLLM2, "--decode", ",".join(map(str, ids))) == text
+    assert 2 in [t["id"] for t in json.loads(ok("tokenize", "-m", SMOLLM2, "-p", text, "--json", "-s"))["tokens"]]
+    (tmp_path / "t.txt").write_text(text)
+    lines = ok("tokenize", "-m", SMOLLM2, "-f", tmp_path / "t.txt").splitlines()
+    assert [int(l.split("\t")[0]) for l in lines] == ids
+    assert json.loads(lines[0].split("\t")[1]) == "Hello"
+    assert ok("tokenize", "-m", SMOLLM2, text=text).splitlines() == lines
+    fails(IO, "no-such-file", "tokenize", "-m", SMOLLM2, "-f", tmp_path / "no-such-file")
+    fails(CONFIG, "--decode: expected integers from 0 to 49151", "tokenize", "-m", SMOLLM2, "--decode", "49152")
+    fails(CONFIG, "expected a tokenizer", "tokenize", "-m", GOLDEN / "llama", "-p", "x")
+
+
+@real_model
+def test_generate_text_greedily():
+    row = next(r for r in json.loads((GOLDEN / "smollm2/logits.json").read_text()) if r["prompt"] == "The capital of France is")
+    base = ["generate", "-m", SMOLLM2, "-p", row["prompt"], "-n", "6", "--temp", "0", "--precision", "f32"]
+    out = json.loads(ok(*base, "--json"))
+    assert out["text"].startswith(" Paris.")
+    assert ok(*base, "-q") == out["text"] + "\n"
+    assert [int(i) for i in ok(*base, "--ids").split()] == out["ids"]
+    timings = zebra(*base).stderr
+    assert "prompt: 5 tokens (5 computed), " in timings and "generated: 6 tokens, " in timings
+
+
+@real_model
+def test_generate_with_the_chat_template():
+    out = json.loads(ok("generate", "-m", SMOLLM2, "-p", "What is the capital of France?", "--chat", "--temp", "0", "--json"))
+    assert "Paris" in out["text"] and out["finish"] == "end" and "<|im_end|>" not in out["text"]
+
+
+@real_model
+def test_chat_reuses_the_conversation():
+    done = zebra("chat", "-m", SMOLLM2, "-n", "8", "--temp", "0", "-v",
+                 text="Say hello.\n\nSay it again.\n/reset\nSay hello.\n/exit\nnever read\n")
+    assert done.returncode == OK, done.stderr
+    answers = done.stdout.splitlines()
+    turns = [line for line in done.stderr.splitlines() if "prompt:" in line]
+    assert len(turns) == 3 and answers[0] == answers[-1]
+    given, computed = map(int, re.search(r"prompt: (\d+) tokens \((\d+) computed\)", turns[1]).groups())
+    assert computed < given / 2
+
+
+@real_model
+def test_cut_gguf(tmp_path):
+    raw = SMOLLM2.read_bytes()
+    for keep in [3, 1000, 1000000, len(raw) - 1]:
+        (tmp_path / "cut.gguf").write_bytes(raw[:keep])
+        fails(FORMAT, "cut.gguf", "inspect", tmp_path / "cut.gguf")
