@@ -3,7 +3,6 @@
 #include "cli/cli.h"
 
 #include "base/file.h"
-#include "base/log.h"
 #include "generate/bench.h"
 
 #include <stdio.h>
@@ -124,12 +123,8 @@ static zb_status measure(zb_cli *cli, const options *o, zb_engine *e, report *r)
     r->precision = zb_engine_precision(e) == ZB_PREC_BF16 ? "bf16" : "f32";
     r->state_kb = (int)(state / 1024);
     ZB_TRY(zb_bench_machine_measure(&r->machine, &cli->err));
-    for (int i = 0; i < r->n; i++) {
-        char name[64];
-        test_name(&r->cases[i], name);
-        zb_debug("measuring %s", name);
+    for (int i = 0; i < r->n; i++)
         ZB_TRY(zb_bench_run(e, &r->machine, (int)o->runs, &r->cases[i], &cli->err));
-    }
     if (!strcmp(o->output, "json")) return zb_cli_print_json(cli, report_json(r), true);
     print_table(r, !strcmp(o->output, "csv"));
     return ZB_OK;

@@ -7,6 +7,7 @@
 #include "generate/bench.h"
 #include "generate/score.h"
 #include "generate/session.h"
+#include "generate/stream.h"
 #include "zebra.h"
 
 static const char *const dirs[] = {
@@ -389,6 +390,49 @@ static void test_generate_stops(void **unused) {
     close_fixture(&f);
 }
 
+/* Whatever a token ends in, only whole characters leave the stream, and together they are the text.
+ */
+static void test_stream(void **unused) {
+    (void)unused;
+    zb_tokenizer *t;
+    zb_arena a = {0};
+    zb_ids ids;
+    zb_stream s;
+    zb_str part;
+    static const char text[] = "wörld 🙂 \u4f60\u597d, na\u00efve \U0001F9E0!";
+    CHECK(zb_tokenizer_open(&t, "tests/format/tokenizer/gpt2_digits", &err));
+    CHECK(zb_tokenizer_encode(t, zb_str_from(text), false, false, &a, &ids, &err));
+    zb_stream_init(&s, t, false);
+    zb_buf all;
+    zb_buf_init(&all, 1000);
+    int waited = 0;
+    for (size_t i = 0; i < ids.n; i++) {
+        CHECK(zb_stream_push(&s, ids.id[i], &part, &err));
+        waited += part.n == 0;
+        for (size_t at = 0; at < part.n;) {
+            uint32_t cp;
+            size_t n = zb_utf8_decode(part.p + at, part.n - at, &cp);
+            assert_in_range(n, 1, 4);
+            at += n;
+        }
+        zb_buf_add(&all, part.p, part.n);
+    }
+    assert_true(waited > 0); /* the case this is about: a small vocabulary splits characters */
+    assert_int_equal(zb_stream_end(&s).n, 0);
+    assert_string_equal(all.p, text);
+    /* the first byte of a character alone: nothing yet, then its replacement */
+    CHECK(zb_tokenizer_encode(t, ZB_STR("\xf0"), false, false, &a, &ids, &err));
+    CHECK(zb_stream_push(&s, ids.id[0], &part, &err));
+    assert_int_equal(part.n, 0);
+    assert_true(zb_str_is(zb_stream_end(&s), "\xef\xbf\xbd"));
+    CHECK(zb_stream_push(&s, zb_tokenizer_vocab(t), &part, &err)); /* only the embedding has it */
+    assert_int_equal(part.n, 0);
+    zb_buf_free(&all);
+    zb_stream_free(&s);
+    zb_tokenizer_close(t);
+    zb_arena_free(&a);
+}
+
 static void test_bench(void **unused) {
     (void)unused;
     fixture f;
@@ -419,7 +463,8 @@ int main(void) {
         cmocka_unit_test(test_reuse),          cmocka_unit_test(test_batch),
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_steps_allocate_nothing),
         cmocka_unit_test(test_score),          cmocka_unit_test(test_generate),
-        cmocka_unit_test(test_generate_stops), cmocka_unit_test(test_bench),
+        cmocka_unit_test(test_generate_stops), cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_bench),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
