@@ -9,9 +9,10 @@
 #include "base/json.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22, JSON_MAX = 1 << 24 };
+enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22, JSON_MAX = 1 << 24, OLD_CONTEXT_MAX = 1 << 30 };
 
 static const char *const kind_names[ZB_KIND_COUNT] = {"attention", "mla", "mamba2"};
 
@@ -170,6 +171,23 @@ static zb_status read_ranks(const json_t *o, const char *where, const char *key,
     return ZB_OK;
 }
 
+/* The original's own form of ranks per layer: {"3": {"q_rank": 8, "kv_rank": 16}, ...}. */
+static zb_status read_rank_list(const json_t *o, const char *where, const int *mla, int n, int *r_q,
+                                int *r_kv, zb_err *err) {
+    json_t *list = NULL;
+    ZB_TRY(zb_json_object(o, where, "layer_rank_list", false, &list, err));
+    for (int i = 0; list && i < n; i++) {
+        char key[16];
+        json_t *ranks = NULL;
+        snprintf(key, sizeof key, "%d", mla[i]);
+        ZB_TRY(zb_json_object(list, where, key, false, &ranks, err));
+        if (!ranks) continue;
+        ZB_TRY(read_size(ranks, where, "kv_rank", true, SIZE_MAX_ANY, &r_kv[i], err));
+        if (r_q[i]) ZB_TRY(read_size(ranks, where, "q_rank", true, SIZE_MAX_ANY, &r_q[i], err));
+    }
+    return ZB_OK;
+}
+
 static zb_status read_mla_sizes(const zb_config *c, const json_t *o, const char *where,
                                 zb_layer_config *m, zb_err *err) {
     ZB_TRY(read_size(o, where, "kv_lora_rank", true, SIZE_MAX_ANY, &m->r_kv, err));
@@ -228,6 +246,7 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
         c->mla_rope.theta = c->rope.theta;
         ZB_TRY(read_rope(o, where, &c->mla_rope, err));
         for (int i = 0; i < n_mla; i++) r_kv[i] = sizes.r_kv, r_q[i] = sizes.r_q;
+        ZB_TRY(read_rank_list(o, where, mla, n_mla, r_q, r_kv, err));
         ZB_TRY(read_ranks(o, where, "kv_lora_ranks", n_mla, r_kv, err));
         if (sizes.r_q) ZB_TRY(read_ranks(o, where, "q_lora_ranks", n_mla, r_q, err));
     }
@@ -286,6 +305,32 @@ static zb_status gguf_size(const zb_gguf *g, const char *key, bool required, int
     return ZB_OK;
 }
 
+/* GGUF keeps these as f32: 1e-5 comes as 9.99999975e-06. The shortest decimal that means the same
+ * f32 is what the model's maker wrote, and what survives being written to JSON. */
+static double shortest(double v) {
+    char text[32];
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if ((float)strtod(text, NULL) == (float)v) return strtod(text, NULL);
+    }
+    return v;
+}
+
+/* Head sizes that our attention does not have must not be read past. */
+static zb_status gguf_head_sizes(const zb_config *c, const zb_gguf *g, zb_err *err) {
+    static const char *const keys[] = {"llama.attention.value_length",
+                                       "llama.rope.dimension_count"};
+    for (int i = 0; i < 2; i++) {
+        int size = c->dh;
+        ZB_TRY(gguf_size(g, keys[i], false, 4096, &size, err));
+        if (size != c->dh)
+            return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                           "%s: %s: expected %d as the head size, found %d", zb_gguf_path(g),
+                           keys[i], c->dh, size);
+    }
+    return ZB_OK;
+}
+
 /* Only what the llama architecture's keys can say; Llama 3's scaling comes as the tensor
  * rope_freqs, which the loader of weights turns into the parameters of a llama3 rope
  * (model/load.c). */
@@ -308,10 +353,13 @@ zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
     ZB_TRY(gguf_size(g, "llama.attention.head_count_kv", false, 4096, &c->G, err));
     c->dh = c->H ? c->D / c->H : 0;
     ZB_TRY(gguf_size(g, "llama.attention.key_length", false, 4096, &c->dh, err));
+    ZB_TRY(gguf_head_sizes(c, g, err));
     c->context_max = 2048;
     ZB_TRY(gguf_size(g, "llama.context_length", false, 1 << 24, &c->context_max, err));
     ZB_TRY(zb_gguf_f64(g, "llama.attention.layer_norm_rms_epsilon", false, &c->eps, err));
     ZB_TRY(zb_gguf_f64(g, "llama.rope.freq_base", false, &c->rope.theta, err));
+    c->eps = shortest(c->eps);
+    c->rope.theta = shortest(c->rope.theta);
     zb_str scaling = ZB_STR("none");
     ZB_TRY(zb_gguf_str(g, "llama.rope.scaling.type", false, &scaling, err));
     if (zb_str_is(scaling, "linear") || zb_str_is(scaling, "yarn")) {
@@ -335,6 +383,9 @@ zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
     c->V = (int)embed->shape[0];
     c->tied = !zb_gguf_find(g, "output.weight");
     c->qkv_bias = zb_gguf_find(g, "blk.0.attn_q.bias") != NULL;
+    c->o_bias = zb_gguf_find(g, "blk.0.attn_output.bias") != NULL;
+    /* biases on q, k and v alone are Qwen2's way: a config.json can say it only by that name */
+    if (c->qkv_bias && !c->o_bias) snprintf(c->model_type, sizeof c->model_type, "qwen2");
     int eos = -1;
     c->bos = -1;
     int64_t id = -1;
@@ -350,14 +401,41 @@ zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
 
 static zb_status check_rope(const zb_rope *r, const char *where, zb_err *err) {
     bool ok = isfinite(r->theta) && r->theta > 1 && isfinite(r->factor) && r->factor > 0;
+    ok = ok && r->old_context >= 0 && r->old_context <= OLD_CONTEXT_MAX;
     if (r->type == ZB_ROPE_LLAMA3) ok = ok && r->old_context > 0 && r->high > r->low && r->low > 0;
     if (r->type == ZB_ROPE_YARN)
-        ok = ok && r->old_context > 0 && r->beta_fast > 0 && r->beta_slow > 0;
+        ok = ok && r->old_context > 0 && r->beta_fast > 0 && r->beta_slow > 0 &&
+             isfinite(r->mscale) && isfinite(r->mscale_all_dim);
     return ok ? ZB_OK
               : zb_fail(
                     err, ZB_ERR_FORMAT,
                     "%s: the rotary embedding's settings are out of range (theta %g, factor %g)",
                     where, r->theta, r->factor);
+}
+
+/* The files give one set of sizes to all MLA layers (but for the ranks) and one order to all Mamba2
+ * layers, and only a hybrid has either: what they cannot say must not exist. */
+static zb_status check_alike(const zb_config *c, const char *where, zb_err *err) {
+    const zb_layer_config *first[ZB_KIND_COUNT] = {NULL};
+    for (int l = 0; l < c->L; l++) {
+        const zb_layer_config *m = &c->layer[l], *f = first[m->kind];
+        if (m->kind != ZB_ATTENTION && !c->hybrid)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: layer %d: expected attention, found %s in a "
+                           "model that is no hybrid",
+                           where, l, zb_kind_name(m->kind));
+        if (!f) first[m->kind] = f = m;
+        bool alike = m->d_nope == f->d_nope && m->d_rope == f->d_rope && m->d_v == f->d_v &&
+                     m->lora_norm == f->lora_norm && m->full_kv_head == f->full_kv_head &&
+                     (m->r_q == 0) == (f->r_q == 0) &&
+                     m->repeat_before_conv == f->repeat_before_conv;
+        if (!alike)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: layer %d: expected the sizes and options of the "
+                           "other %s layers (only ranks may differ)",
+                           where, l, zb_kind_name(m->kind));
+    }
+    return ZB_OK;
 }
 
 zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err) {
@@ -392,7 +470,7 @@ zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err) {
                 "%s: layer %d: MLA sizes out of range (r_q %d, r_kv %d, nope %d, rope %d, v %d)",
                 where, l, m->r_q, m->r_kv, m->d_nope, m->d_rope, m->d_v);
     }
-    return ZB_OK;
+    return check_alike(c, where, err);
 }
 
 int zb_mamba2_channels(const zb_config *c, int l) {

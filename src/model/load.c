@@ -167,7 +167,7 @@ static zb_status read_rope_freqs(zb_config *c, const zb_gguf *g, zb_err *err) {
                 "%s: rope_freqs.weight[%d]: expected %g as in Llama 3's scaling, found %g",
                 zb_gguf_path(g), i, want, (double)have);
     }
-    return ZB_OK;
+    return zb_config_check(c, zb_gguf_path(g), err); /* the factor may be 0 or negative */
 }
 
 static zb_status load_gguf(zb_model *m, const char *path, zb_model_mode mode, zb_err *err) {

@@ -60,8 +60,8 @@ void zb_rope_reserve(zb_rope_table *t, const zb_rope *r, int dim, int rows, zb_a
     t->sin = ZB_NEW_ARRAY(a, float, (size_t)want *half);
     for (int p = 0; p < want; p++)
         for (int i = 0; i < half; i++) {
-            t->cos[p * half + i] = (float)(cos(p * f[i]) * m);
-            t->sin[p * half + i] = (float)(sin(p * f[i]) * m);
+            t->cos[(size_t)p * half + i] = (float)(cos(p * f[i]) * m);
+            t->sin[(size_t)p * half + i] = (float)(sin(p * f[i]) * m);
         }
     t->rows = want;
     t->half = half;
