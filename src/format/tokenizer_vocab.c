@@ -120,7 +120,7 @@ int32_t zb_vocab_find(const zb_vocab *v, zb_str bytes) {
 
 /* Room for the bytes of one more token. */
 static char *pool_take(zb_vocab *v, size_t n, zb_arena *a) {
-    if (n > v->pool_left) {
+    if (!v->pool || n > v->pool_left) {
         v->pool_left = n > POOL_BLOCK ? n : POOL_BLOCK;
         v->pool = zb_alloc(a, v->pool_left);
     }
