@@ -15,11 +15,11 @@
 
 typedef struct zb_mla_paper_dims {
     int hidden, heads, kv_heads, head_dim; /* D, H, G, dh; H % G == 0 */
-    int q_rank;                            /* r_q <= min(H·dh, D); 0: one query map without a low rank */
-    int kv_rank;                           /* r_kv <= min(2·G'·dh, D) */
-    int nope_dim, rope_dim;                /* d_nope, d_rope, each <= dh */
-    int v_dim;                             /* must equal dh: out_proj is o_proj */
-    bool full_kv_head;                     /* G' = H (keys and values repeated), else G' = G */
+    int q_rank;             /* r_q <= min(H·dh, D); 0: one query map without a low rank */
+    int kv_rank;            /* r_kv <= min(2·G'·dh, D) */
+    int nope_dim, rope_dim; /* d_nope, d_rope, each <= dh */
+    int v_dim;              /* must equal dh: out_proj is o_proj */
+    bool full_kv_head;      /* G' = H (keys and values repeated), else G' = G */
 } zb_mla_paper_dims;
 
 typedef struct zb_mla_paper_in {

@@ -17,7 +17,7 @@ typedef struct zb_eval_opts {
     const char *tasks; /* "piqa,mmlu_stem" */
     const char *tasks_dir, *data_dir;
     double limit;        /* documents of each task (of each part); below 1 a share of them; 0 all */
-    double part_limit; /* the same for tasks of several parts (mmlu); 0: limit */
+    double part_limit;   /* the same for tasks of several parts (mmlu); 0: limit */
     int64_t num_fewshot; /* 0 */
     const char *profile; /* lm-eval | zebra-paper */
     const char *add_bos; /* auto | on | off */

@@ -436,7 +436,7 @@ static zb_status run_expression(eval *e, const node *n, value *out) {
     case ZB_NODE_COMPARE: return compare(e, n, out);
     case ZB_NODE_LIST: return run_list(e, n, out);
     case ZB_NODE_DICT: return run_dict(e, n, out);
-    default: ZB_ASSERT(!"an expression"); return ZB_ERR_INTERNAL;
+    default: return zb_fail(e->err, ZB_ERR_INTERNAL, "chat template: not an expression");
     }
 }
 
@@ -558,7 +558,7 @@ static zb_status execute(eval *e, const node *n) {
     case ZB_NODE_SET_BLOCK: return execute_set(e, n);
     case ZB_NODE_BREAK: e->flow = ZB_FLOW_BREAK; return ZB_OK;
     case ZB_NODE_CONTINUE: e->flow = ZB_FLOW_CONTINUE; return ZB_OK;
-    default: ZB_ASSERT(!"a statement"); return ZB_ERR_INTERNAL;
+    default: return zb_fail(e->err, ZB_ERR_INTERNAL, "chat template: not a statement");
     }
 }
 

@@ -21,7 +21,7 @@ void zb_gguf_close(zb_gguf *g); /* NULL is legal */
 const char *zb_gguf_path(const zb_gguf *g);
 
 size_t zb_gguf_count(const zb_gguf *g);
-const zb_tensor *zb_gguf_at(const zb_gguf *g, size_t i); /* sorted by name */
+const zb_tensor *zb_gguf_at(const zb_gguf *g, size_t i);           /* sorted by name */
 const zb_tensor *zb_gguf_find(const zb_gguf *g, const char *name); /* NULL if absent */
 
 /* Typed key access; ints may have any integer type, reals may be ints. An absent key is an error if
@@ -33,9 +33,7 @@ zb_status zb_gguf_str(const zb_gguf *g, const char *key, bool required, zb_str *
 /* Arrays: element count (n = 0 if absent and not required). The elements are fetched all at once,
  * and n must be that count. Ints may also be stored as booleans. */
 zb_status zb_gguf_array(const zb_gguf *g, const char *key, bool required, size_t *n, zb_err *err);
-zb_status zb_gguf_array_str(const zb_gguf *g, const char *key, zb_str *out, size_t n,
-                            zb_err *err);
-zb_status zb_gguf_array_int(const zb_gguf *g, const char *key, int64_t *out, size_t n,
-                            zb_err *err);
+zb_status zb_gguf_array_str(const zb_gguf *g, const char *key, zb_str *out, size_t n, zb_err *err);
+zb_status zb_gguf_array_int(const zb_gguf *g, const char *key, int64_t *out, size_t n, zb_err *err);
 
 #endif

@@ -7,8 +7,7 @@
  * functions are inlined, so the loops over it disappear. */
 #include "kernels/simd.h"
 
-enum { ROWS = 4,
-       BLOCK_VECTORS = KERN_BLOCK / VW };
+enum { ROWS = 4, BLOCK_VECTORS = KERN_BLOCK / VW };
 
 typedef void tile_fn(const zb_gemv_args *g, int j, int rows);
 
@@ -23,9 +22,7 @@ SIMD_INLINE const uint8_t *row_of(const zb_gemv_args *g, int j) {
     return g->w + (size_t)j * g->row_bytes;
 }
 
-enum plain { F32,
-             BF16,
-             F16 };
+enum plain { F32, BF16, F16 };
 
 SIMD_INLINE vf load_plain(enum plain type, const uint8_t *row, int p) {
     if (type == F32) return vf_load(row + 4 * (size_t)p);

@@ -14,12 +14,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FILL(isa)                           \
-    static void fill_##isa(zb_kernels *k) { \
-        kern_vec_fill_##isa(k);             \
-        kern_rows_fill_##isa(k);            \
-        kern_gemm_fill_##isa(k);            \
-        kern_quant_fill_##isa(k);           \
+#define FILL(isa)                                                                                  \
+    static void fill_##isa(zb_kernels *k) {                                                        \
+        kern_vec_fill_##isa(k);                                                                    \
+        kern_rows_fill_##isa(k);                                                                   \
+        kern_gemm_fill_##isa(k);                                                                   \
+        kern_quant_fill_##isa(k);                                                                  \
     }
 #if defined(ZB_KERN_AVX2)
 FILL(avx2)

@@ -15,10 +15,7 @@
 #define KERN_EXP_MAX 88.7f
 
 /* Packed blocks of 32 weights (layouts of GGUF; sizes in bytes). */
-enum { KERN_BLOCK = 32,
-       KERN_Q8_0 = 34,
-       KERN_Q4_0 = 18,
-       KERN_Q4_1 = 20 };
+enum { KERN_BLOCK = 32, KERN_Q8_0 = 34, KERN_Q4_0 = 18, KERN_Q4_1 = 20 };
 
 #define KERN_PASTE_(a, b) a##b
 #define KERN_PASTE(a, b) KERN_PASTE_(a, b)
@@ -26,10 +23,10 @@ enum { KERN_BLOCK = 32,
 
 void kern_ref_fill(zb_kernels *k); /* every entry and the name "ref" */
 
-#define KERN_DECLARE(isa)                     \
-    void kern_vec_fill_##isa(zb_kernels *k);  \
-    void kern_rows_fill_##isa(zb_kernels *k); \
-    void kern_gemm_fill_##isa(zb_kernels *k); \
+#define KERN_DECLARE(isa)                                                                          \
+    void kern_vec_fill_##isa(zb_kernels *k);                                                       \
+    void kern_rows_fill_##isa(zb_kernels *k);                                                      \
+    void kern_gemm_fill_##isa(zb_kernels *k);                                                      \
     void kern_quant_fill_##isa(zb_kernels *k);
 KERN_DECLARE(avx2)
 KERN_DECLARE(avx512)

@@ -12,8 +12,23 @@
 #include <stdint.h>
 
 typedef enum zb_dtype {
-    ZB_F32, ZB_F16, ZB_BF16, ZB_F64, ZB_I8, ZB_U8, ZB_I32, ZB_I64, ZB_BOOL,
-    ZB_Q8_0, ZB_Q4_0, ZB_Q4_1, ZB_Q5_0, ZB_Q5_1, ZB_Q4_K, ZB_Q5_K, ZB_Q6_K,
+    ZB_F32,
+    ZB_F16,
+    ZB_BF16,
+    ZB_F64,
+    ZB_I8,
+    ZB_U8,
+    ZB_I32,
+    ZB_I64,
+    ZB_BOOL,
+    ZB_Q8_0,
+    ZB_Q4_0,
+    ZB_Q4_1,
+    ZB_Q5_0,
+    ZB_Q5_1,
+    ZB_Q4_K,
+    ZB_Q5_K,
+    ZB_Q6_K,
     ZB_DTYPE_COUNT
 } zb_dtype;
 
@@ -39,7 +54,10 @@ void zb_dtype_from_f32(zb_dtype t, const float *src, void *dst, int64_t n);
 float zb_f16_to_f32(uint16_t h);
 uint16_t zb_f32_to_f16(float f);
 static inline float zb_bf16_to_f32(uint16_t h) {
-    union { uint32_t u; float f; } x = {(uint32_t)h << 16};
+    union {
+        uint32_t u;
+        float f;
+    } x = {(uint32_t)h << 16};
     return x.f;
 }
 uint16_t zb_f32_to_bf16(float f); /* nearest even, NaN kept quiet */
@@ -55,7 +73,7 @@ typedef struct zb_tensor {
     size_t bytes;
 } zb_tensor;
 
-int64_t zb_tensor_count(const zb_tensor *t);                            /* elements */
-const char *zb_tensor_shape_text(const zb_tensor *t, char out[96]);     /* "BF16 [1344,2048]" */
+int64_t zb_tensor_count(const zb_tensor *t);                        /* elements */
+const char *zb_tensor_shape_text(const zb_tensor *t, char out[96]); /* "BF16 [1344,2048]" */
 
 #endif

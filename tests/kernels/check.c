@@ -27,9 +27,7 @@
 #define OPS 8.0
 #define TINY 0x1p-126 /* below the smallest normal number only absolute accuracy is asked */
 
-enum { SLOT_BYTES = 4 << 20,
-       MARGIN = 256,
-       MARGIN_BYTE = 0xA5 };
+enum { SLOT_BYTES = 4 << 20, MARGIN = 256, MARGIN_BYTE = 0xA5 };
 
 static struct { uint8_t *base, *taken; } slots[SLOTS];
 static uint64_t rng_at;
@@ -115,8 +113,8 @@ static double op_tolerance(double magnitude) { return OPS * EPS * magnitude + TI
 /* Relative error of exp(x) where x came from adding numbers of that magnitude. */
 static double exp_relative(double magnitude) { return 2e-7 + OPS * EPS * (1 + magnitude); }
 
-static const int sizes[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 15,
-                            16, 17, 23, 31, 32, 33, 47, 48, 63, 64, 65,
+static const int sizes[] = {0,  1,   2,   3,   4,   5,   7,   8,   9,   12,   15,
+                            16, 17,  23,  31,  32,  33,  47,  48,  63,  64,   65,
                             96, 100, 127, 128, 129, 255, 256, 257, 576, 1000, 4099};
 enum { N_SIZES = sizeof sizes / sizeof *sizes };
 
@@ -151,7 +149,7 @@ static void check_gemm_one(const zb_kernels *k, int m, int n, int p) {
 }
 
 static void check_gemm(const zb_kernels *k) {
-    static const int dims[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13,
+    static const int dims[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  11, 12, 13,
                                15, 16, 17, 24, 25, 31, 32, 33, 63, 64, 65, 90};
     enum { N_DIMS = sizeof dims / sizeof *dims };
     for (int r = 0; r < 600; r++)
@@ -281,15 +279,14 @@ static void check_exp(const zb_kernels *k) {
         for (int i = 0; i < n; i++) x[i] = (float)(-87.3 + 176.0 * (i + draw()) / N);
         k->exp(n, x, y);
         for (int i = 0; i < n; i++) {
-            double want = x[i] < -87.3f ? 0 : x[i] > 88.7f ? HUGE_VAL
-                                                           : exp((double)x[i]);
+            double want = x[i] < -87.3f ? 0 : x[i] > 88.7f ? HUGE_VAL : exp((double)x[i]);
             near(n, i, (double)y[i], want, 2e-7 * want);
         }
     }
     static const float special[] = {
-        0, -0.0f, 1e-45f, -1e-45f, 1e-30f, INFINITY, -INFINITY, NAN,
-        88.7f, 88.8f, 1e30f, -87.3f, -87.4f, -1e30f, -103.9f, 128,
-        -128, 3.4e38f, -3.4e38f, 1.0f, 88.72284f, -87.33655f, 88.70001f, -87.30001f};
+        0,     -0.0f,   1e-45f,   -1e-45f, 1e-30f,    INFINITY,   -INFINITY, NAN,
+        88.7f, 88.8f,   1e30f,    -87.3f,  -87.4f,    -1e30f,     -103.9f,   128,
+        -128,  3.4e38f, -3.4e38f, 1.0f,    88.72284f, -87.33655f, 88.70001f, -87.30001f};
     enum { N_SPECIAL = sizeof special / sizeof *special };
     float *in = take(2, N_SPECIAL), *out = take(3, N_SPECIAL), *want = take(4, N_SPECIAL);
     memcpy(in, special, sizeof special);
@@ -483,18 +480,11 @@ static void check_adamw(const zb_kernels *k) {
 /* A half as double, by the definition of IEEE 754. */
 static double half_value(uint16_t h) {
     int e = h >> 10 & 31, f = h & 1023;
-    double v = e == 31 ? (f ? nan("") : HUGE_VAL) : e ? ldexp(1024 + f, e - 25)
-                                                      : ldexp(f, -24);
+    double v = e == 31 ? (f ? nan("") : HUGE_VAL) : e ? ldexp(1024 + f, e - 25) : ldexp(f, -24);
     return h & 0x8000 ? -v : v;
 }
 
-typedef enum packing { PLAIN_F32,
-                       PLAIN_BF16,
-                       PLAIN_F16,
-                       Q8_0,
-                       Q4_0,
-                       Q4_1,
-                       PACKINGS } packing;
+typedef enum packing { PLAIN_F32, PLAIN_BF16, PLAIN_F16, Q8_0, Q4_0, Q4_1, PACKINGS } packing;
 static const struct {
     int block, bytes, halves;
 } packings[PACKINGS] = {{1, 4, 0}, {1, 2, 0}, {1, 2, 1}, {32, 34, 1}, {32, 18, 1}, {32, 20, 2}};
@@ -533,13 +523,13 @@ static double weight(packing t, const uint8_t *row, int p, double *size) {
 }
 
 static void gemv_call(const zb_kernels *k, packing t, const zb_gemv_args *g) {
-    void (*const fn[PACKINGS])(const zb_gemv_args *) = {k->gemv_f32, k->gemv_bf16, k->gemv_f16,
+    void (*const fn[PACKINGS])(const zb_gemv_args *) = {k->gemv_f32,  k->gemv_bf16, k->gemv_f16,
                                                         k->gemv_q8_0, k->gemv_q4_0, k->gemv_q4_1};
     fn[t](g);
 }
 
 static void check_gemv_one(const zb_kernels *k, packing t, int rows, int p) {
-    static const char *const names[PACKINGS] = {"gemv_f32", "gemv_bf16", "gemv_f16",
+    static const char *const names[PACKINGS] = {"gemv_f32",  "gemv_bf16", "gemv_f16",
                                                 "gemv_q8_0", "gemv_q4_0", "gemv_q4_1"};
     kernel = names[t];
     int first = draw_below(rows + 1), last = first + draw_below(rows + 1 - first);

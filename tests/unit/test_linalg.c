@@ -96,7 +96,8 @@ static void test_svd(void **state) {
     assert_true(fabs(f.s[0] - 4) < 1e-14 && fabs(f.s[1] - 3) < 1e-14);
     assert_true(fabs(f.vt[0]) < 1e-14 && fabs(fabs(f.vt[1]) - 1) < 1e-14);
     assert_true(fabs(f.u[2] * f.s[0] * f.vt[1] + 4) < 1e-14); /* U[1,0] s0 Vt[0,1] = A[1,1] */
-    static const int sizes[][2] = {{1, 1}, {1, 7}, {7, 1}, {5, 5}, {40, 17}, {17, 40}, {130, 128}, {64, 300}};
+    static const int sizes[][2] = {{1, 1},   {1, 7},   {7, 1},     {5, 5},
+                                   {40, 17}, {17, 40}, {130, 128}, {64, 300}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         check_svd(sizes[i][0], sizes[i][1], i);
     assert_int_equal(zb_linalg_svd(&f, 0, 5, NULL, &arena, &err), ZB_OK);
@@ -146,8 +147,8 @@ static void test_eigen(void **state) {
 
 static void test_cholesky(void **state) {
     (void)state;
-    double a[9] = {4, 77, 77, 2, 5,
-                   77, 6, 7, 19}; /* lower triangle read, upper replaced by zeros */
+    double a[9] = {4,  77, 77, 2, 5,
+                   77, 6,  7,  19}; /* lower triangle read, upper replaced by zeros */
     const double want[9] = {2, 0, 0, 1, 2, 0, 3, 2, 2.449489742783178};
     assert_int_equal(zb_linalg_cholesky(3, a, a, &err), ZB_OK);
     assert_true(largest_difference(a, want, 9) < 1e-14);
@@ -178,8 +179,7 @@ static void test_solve(void **state) {
     const double singular[4] = {1, 0, 1, 0};
     assert_int_equal(zb_linalg_solve_triangular(2, 1, singular, false, c, &err), ZB_ERR_INTERNAL);
 
-    enum { N = 120,
-           R = 7 };
+    enum { N = 120, R = 7 };
     double *x = random_matrix(2 * N, N, 7), *a = product(N, N, 2 * N, x, true, x, false),
            *truth = random_matrix(N, R, 8);
     double *rhs = product(N, R, N, a, false, truth, false);
@@ -192,9 +192,7 @@ static void test_solve(void **state) {
  * more columns than rows work only with it. */
 static void test_ridge(void **state) {
     (void)state;
-    enum { M = 200,
-           N = 60,
-           R = 5 };
+    enum { M = 200, N = 60, R = 5 };
     double *a = random_matrix(M, N, 9), *truth = random_matrix(N, R, 10),
            *b = product(M, R, N, a, false, truth, false);
     double *x = random_matrix(N, R, 1);

@@ -134,8 +134,7 @@ static void test_golden_ranks(void **state) {
                 find(golden, zb_asprintf(&arena, "%d.rank_%s", layer, shares[i]));
             int32_t rank;
             memcpy(&rank, want->data, sizeof rank);
-            zb_mla_paper_energy e = {.q_share = 1, .kv_share = i == 0 ? 0.8 : i == 1 ? 0.9
-                                                                                     : 0.95};
+            zb_mla_paper_energy e = {.q_share = 1, .kv_share = i == 0 ? 0.8 : i == 1 ? 0.9 : 0.95};
             int q = 0, kv = 0;
             assert_int_equal(zb_mla_paper_ranks(&d, &in, &e, &q, &kv, &arena, &err), ZB_OK);
             assert_int_equal(kv, rank);
@@ -211,11 +210,11 @@ static void expect_config_error(zb_mla_paper_dims d, const char *word) {
 static void test_errors(void **state) {
     (void)state;
     zb_mla_paper_dims d = golden_dims();
-#define WRONG(field, value, word)     \
-    do {                              \
-        zb_mla_paper_dims w = d;      \
-        w.field = value;              \
-        expect_config_error(w, word); \
+#define WRONG(field, value, word)                                                                  \
+    do {                                                                                           \
+        zb_mla_paper_dims w = d;                                                                   \
+        w.field = value;                                                                           \
+        expect_config_error(w, word);                                                              \
     } while (0)
     WRONG(v_dim, 8, "v_head_dim 16");
     WRONG(nope_dim, 17, "qk_nope_head_dim");
