@@ -28,6 +28,7 @@ static void make_one_line(char *s) {
         if ((unsigned char)*s < 32 || *s == 127) *s = ' ';
 }
 
+#undef zb_fail /* for the analyzer a macro */
 zb_status zb_fail(zb_err *err, zb_status code, const char *fmt, ...) {
     if (!err) return code;
     err->code = code;

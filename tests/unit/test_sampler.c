@@ -204,10 +204,10 @@ static void test_refusals(void **unused) {
         const char *says;
     } bad[] = {
         {{.temperature = -1}, "temperature: expected"},
-        {{.temperature = NAN}, "temperature: expected"},
+        {{.temperature = (double)NAN}, "temperature: expected"},
         {{.top_k = -1}, "top_k: expected"},
         {{.top_p = 1.5}, "top_p: expected"},
-        {{.top_p = NAN}, "top_p: expected"},
+        {{.top_p = (double)NAN}, "top_p: expected"},
         {{.min_p = -0.1}, "min_p: expected"},
         {{.min_p = 2}, "min_p: expected"},
         {{.repeat_penalty = -1}, "repeat_penalty: expected"},
