@@ -568,7 +568,15 @@ static void test_gguf_errors(void **state) {
     gguf_write(&f, &plain_gguf);
     refused(made, ZB_ERR_FORMAT, "tensors of the llama architecture, found");
     f.n--;
+    files_close(&f);
+}
 
+/* Divisors that are not Llama 3's, or have a factor nobody can divide by. */
+static void test_gguf_divisors(void **state) {
+    (void)state;
+    model_files f;
+    files_open(&f, LLAMA);
+    to_gguf(&f);
     float d[8];
     divisors(d);
     zb_tensor *r = item_add(&f, "rope_freqs.weight", ZB_F32, 8, 0, d);
@@ -619,6 +627,7 @@ int main(void) {
         cmocka_unit_test(test_gguf),
         cmocka_unit_test(test_gguf_llama3),
         cmocka_unit_test(test_gguf_errors),
+        cmocka_unit_test(test_gguf_divisors),
     };
     return cmocka_run_group_tests(tests, NULL, remove_files);
 }
