@@ -182,6 +182,7 @@ static zb_status read_choices(const source *s, const json_t *row, zb_document *d
     }
     ZB_TRY(render_context(s, &t->prompt, row, &context));
     ZB_TRY(list_texts(s, &t->choices, row, &text, &d->n_choices));
+    ZB_ASSERT(text);
     d->choice = ZB_NEW_ARRAY(s->arena, zb_choice, d->n_choices);
     for (int i = 0; i < d->n_choices; i++) {
         d->choice[i].context = context;
@@ -249,6 +250,7 @@ static zb_status build(source *s, double limit, zb_document_set *set) {
     int64_t *line_of = NULL;
     ZB_TRY(read_rows(s, set->rows, &line_of));
     size_t n = json_array_size(set->rows);
+    ZB_ASSERT(n == 0 || line_of);
     int *leaf = ZB_NEW_ARRAY(s->arena, int, n + 1);
     for (size_t i = 0; i < n; i++) {
         s->where = at_line(s->path, line_of[i], s->arena);

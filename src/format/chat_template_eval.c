@@ -20,6 +20,7 @@ typedef zb_jinja_eval eval;
 typedef zb_jinja_node node;
 typedef zb_jinja_value value;
 
+#undef zb_jinja_fail /* for the analyzer a macro */
 zb_status zb_jinja_fail(eval *e, const char *fmt, ...) {
     char text[384];
     va_list ap;
@@ -28,6 +29,9 @@ zb_status zb_jinja_fail(eval *e, const char *fmt, ...) {
     va_end(ap);
     return zb_fail(e->err, ZB_ERR_FORMAT, "chat template:%d: %s", e->line, text);
 }
+#ifdef __clang_analyzer__
+#define zb_jinja_fail zb_jinja_fail_seen
+#endif
 
 zb_status zb_jinja_charge(eval *e, size_t n) {
     e->steps += n;
@@ -79,7 +83,7 @@ static zb_status assign(eval *e, const node *n, value v) {
         set_variable(e, n->label[0], v);
         return ZB_OK;
     }
-    value list;
+    value list = {0};
     ZB_TRY(zb_jinja_iterate(e, v, &list));
     if (list.list->n != n->n)
         return zb_jinja_fail(e, "expected %zu values to unpack, found %zu", n->n, list.list->n);
@@ -214,7 +218,7 @@ static zb_status compare_once(eval *e, zb_str op, value a, value b, bool *out) {
 }
 
 static zb_status compare(eval *e, const node *n, value *out) {
-    value left, right;
+    value left = {0}, right = {0};
     bool holds = true;
     ZB_TRY(run(e, n->a, &left));
     for (size_t i = 0; i < n->n && holds; i++, left = right) {
@@ -255,7 +259,7 @@ static zb_status get_index(eval *e, value v, value at, value *out) {
 static zb_status slice_bound(eval *e, const node *n, int64_t absent, int64_t *out) {
     *out = absent;
     if (!n) return ZB_OK;
-    value v;
+    value v = {0};
     ZB_TRY(run(e, n, &v));
     if (v.type == ZB_JINJA_NONE || to_int(v, out)) {
         if (v.type == ZB_JINJA_NONE) *out = absent;
@@ -271,7 +275,7 @@ static int64_t clip(int64_t i, int64_t n, int64_t low, int64_t high) {
 }
 
 static zb_status get_slice(eval *e, const node *n, value *out) {
-    value v;
+    value v = {0};
     int64_t step, from, to;
     ZB_TRY(run(e, n->a, &v));
     if (v.type != ZB_JINJA_LIST && v.type != ZB_JINJA_STR)
@@ -319,7 +323,7 @@ static zb_status run_arguments(eval *e, const node *n, zb_jinja_args *args) {
 
 static zb_status call(eval *e, const node *n, value *out) {
     zb_jinja_args args;
-    value of;
+    value of = {0};
     if (n->a->kind == ZB_NODE_ATTRIBUTE) {
         ZB_TRY(run(e, n->a->a, &of));
         ZB_TRY(run_arguments(e, n, &args));
@@ -341,7 +345,7 @@ static zb_status run_list(eval *e, const node *n, value *out) {
     *out = zb_jinja_list_new(e);
     out->list->tuple = n->name.p != NULL;
     for (size_t i = 0; i < n->n; i++) {
-        value item;
+        value item = {0};
         ZB_TRY(run(e, n->item[i], &item));
         zb_jinja_list_add(e, *out, item);
     }
@@ -351,7 +355,7 @@ static zb_status run_list(eval *e, const node *n, value *out) {
 static zb_status run_dict(eval *e, const node *n, value *out) {
     *out = zb_jinja_dict_new(e);
     for (size_t i = 0; i < n->n; i += 2) {
-        value key, item;
+        value key = {0}, item = {0};
         ZB_TRY(run(e, n->item[i], &key));
         ZB_TRY(run(e, n->item[i + 1], &item));
         if (key.type != ZB_JINJA_STR)
@@ -363,7 +367,7 @@ static zb_status run_dict(eval *e, const node *n, value *out) {
 }
 
 static zb_status run_negate(eval *e, const node *n, value *out) {
-    value v;
+    value v = {0};
     int64_t i;
     ZB_TRY(run(e, n->a, &v));
     if (v.type == ZB_JINJA_FLOAT) {
@@ -377,7 +381,7 @@ static zb_status run_negate(eval *e, const node *n, value *out) {
 
 static zb_status run_applied(eval *e, const node *n, value *out) {
     zb_jinja_args args;
-    value v;
+    value v = {0};
     bool holds;
     ZB_TRY(run(e, n->a, &v));
     ZB_TRY(run_arguments(e, n, &args));
@@ -389,7 +393,7 @@ static zb_status run_applied(eval *e, const node *n, value *out) {
 }
 
 static zb_status run_pair(eval *e, const node *n, value *out) {
-    value a, b;
+    value a = {0}, b = {0};
     ZB_TRY(run(e, n->a, &a));
     if (n->kind == ZB_NODE_AND || n->kind == ZB_NODE_OR) {
         *out = a;
@@ -401,7 +405,7 @@ static zb_status run_pair(eval *e, const node *n, value *out) {
 }
 
 static zb_status run_choice(eval *e, const node *n, value *out) {
-    value condition;
+    value condition = {0};
     ZB_TRY(run(e, n->a, &condition));
     if (n->kind == ZB_NODE_NOT) {
         *out = zb_jinja_bool(!zb_jinja_true(condition));
@@ -417,7 +421,7 @@ static zb_status run_expression(eval *e, const node *n, value *out) {
     case ZB_NODE_CONST: *out = n->constant; return ZB_OK;
     case ZB_NODE_NAME: return get_name(e, n->name, out);
     case ZB_NODE_ATTRIBUTE: {
-        value of;
+        value of = {0};
         ZB_TRY(run(e, n->a, &of));
         e->line = n->line;
         return zb_jinja_member(e, of, n->name, out);
@@ -471,7 +475,7 @@ static zb_status filter_items(eval *e, const node *n, value *list) {
 }
 
 static zb_status execute_for(eval *e, const node *n) {
-    value of, list;
+    value of = {0}, list = {0};
     ZB_TRY(run(e, n->a, &of));
     ZB_TRY(zb_jinja_iterate(e, of, &list));
     ZB_TRY(filter_items(e, n, &list));
@@ -494,7 +498,7 @@ static zb_status execute_for(eval *e, const node *n) {
 }
 
 static zb_status execute_set(eval *e, const node *n) {
-    value v;
+    value v = {0};
     if (n->kind == ZB_NODE_SET_BLOCK) {
         zb_buf inner, *outer = e->out;
         zb_str text;
@@ -509,7 +513,7 @@ static zb_status execute_set(eval *e, const node *n) {
     }
     ZB_TRY(run(e, n->a, &v));
     if (!n->name.p) return assign(e, n, v);
-    value space;
+    value space = {0};
     ZB_TRY(get_name(e, n->label[0], &space));
     if (space.type != ZB_JINJA_NAMESPACE)
         return zb_jinja_fail(e, "only members of a namespace can be set, not of %s",
@@ -520,7 +524,7 @@ static zb_status execute_set(eval *e, const node *n) {
 }
 
 static zb_status execute_output(eval *e, const node *n) {
-    value v;
+    value v = {0};
     zb_str text;
     ZB_TRY(run(e, n->a, &v));
     ZB_TRY(zb_jinja_text(e, v, &text));
@@ -531,7 +535,7 @@ static zb_status execute_output(eval *e, const node *n) {
 
 static zb_status execute_if(eval *e, const node *n) {
     for (; n && n->kind == ZB_NODE_IF; n = n->c) {
-        value condition;
+        value condition = {0};
         ZB_TRY(run(e, n->a, &condition));
         if (zb_jinja_true(condition)) return execute(e, n->b);
     }
