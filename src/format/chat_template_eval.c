@@ -460,7 +460,7 @@ static zb_status execute(eval *e, const node *n);
 /* The members of a loop that pass its filter; the filter sees the target, not the loop. */
 static zb_status filter_items(eval *e, const node *n, value *list) {
     if (!n->d) return ZB_OK;
-    value kept = zb_jinja_list_new(e), condition;
+    value kept = zb_jinja_list_new(e), condition = {0};
     size_t outer = e->scope;
     e->scope = e->n_variables;
     for (size_t i = 0; i < list->list->n; i++) {
