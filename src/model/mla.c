@@ -13,6 +13,7 @@
 #include "kernels/kernels.h"
 #include "model/attend.h"
 #include "model/mixer.h"
+#include "model/product.h"
 #include "model/rope.h"
 
 #include <omp.h>
@@ -222,7 +223,6 @@ static const float *wide_kv_b(zb_run *run, const zb_param *w) {
  * own. */
 static void absorbed_head(const dims *d, const zb_span *sp, int h, const float *kvb,
                           const float *cache, const tape *t, float *work) {
-    const zb_kernels *kn = zb_kernels_get();
     int T = sp->n, width = d->r + d->dr;
     float *qc = work, *oc = qc + (size_t)T * width, *uv = oc + (size_t)T * d->r,
           *rest = uv + (size_t)d->r * d->dv;
@@ -230,17 +230,8 @@ static void absorbed_head(const dims *d, const zb_span *sp, int h, const float *
                 *uv_rows = uk + (size_t)d->dn * d->r;
     const float *q = t->q + ((size_t)sp->start * d->H + h) * d->dk;
     float *o = t->o + ((size_t)sp->start * d->H + h) * d->dv;
-    kn->gemm(&(zb_gemm_args){.m = T,
-                             .n = d->r,
-                             .k = d->dn,
-                             .a = q,
-                             .a_row = (ptrdiff_t)d->H * d->dk,
-                             .a_col = 1,
-                             .b = uk,
-                             .ldb = d->r,
-                             .c = qc,
-                             .ldc = width,
-                             .alpha = 1});
+    zb_product((zb_shape){T, d->r, d->dn}, zb_rows(q, (ptrdiff_t)d->H * d->dk),
+               (zb_right){uk, d->r}, (zb_out){qc, width});
     for (int i = 0; i < T; i++)
         memcpy(qc + (size_t)i * width + d->r, q + (size_t)i * d->H * d->dk + d->dn,
                (size_t)d->dr * sizeof(float));
@@ -260,17 +251,8 @@ static void absorbed_head(const dims *d, const zb_span *sp, int h, const float *
     zb_attend_forward(&a, rest);
     for (int j = 0; j < d->dv; j++)
         for (int i = 0; i < d->r; i++) uv[(size_t)i * d->dv + j] = uv_rows[(size_t)j * d->r + i];
-    kn->gemm(&(zb_gemm_args){.m = T,
-                             .n = d->dv,
-                             .k = d->r,
-                             .a = oc,
-                             .a_row = d->r,
-                             .a_col = 1,
-                             .b = uv,
-                             .ldb = d->dv,
-                             .c = o,
-                             .ldc = (ptrdiff_t)d->H * d->dv,
-                             .alpha = 1});
+    zb_product((zb_shape){T, d->dv, d->r}, zb_rows(oc, d->r), (zb_right){uv, d->dv},
+               (zb_out){o, (ptrdiff_t)d->H * d->dv});
 }
 
 static void attend_absorbed(zb_run *run, int layer, const dims *d, zb_param **p, const zb_span *sp,

@@ -13,6 +13,7 @@
 #include "model/ssd.h"
 
 #include "kernels/kernels.h"
+#include "model/product.h"
 
 #include <math.h>
 #include <string.h>
@@ -22,11 +23,6 @@ enum { Q = ZB_SSD_CHUNK };
 size_t zb_ssd_work(int T, int dim) {
     size_t chunks = (size_t)(T + Q - 1) / Q, square = (size_t)dim * dim;
     return (chunks + 2) * square + 5 * (size_t)Q * Q + 4 * (size_t)Q * dim + 8 * Q;
-}
-
-static void transpose(const float *in, ptrdiff_t row, int rows, int cols, float *out) {
-    for (int c = 0; c < cols; c++)
-        for (int r = 0; r < rows; r++) out[c * rows + r] = in[r * row + c];
 }
 
 /* a_t of one chunk. */
@@ -59,18 +55,8 @@ static void carry(const zb_ssd *s, int t0, int q, const float *a, float *S, floa
         const float *x = s->x + (t0 + t) * s->u_row;
         for (int i = 0; i < d; i++) bx[t * d + i] = f * x[i];
     }
-    kn->gemm(&(zb_gemm_args){.m = d,
-                             .n = d,
-                             .k = q,
-                             .a = s->B + t0 * s->u_row,
-                             .a_row = 1,
-                             .a_col = s->u_row,
-                             .b = bx,
-                             .ldb = d,
-                             .c = S,
-                             .ldc = d,
-                             .alpha = 1,
-                             .add = true});
+    zb_product_add((zb_shape){d, d, q}, zb_columns(s->B + t0 * s->u_row, s->u_row),
+                   (zb_right){bx, d}, (zb_out){S, d});
 }
 
 void zb_ssd_chunked(const zb_ssd *s, float *work) {
@@ -79,63 +65,35 @@ void zb_ssd_chunked(const zb_ssd *s, float *work) {
     float *S = work, *bt = S + d * d, *g = bt + Q * d, *e = g + Q * Q, *rows = e + Q * Q,
           *a = rows + Q * d;
     if (s->state)
-        transpose(s->state, d, d, d, S);
+        zb_transpose(s->state, d, d, d, S);
     else
         memset(S, 0, (size_t)d * d * sizeof(float));
     for (int t0 = 0; t0 < s->T; t0 += Q) {
         int q = s->T - t0 < Q ? s->T - t0 : Q;
         log_decay(s, t0, q, a);
         decay_matrix(q, a, e);
-        transpose(s->B + t0 * s->u_row, s->u_row, q, d, bt);
-        kn->gemm(&(zb_gemm_args){.m = q,
-                                 .n = q,
-                                 .k = d,
-                                 .a = s->C + t0 * s->u_row,
-                                 .a_row = s->u_row,
-                                 .a_col = 1,
-                                 .b = bt,
-                                 .ldb = q,
-                                 .c = g,
-                                 .ldc = q,
-                                 .alpha = 1});
+        zb_transpose(s->B + t0 * s->u_row, s->u_row, q, d, bt);
+        zb_product((zb_shape){q, q, d}, zb_rows(s->C + t0 * s->u_row, s->u_row), (zb_right){bt, q},
+                   (zb_out){g, q});
         for (int t = 0; t < q; t++) {
             for (int j = 0; j <= t; j++)
                 g[t * q + j] *= e[t * q + j] * s->delta[(t0 + j) * s->d_row];
             memset(g + t * q + t + 1, 0, (size_t)(q - t - 1) * sizeof(float));
         }
         float *y = s->y + t0 * s->y_row;
-        kn->gemm(&(zb_gemm_args){.m = q,
-                                 .n = d,
-                                 .k = q,
-                                 .a = g,
-                                 .a_row = q,
-                                 .a_col = 1,
-                                 .b = s->x + t0 * s->u_row,
-                                 .ldb = s->u_row,
-                                 .c = y,
-                                 .ldc = s->y_row,
-                                 .alpha = 1});
+        zb_product((zb_shape){q, d, q}, zb_rows(g, q), (zb_right){s->x + t0 * s->u_row, s->u_row},
+                   (zb_out){y, s->y_row});
         for (int t = 0; t < q; t++) {
             float f = expf(a[t]);
             const float *c = s->C + (t0 + t) * s->u_row;
             for (int i = 0; i < d; i++) rows[t * d + i] = f * c[i];
             kn->axpy(d, s->D, s->x + (t0 + t) * s->u_row, y + t * s->y_row);
         }
-        kn->gemm(&(zb_gemm_args){.m = q,
-                                 .n = d,
-                                 .k = d,
-                                 .a = rows,
-                                 .a_row = d,
-                                 .a_col = 1,
-                                 .b = S,
-                                 .ldb = d,
-                                 .c = y,
-                                 .ldc = s->y_row,
-                                 .alpha = 1,
-                                 .add = true});
+        zb_product_add((zb_shape){q, d, d}, zb_rows(rows, d), (zb_right){S, d},
+                       (zb_out){y, s->y_row});
         carry(s, t0, q, a, S, rows);
     }
-    if (s->state) transpose(S, d, d, d, s->state);
+    if (s->state) zb_transpose(S, d, d, d, s->state);
 }
 
 void zb_ssd_steps(const zb_ssd *s, float *work) {
@@ -180,33 +138,13 @@ static chunk_work split_work(const zb_ssd *s, float *work) {
 
 /* Terms inside the chunk: through M. Leaves the gradient of C·Bᵀ in w and adds to da. */
 static void backward_inside(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, const chunk_work *k) {
-    const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
     const float *x = s->x + t0 * s->u_row, *dy = gr->dy + t0 * s->y_row;
-    transpose(s->B + t0 * s->u_row, s->u_row, q, d, k->tr);
-    kn->gemm(&(zb_gemm_args){.m = q,
-                             .n = q,
-                             .k = d,
-                             .a = s->C + t0 * s->u_row,
-                             .a_row = s->u_row,
-                             .a_col = 1,
-                             .b = k->tr,
-                             .ldb = q,
-                             .c = k->g,
-                             .ldc = q,
-                             .alpha = 1});
-    transpose(x, s->u_row, q, d, k->tr);
-    kn->gemm(&(zb_gemm_args){.m = q,
-                             .n = q,
-                             .k = d,
-                             .a = dy,
-                             .a_row = s->y_row,
-                             .a_col = 1,
-                             .b = k->tr,
-                             .ldb = q,
-                             .c = k->w,
-                             .ldc = q,
-                             .alpha = 1});
+    zb_transpose(s->B + t0 * s->u_row, s->u_row, q, d, k->tr);
+    zb_product((zb_shape){q, q, d}, zb_rows(s->C + t0 * s->u_row, s->u_row), (zb_right){k->tr, q},
+               (zb_out){k->g, q});
+    zb_transpose(x, s->u_row, q, d, k->tr);
+    zb_product((zb_shape){q, q, d}, zb_rows(dy, s->y_row), (zb_right){k->tr, q}, (zb_out){k->w, q});
     for (int t = 0; t < q; t++)
         for (int j = 0; j < q; j++) {
             int at = t * q + j;
@@ -218,42 +156,14 @@ static void backward_inside(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, con
             gr->ddelta[(t0 + j) * s->d_row] += k->w[at] * ge;
             k->w[at] *= k->e[at] * dt;
         }
-    kn->gemm(&(zb_gemm_args){.m = q,
-                             .n = d,
-                             .k = q,
-                             .a = k->m,
-                             .a_row = 1,
-                             .a_col = q,
-                             .b = dy,
-                             .ldb = s->y_row,
-                             .c = gr->dx + t0 * s->u_row,
-                             .ldc = s->u_row,
-                             .alpha = 1,
-                             .add = true});
-    kn->gemm(&(zb_gemm_args){.m = q,
-                             .n = d,
-                             .k = q,
-                             .a = k->w,
-                             .a_row = q,
-                             .a_col = 1,
-                             .b = s->B + t0 * s->u_row,
-                             .ldb = s->u_row,
-                             .c = gr->dC + t0 * s->u_row,
-                             .ldc = s->u_row,
-                             .alpha = 1,
-                             .add = true});
-    kn->gemm(&(zb_gemm_args){.m = q,
-                             .n = d,
-                             .k = q,
-                             .a = k->w,
-                             .a_row = 1,
-                             .a_col = q,
-                             .b = s->C + t0 * s->u_row,
-                             .ldb = s->u_row,
-                             .c = gr->dB + t0 * s->u_row,
-                             .ldc = s->u_row,
-                             .alpha = 1,
-                             .add = true});
+    zb_product_add((zb_shape){q, d, q}, zb_columns(k->m, q), (zb_right){dy, s->y_row},
+                   (zb_out){gr->dx + t0 * s->u_row, s->u_row});
+    zb_product_add((zb_shape){q, d, q}, zb_rows(k->w, q),
+                   (zb_right){s->B + t0 * s->u_row, s->u_row},
+                   (zb_out){gr->dC + t0 * s->u_row, s->u_row});
+    zb_product_add((zb_shape){q, d, q}, zb_columns(k->w, q),
+                   (zb_right){s->C + t0 * s->u_row, s->u_row},
+                   (zb_out){gr->dB + t0 * s->u_row, s->u_row});
 }
 
 /* Terms through the state before the chunk (S) and behind it (dS). */
@@ -263,35 +173,17 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
     int d = s->dim;
     float last = k->a[q - 1];
     /* dC_t += exp(a_t) S dY_t; the same product gives the gradient of exp(a_t) */
-    transpose(S, d, d, d, k->St);
-    kn->gemm(&(zb_gemm_args){.m = q,
-                             .n = d,
-                             .k = d,
-                             .a = gr->dy + t0 * s->y_row,
-                             .a_row = s->y_row,
-                             .a_col = 1,
-                             .b = k->St,
-                             .ldb = d,
-                             .c = k->rows,
-                             .ldc = d,
-                             .alpha = 1});
+    zb_transpose(S, d, d, d, k->St);
+    zb_product((zb_shape){q, d, d}, zb_rows(gr->dy + t0 * s->y_row, s->y_row), (zb_right){k->St, d},
+               (zb_out){k->rows, d});
     for (int t = 0; t < q; t++) {
         float f = expf(k->a[t]), *row = k->rows + t * d;
         k->da[t] += f * kn->dot(d, row, s->C + (t0 + t) * s->u_row);
         kn->axpy(d, f, row, gr->dC + (t0 + t) * s->u_row);
     }
     /* B_s dS [p]: reaches x, Δ and the decay to the chunk's end */
-    kn->gemm(&(zb_gemm_args){.m = q,
-                             .n = d,
-                             .k = d,
-                             .a = s->B + t0 * s->u_row,
-                             .a_row = s->u_row,
-                             .a_col = 1,
-                             .b = k->dS,
-                             .ldb = d,
-                             .c = k->rows,
-                             .ldc = d,
-                             .alpha = 1});
+    zb_product((zb_shape){q, d, d}, zb_rows(s->B + t0 * s->u_row, s->u_row), (zb_right){k->dS, d},
+               (zb_out){k->rows, d});
     for (int t = 0; t < q; t++) {
         float v = expf(last - k->a[t]), dt = s->delta[(t0 + t) * s->d_row];
         float xb = v * kn->dot(d, k->rows + t * d, s->x + (t0 + t) * s->u_row);
@@ -301,23 +193,13 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
         k->da[q - 1] += dt * xb;
     }
     /* dB_s += v_s Δ_s dS x_s */
-    transpose(k->dS, d, d, d, k->St);
+    zb_transpose(k->dS, d, d, d, k->St);
     for (int t = 0; t < q; t++) {
         float f = expf(last - k->a[t]) * s->delta[(t0 + t) * s->d_row];
         for (int i = 0; i < d; i++) k->rows[t * d + i] = f * s->x[(t0 + t) * s->u_row + i];
     }
-    kn->gemm(&(zb_gemm_args){.m = q,
-                             .n = d,
-                             .k = d,
-                             .a = k->rows,
-                             .a_row = d,
-                             .a_col = 1,
-                             .b = k->St,
-                             .ldb = d,
-                             .c = gr->dB + t0 * s->u_row,
-                             .ldc = s->u_row,
-                             .alpha = 1,
-                             .add = true});
+    zb_product_add((zb_shape){q, d, d}, zb_rows(k->rows, d), (zb_right){k->St, d},
+                   (zb_out){gr->dB + t0 * s->u_row, s->u_row});
     /* dS before the chunk */
     float f = expf(last);
     k->da[q - 1] += f * kn->dot(d * d, S, k->dS);
@@ -326,18 +208,8 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
         float ft = expf(k->a[t]);
         for (int i = 0; i < d; i++) k->rows[t * d + i] = ft * gr->dy[(t0 + t) * s->y_row + i];
     }
-    kn->gemm(&(zb_gemm_args){.m = d,
-                             .n = d,
-                             .k = q,
-                             .a = s->C + t0 * s->u_row,
-                             .a_row = 1,
-                             .a_col = s->u_row,
-                             .b = k->rows,
-                             .ldb = d,
-                             .c = k->dS,
-                             .ldc = d,
-                             .alpha = 1,
-                             .add = true});
+    zb_product_add((zb_shape){d, d, q}, zb_columns(s->C + t0 * s->u_row, s->u_row),
+                   (zb_right){k->rows, d}, (zb_out){k->dS, d});
 }
 
 void zb_ssd_backward(const zb_ssd *s, zb_ssd_grad *gr, float *work) {

@@ -1,0 +1,63 @@
+/* product.h - small matrix products and transposes, as attention tiles and scan chunks write them.
+ *
+ * A thin dress for the kernel table's gemm: an operand is a pointer with its row distance, the
+ * first one may be read by columns (transposed). One thread; nothing is checked beyond what the
+ * kernel states. */
+#ifndef ZB_MODEL_PRODUCT_H
+#define ZB_MODEL_PRODUCT_H
+
+#include "kernels/kernels.h"
+
+typedef struct zb_shape {
+    int m, n, k; /* C[m,n] from A[m,k] and B[k,n] */
+} zb_shape;
+
+typedef struct zb_left {
+    const float *p;
+    ptrdiff_t row, column;
+} zb_left;
+
+typedef struct zb_right {
+    const float *p;
+    ptrdiff_t row;
+} zb_right;
+
+typedef struct zb_out {
+    float *p;
+    ptrdiff_t row;
+} zb_out;
+
+/* A as stored, or the transpose of what is stored with that row distance. */
+static inline zb_left zb_rows(const float *p, ptrdiff_t row) { return (zb_left){p, row, 1}; }
+static inline zb_left zb_columns(const float *p, ptrdiff_t row) { return (zb_left){p, 1, row}; }
+
+static inline void zb_product_to(zb_shape s, zb_left a, zb_right b, zb_out c, bool add) {
+    zb_gemm_args g = {.m = s.m, .n = s.n, .k = s.k, .alpha = 1, .add = add};
+    g.a = a.p;
+    g.a_row = a.row;
+    g.a_col = a.column;
+    g.b = b.p;
+    g.ldb = b.row;
+    g.c = c.p;
+    g.ldc = c.row;
+    zb_kernels_get()->gemm(&g);
+}
+
+/* C = A·B and C += A·B */
+static inline void zb_product(zb_shape s, zb_left a, zb_right b, zb_out c) {
+    zb_product_to(s, a, b, c, false);
+}
+static inline void zb_product_add(zb_shape s, zb_left a, zb_right b, zb_out c) {
+    zb_product_to(s, a, b, c, true);
+}
+
+/* out [cols, rows] from rows of `in`, in strips of 16 rows that stay in the cache. */
+static inline void zb_transpose(const float *in, ptrdiff_t row, int rows, int cols, float *out) {
+    for (int r0 = 0; r0 < rows; r0 += 16) {
+        int r1 = r0 + 16 < rows ? r0 + 16 : rows;
+        for (int c = 0; c < cols; c++)
+            for (int r = r0; r < r1; r++) out[(size_t)c * rows + r] = in[r * row + c];
+    }
+}
+
+#endif
