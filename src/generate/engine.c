@@ -22,60 +22,21 @@ struct zb_engine {
 
 const char *zb_version(void) { return ZB_VERSION; }
 
-static bool is_gguf(const char *path) { return zb_str_ends(zb_str_from(path), ZB_STR(".gguf")); }
-
-static zb_status tokenizer_of_gguf(zb_tokenizer **out, const char *path, zb_err *err) {
-    zb_gguf *g;
-    zb_str model = {0};
-    ZB_TRY(zb_gguf_open(&g, path, err));
-    zb_status s = zb_gguf_str(g, "tokenizer.ggml.model", false, &model, err);
-    if (s == ZB_OK && model.p) s = zb_tokenizer_from_gguf(out, g, err);
-    zb_gguf_close(g);
-    return s;
-}
-
-zb_status zb_tokenizer_of(zb_tokenizer **out, const char *path, zb_err *err) {
-    *out = NULL;
-    if (is_gguf(path)) return tokenizer_of_gguf(out, path, err);
-    if (!zb_dir_exists(path))
-        return zb_fail(err, ZB_ERR_IO, "%s: expected a model folder or a .gguf file, found neither",
-                       path);
-    zb_arena a = {0};
-    bool has = zb_file_exists(zb_path_join(&a, path, "tokenizer.json"));
-    zb_arena_free(&a);
-    return has ? zb_tokenizer_open(out, path, err) : ZB_OK;
-}
-
-/* A runner of the precision asked for; "auto" keeps bf16 only where it is native. */
-static zb_status open_runner(zb_engine *e, const char *precision, zb_err *err) {
-    const char *p = precision ? precision : "auto";
-    bool choose = !strcmp(p, "auto");
-    if (!choose && strcmp(p, "f32") != 0 && strcmp(p, "bf16") != 0)
-        return zb_fail(err, ZB_ERR_CONFIG, "precision: expected auto, f32 or bf16, found \"%s\"",
-                       p);
-    e->precision = strcmp(p, "f32") != 0 ? ZB_PREC_BF16 : ZB_PREC_F32;
-    ZB_TRY(zb_runner_new(&e->runner, e->model, e->precision, err));
-    if (!choose || zb_matmul_bf16_native(zb_runner_run(e->runner)->mm)) return ZB_OK;
-    zb_runner_free(e->runner);
-    e->runner = NULL;
-    e->precision = ZB_PREC_F32;
-    return zb_runner_new(&e->runner, e->model, e->precision, err);
-}
-
 static zb_status open_all(zb_engine *e, const char *path, const zb_engine_opts *o, zb_err *err) {
     if (o->context < 0 || o->context > CONTEXT_MAX)
         return zb_fail(err, ZB_ERR_CONFIG, "context: expected 0 to %d tokens, found %d",
                        CONTEXT_MAX, o->context);
-    if (!is_gguf(path) && !zb_dir_exists(path))
+    if (!zb_str_ends(zb_str_from(path), ZB_STR(".gguf")) && !zb_dir_exists(path))
         return zb_fail(err, ZB_ERR_IO, "%s: expected a model folder or a .gguf file, found neither",
                        path);
     ZB_TRY(zb_model_open(&e->model, path, ZB_MODEL_RUN, err));
-    ZB_TRY(open_runner(e, o->precision, err));
+    ZB_TRY(zb_precision_choose(o->precision ? o->precision : "auto", &e->precision, err));
+    ZB_TRY(zb_runner_new(&e->runner, e->model, e->precision, err));
     int made_for = zb_model_config(e->model)->context_max;
     e->context = o->context                               ? o->context
                  : made_for > 0 && made_for < CONTEXT_MAX ? made_for
                                                           : CONTEXT_MAX;
-    return zb_tokenizer_of(&e->tokenizer, path, err);
+    return zb_model_tokenizer(&e->tokenizer, path, err);
 }
 
 zb_status zb_engine_open(zb_engine **out, const char *path, const zb_engine_opts *o, zb_err *err) {

@@ -19,10 +19,6 @@ const zb_tokenizer *zb_engine_tokenizer(const zb_engine *e); /* NULL: none */
 zb_precision zb_engine_precision(const zb_engine *e);
 int zb_engine_threads(const zb_engine *e);
 
-/* The tokenizer of a model folder or .gguf file; *out NULL where it has none. Close it with
- * zb_tokenizer_close. */
-zb_status zb_tokenizer_of(zb_tokenizer **out, const char *path, zb_err *err);
-
 /* ZB_ERR_CONFIG unless the engine has a tokenizer; the message says which file was expected. */
 zb_status zb_engine_need_tokenizer(const zb_engine *e, zb_err *err);
 

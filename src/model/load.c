@@ -205,6 +205,10 @@ static zb_status load_gguf(zb_model *m, const char *path, zb_model_mode mode, zb
     return ZB_OK;
 }
 
+static zb_status no_model(const char *path, zb_err *err) {
+    return zb_fail(err, ZB_ERR_IO, "%s: no such model folder or .gguf file", path);
+}
+
 zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb_err *err) {
     *out = NULL;
     zb_model *m = zb_model_alloc();
@@ -215,7 +219,7 @@ zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb
     else if (zb_file_exists(path))
         s = load_gguf(m, path, mode, err);
     else
-        s = zb_fail(err, ZB_ERR_IO, "%s: no such model folder or .gguf file", path);
+        s = no_model(path, err);
     if (s != ZB_OK) {
         zb_model_free(m);
         return s;
@@ -224,17 +228,22 @@ zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb
     return ZB_OK;
 }
 
-zb_status zb_model_tokenizer(zb_tokenizer **out, const char *path, zb_err *err) {
-    *out = NULL;
-    if (zb_dir_exists(path)) {
-        zb_arena a = {0};
-        bool has = zb_file_exists(zb_path_join(&a, path, "tokenizer.json"));
-        zb_arena_free(&a);
-        return has ? zb_tokenizer_open(out, path, err) : ZB_OK;
-    }
+static zb_status tokenizer_of_gguf(zb_tokenizer **out, const char *path, zb_err *err) {
     zb_gguf *g;
+    zb_str model = {0};
     ZB_TRY(zb_gguf_open(&g, path, err));
-    zb_status s = zb_tokenizer_from_gguf(out, g, err);
+    zb_status s = zb_gguf_str(g, "tokenizer.ggml.model", false, &model, err);
+    if (s == ZB_OK && model.p) s = zb_tokenizer_from_gguf(out, g, err);
     zb_gguf_close(g);
     return s;
+}
+
+zb_status zb_model_tokenizer(zb_tokenizer **out, const char *path, zb_err *err) {
+    *out = NULL;
+    if (zb_file_exists(path)) return tokenizer_of_gguf(out, path, err);
+    if (!zb_dir_exists(path)) return no_model(path, err);
+    zb_arena a = {0};
+    bool has = zb_file_exists(zb_path_join(&a, path, "tokenizer.json"));
+    zb_arena_free(&a);
+    return has ? zb_tokenizer_open(out, path, err) : ZB_OK;
 }

@@ -37,7 +37,7 @@ size_t zb_model_bytes(const zb_model *m); /* of all weights as held */
 zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char *tokenizer_from,
                         const json_t *provenance, zb_err *err);
 
-/* The tokenizer that belongs to a model folder or .gguf file; *out NULL where a folder has none. */
+/* The tokenizer that belongs to a model folder or .gguf file; *out NULL where it has none. */
 zb_status zb_model_tokenizer(zb_tokenizer **out, const char *path, zb_err *err);
 
 typedef struct zb_runner zb_runner;
