@@ -1,5 +1,5 @@
 /* cmd_align.c - `zebra align`. */
-#include "cli/cli.h"
+#include "cli/work.h"
 
 #include "train/align.h"
 
@@ -10,34 +10,17 @@ static const zb_cli_about about = {
     NULL,
 };
 
-/* Log and checkpoints stand beside the result unless a folder is given. */
-typedef struct options {
-    const char *work;
-} options;
-
-static const zb_opt table[] = {
-    {ZB_OPT_STR, "work", 'w', offsetof(options, work), NULL, 0, 0, NULL,
-     "folder for log and checkpoints; default: the first output's name with .train"},
-    {0},
-};
-
-static const char *work_folder(zb_cli *cli, const options *w, const char *out) {
-    int n;
-    char **list = zb_list_split(out, &cli->arena, &n);
-    return w->work ? w->work : zb_asprintf(&cli->arena, "%s.train", n ? list[0] : "out");
-}
-
 int zb_cmd_align(int argc, char **argv) {
     zb_cli cli;
     int status;
     zb_align_opts o = {0};
     zb_stage_opts st = {0};
-    options w = {0};
+    zb_work_opts w = {0};
     zb_opt_group g[] = {{"alignment", zb_align_opt_table, &o},
                         {"training", zb_stage_opt_table, &st},
-                        {"files", table, &w},
+                        {"files", zb_work_opt_table, &w},
                         {0}};
     if (!zb_cli_begin(&cli, argc, argv, g, 0, &about, &status)) return status;
-    zb_status s = zb_align_run(&o, &st, work_folder(&cli, &w, o.out), &cli.err);
+    zb_status s = zb_align_run(&o, &st, zb_work_folder(&cli, &w, o.out), &cli.err);
     return zb_cli_end(&cli, s);
 }

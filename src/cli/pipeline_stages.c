@@ -4,9 +4,9 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/pipeline_impl.h"
-#include "format/chat_template.h"
 #include "generate/bench.h"
 #include "generate/engine.h"
+#include "generate/prompt.h"
 #include "model/describe.h"
 #include "report/report.h"
 
@@ -106,21 +106,14 @@ static bool collect(void *user, int32_t id) {
     return !zb_interrupted();
 }
 
-/* The prompt's text as the model is to see it. */
-static zb_status prompt_text(const zb_plan *p, const zb_tokenizer *t, const char *prompt,
-                             zb_buf *out, zb_arena *a, zb_err *err) {
-    const char *source = zb_tokenizer_chat_template(t);
-    if (!p->samples.chat || !source) {
-        zb_buf_adds(out, prompt);
-        return ZB_OK;
-    }
-    zb_chat_template *tpl;
-    ZB_TRY(zb_chat_template_parse(&tpl, zb_str_from(source), a, err));
-    json_t *v = json_pack("{s:[{s:s,s:s}],s:b,s:s,s:s}", "messages", "role", "user", "content",
-                          prompt, "add_generation_prompt", 1, "bos_token", "", "eos_token", "");
-    zb_status s = zb_chat_template_render(tpl, v, out, err);
-    json_decref(v);
-    return s;
+/* A model without a chat template continues the text as it stands. */
+static zb_status prompt_ids(const zb_plan *p, const zb_engine *e, const char *prompt, zb_ids *ids,
+                            zb_arena *a, zb_err *err) {
+    const zb_tokenizer *t = zb_engine_tokenizer(e);
+    zb_str text = zb_str_from(prompt);
+    if (p->samples.chat && zb_tokenizer_chat_template(t))
+        return zb_prompt_message(e, NULL, text, a, ids, err);
+    return zb_tokenizer_encode(t, text, true, p->samples.chat, a, ids, err);
 }
 
 static zb_status answer(const zb_plan *p, zb_engine *e, const char *prompt, json_t **text,
@@ -130,8 +123,7 @@ static zb_status answer(const zb_plan *p, zb_engine *e, const char *prompt, json
     const zb_samples_opts *o = &p->samples;
     zb_session *session = NULL;
     zb_sampler *sampler = NULL;
-    zb_buf full, out;
-    zb_buf_init(&full, 1 << 24);
+    zb_buf out;
     zb_buf_init(&out, 1 << 24);
     zb_ids ids = {0};
     collector c = {.a = &a};
@@ -140,8 +132,7 @@ static zb_status answer(const zb_plan *p, zb_engine *e, const char *prompt, json
                        .top_p = o->top_p,
                        .repeat_penalty = o->repeat_penalty,
                        .seed = (uint64_t)o->seed};
-    zb_status s = prompt_text(p, t, prompt, &full, &a, err);
-    if (s == ZB_OK) s = zb_tokenizer_encode(t, zb_buf_str(&full), true, o->chat, &a, &ids, err);
+    zb_status s = prompt_ids(p, e, prompt, &ids, &a, err);
     if (s == ZB_OK) s = zb_session_new(&session, e, (int)ids.n + (int)o->tokens + 1, err);
     if (s == ZB_OK) s = zb_sampler_new(&sampler, &how, zb_engine_vocab(e), err);
     zb_generation g;
@@ -158,7 +149,6 @@ static zb_status answer(const zb_plan *p, zb_engine *e, const char *prompt, json
         s = zb_fail(err, ZB_ERR_INTERRUPTED, "generate: interrupted");
     zb_sampler_free(sampler);
     zb_session_free(session);
-    zb_buf_free(&full);
     zb_buf_free(&out);
     zb_arena_free(&a);
     return s;
