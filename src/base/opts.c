@@ -74,6 +74,7 @@ static zb_status bad(const zb_opt *o, const char *where, const char *value, zb_e
 
 static zb_status set_value(const zb_opt_group *g, const zb_opt *o, const char *v, const char *where,
                            zb_arena *a, zb_err *err) {
+    ZB_ASSERT(v);
     void *dst = field(g, o);
     int64_t i;
     double d;

@@ -52,7 +52,7 @@ static zb_status read_ids(zb_cli *cli, const options *o, const zb_engine *e, zb_
 }
 
 static zb_status score(zb_cli *cli, const options *o, zb_engine *e) {
-    zb_ids ids;
+    zb_ids ids = {0};
     ZB_TRY(read_ids(cli, o, e, &ids));
     if (ids.n > (size_t)zb_engine_context(e))
         return zb_fail(&cli->err, ZB_ERR_CONFIG,

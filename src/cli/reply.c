@@ -84,6 +84,8 @@ zb_status zb_cli_reply(zb_cli *cli, zb_session *s, zb_sampler *sampler, zb_gener
     if (status == ZB_OK) status = give(&k, zb_stream_end(&k.stream));
     if (status == ZB_OK && show == ZB_SHOW_TEXT) status = zb_cli_print(cli, "\n", 1);
     zb_stream_free(&k.stream);
+    r->on_token = NULL; /* the sink ends with this call */
+    r->user = NULL;
     return status;
 }
 

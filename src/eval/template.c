@@ -133,7 +133,7 @@ static zb_status piece_text(const zb_template_piece *piece, const json_t *row, c
         *out = zb_str_from(piece->literal);
         return ZB_OK;
     }
-    const json_t *v;
+    const json_t *v = NULL;
     ZB_TRY(zb_template_lookup(row, piece->path, where, &v, err));
     ZB_TRY(value_text(v, piece->path, where, a, out, err));
     for (int i = 0; i < piece->n_rules; i++)
@@ -146,7 +146,7 @@ static zb_status piece_text(const zb_template_piece *piece, const json_t *row, c
 
 zb_status zb_template_render(const zb_template *t, const json_t *row, const char *where,
                              zb_arena *a, zb_str *out, zb_err *err) {
-    zb_str text[ZB_TEMPLATE_PIECES];
+    zb_str text[ZB_TEMPLATE_PIECES] = {0};
     size_t n = 0;
     for (int i = 0; i < t->n; i++) {
         ZB_TRY(piece_text(&t->piece[i], row, where, a, &text[i], err));

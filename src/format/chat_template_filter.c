@@ -275,15 +275,15 @@ static zb_status rest_of(eval *e, const args *a, size_t at, zb_str *name, args *
 }
 
 static zb_status map(eval *e, value v, const args *a, value *out) {
-    value list, attribute = zb_jinja_arg(a, SIZE_MAX, "attribute"),
-                fallback = zb_jinja_arg(a, SIZE_MAX, "default");
+    value list = {0}, attribute = zb_jinja_arg(a, SIZE_MAX, "attribute"),
+          fallback = zb_jinja_arg(a, SIZE_MAX, "default");
     zb_str name = {0};
     args rest = {0};
     ZB_TRY(zb_jinja_iterate(e, v, &list));
     if (!is_text(attribute)) ZB_TRY(rest_of(e, a, 0, &name, &rest));
     *out = zb_jinja_list_new(e);
     for (size_t i = 0; i < list.list->n; i++) {
-        value item = list.list->item[i], made;
+        value item = list.list->item[i], made = {0};
         ZB_TRY(zb_jinja_charge(e, 1));
         ZB_TRY(is_text(attribute) ? zb_jinja_member(e, item, attribute.s, &made)
                                   : zb_jinja_filter(e, name, item, &rest, &made));

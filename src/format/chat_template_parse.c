@@ -83,7 +83,7 @@ static void add_item(parser *p, zb_jinja_node *to, zb_jinja_node *item, zb_str l
 static zb_status parse_arguments(parser *p, zb_jinja_node *to) {
     while (!is_operator(p, ")")) {
         zb_str keyword = {0};
-        zb_jinja_node *value;
+        zb_jinja_node *value = NULL;
         if (is_operator(p, "*") || is_operator(p, "**"))
             return fail(p, "an argument (unpacking is not supported)");
         if (p->now.kind == ZB_TOKEN_NAME) { /* name = ? Look one token ahead on a copy. */
@@ -108,7 +108,7 @@ static zb_status parse_arguments(parser *p, zb_jinja_node *to) {
 /* Behind an opening bracket: a list to its closing one. */
 static zb_status parse_members(parser *p, zb_jinja_node *to, const char *close) {
     while (!is_operator(p, close)) {
-        zb_jinja_node *value;
+        zb_jinja_node *value = NULL;
         ZB_TRY(parse_expression(p, &value));
         add_item(p, to, value, (zb_str){0});
         if (!is_operator(p, ",")) break;
@@ -119,7 +119,7 @@ static zb_status parse_members(parser *p, zb_jinja_node *to, const char *close) 
 
 static zb_status parse_dict(parser *p, zb_jinja_node *to) {
     while (!is_operator(p, "}")) {
-        zb_jinja_node *key, *value;
+        zb_jinja_node *key = NULL, *value = NULL;
         ZB_TRY(parse_expression(p, &key));
         ZB_TRY(expect_operator(p, ":"));
         ZB_TRY(parse_expression(p, &value));
@@ -258,7 +258,7 @@ static zb_status parse_test(parser *p, zb_jinja_node *of, zb_jinja_node **out) {
         ZB_TRY(advance(p));
         ZB_TRY(parse_arguments(p, test));
     } else if (bare) {
-        zb_jinja_node *argument;
+        zb_jinja_node *argument = NULL;
         ZB_TRY(parse_primary(p, &argument));
         ZB_TRY(parse_postfix(p, &argument));
         add_item(p, test, argument, (zb_str){0});
@@ -296,7 +296,7 @@ static zb_status parse_unary(parser *p, bool filters, zb_jinja_node **out) {
     ZB_TRY(enter(p));
     bool minus = is_operator(p, "-");
     if (minus || is_operator(p, "+")) {
-        zb_jinja_node *of;
+        zb_jinja_node *of = NULL;
         ZB_TRY(advance(p));
         ZB_TRY(parse_unary(p, false, &of));
         *out = of;
@@ -415,7 +415,7 @@ static zb_status parse_tuple(parser *p, zb_jinja_node **out) {
     list->name = ZB_STR("tuple");
     add_item(p, list, *out, (zb_str){0});
     while (is_operator(p, ",")) {
-        zb_jinja_node *value;
+        zb_jinja_node *value = NULL;
         ZB_TRY(advance(p));
         if (p->now.kind == ZB_TOKEN_END_OF_TAG) break;
         ZB_TRY(parse_expression(p, &value));
@@ -556,7 +556,7 @@ static zb_status parse_block(parser *p, const char *const *ends, zb_jinja_node *
         }
         if (!p->lex.tag) break;
         bool output = p->lex.tag == '{';
-        zb_jinja_node *node;
+        zb_jinja_node *node = NULL;
         ZB_TRY(advance(p));
         if (output) {
             node = new_node(p, ZB_NODE_OUTPUT);
@@ -597,7 +597,7 @@ zb_status zb_jinja_parse(zb_str source, zb_arena *a, const zb_jinja_node **root,
     parser p = {.arena = a, .err = err};
     p.lex =
         (zb_jinja_lexer){.src = text.p, .n = text.n, .line_starting = true, .arena = a, .err = err};
-    zb_jinja_node *block;
+    zb_jinja_node *block = NULL;
     ZB_TRY(parse_block(&p, NULL, &block));
     *root = block;
     return ZB_OK;

@@ -264,7 +264,8 @@ static void real_text(double f, bool json, zb_buf *out) {
 }
 
 static void quote_python(zb_str s, zb_buf *out) {
-    char quote = memchr(s.p ? s.p : "", '\'', s.n) && !memchr(s.p, '"', s.n) ? '"' : '\'';
+    const char *p = s.p ? s.p : "";
+    char quote = memchr(p, '\'', s.n) && !memchr(p, '"', s.n) ? '"' : '\'';
     zb_buf_addc(out, quote);
     for (size_t i = 0; i < s.n;) {
         uint32_t cp = 0xFFFD;

@@ -143,8 +143,8 @@ static zb_status skip_value(cursor *c, zb_str key, value_type type, int depth) {
     zb_str s;
     if (type == V_STRING) return take_str(c, &s);
     if (type != V_ARRAY) return take(c, value_types[type].bytes, &p);
-    value_type item;
-    uint64_t count;
+    value_type item = V_U8;
+    uint64_t count = 0;
     ZB_TRY(take_type(c, key, &item));
     ZB_TRY(take_u64(c, &count));
     return skip_array(c, key, item, count, depth + 1);
@@ -525,8 +525,9 @@ static zb_status find_array(const zb_gguf *g, const char *key, size_t n, const e
 }
 
 zb_status zb_gguf_array_str(const zb_gguf *g, const char *key, zb_str *out, size_t n, zb_err *err) {
-    const entry *e;
+    const entry *e = NULL;
     ZB_TRY(find_array(g, key, n, &e, err));
+    ZB_ASSERT(e);
     if (e->item != V_STRING && n)
         return wrong_type(g, key, "an array of string", value_types[e->item].name, err);
     const uint8_t *p = e->value;
@@ -539,8 +540,9 @@ zb_status zb_gguf_array_str(const zb_gguf *g, const char *key, zb_str *out, size
 
 zb_status zb_gguf_array_int(const zb_gguf *g, const char *key, int64_t *out, size_t n,
                             zb_err *err) {
-    const entry *e;
+    const entry *e = NULL;
     ZB_TRY(find_array(g, key, n, &e, err));
+    ZB_ASSERT(e);
     value_type item = e->item == V_BOOL ? V_U8 : e->item;
     for (size_t i = 0; i < n; i++)
         if (!to_int(item, e->value + i * value_types[item].bytes, &out[i]))

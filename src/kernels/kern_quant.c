@@ -75,6 +75,7 @@ static void gemv_f16(const zb_gemv_args *g) { run(g, tile_f16); }
  * meanwhile. */
 SIMD_INLINE void heads(const zb_gemv_args *g, int j, int rows, size_t at,
                        const uint8_t *block[ROWS], float head[2 * ROWS]) {
+    block[0] = row_of(g, j) + at; /* there is at least one row */
     for (int r = 0; r < rows; r++) {
         block[r] = row_of(g, j + r) + at;
         __builtin_prefetch(block[r] + (size_t)rows * g->row_bytes);

@@ -23,13 +23,11 @@ static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_a
         ZB_ASSERT(ok);
         x->data = p->data;
         if (p->dtype == x->dtype) continue;
-        const float *f = p->w;
+        const float *f = p->data;
         if (p->dtype != ZB_F32) {
             float *widened = ZB_NEW_ARRAY(a, float, n);
             zb_dtype_to_f32(p->dtype, p->data, widened, n);
             f = widened;
-        } else {
-            f = p->data;
         }
         if (x->dtype == ZB_F32) {
             x->data = f;

@@ -81,9 +81,13 @@ static dnnl_status_t entry_create(zb_matmul *mm, const key *k, entry *e) {
     return s;
 }
 
+static bool same_key(const key *a, const key *b) {
+    return a->m == b->m && a->n == b->n && a->k == b->k && a->ldc == b->ldc && a->flags == b->flags;
+}
+
 static entry *entry_get(zb_matmul *mm, const key *k) {
     for (int i = 0; i < mm->used; i++)
-        if (!memcmp(&mm->cache[i].k, k, sizeof *k)) return &mm->cache[i];
+        if (same_key(&mm->cache[i].k, k)) return &mm->cache[i];
     int at = mm->used < CACHE_MAX ? mm->used : mm->next++ % CACHE_MAX;
     entry_release(&mm->cache[at]);
     if (entry_create(mm, k, &mm->cache[at]) != dnnl_success) return NULL;
@@ -103,10 +107,7 @@ zb_status zb_matmul_new(zb_matmul **out, zb_precision p, zb_err *err) {
         return zb_fail(err, ZB_ERR_INTERNAL, "oneDNN cannot create its CPU engine");
     }
     if (p == ZB_PREC_BF16) {
-        key k;
-        memset(&k, 0, sizeof k);
-        k.m = k.n = k.k = k.ldc = 32;
-        k.flags = 2;
+        key k = {.m = 32, .n = 32, .k = 32, .ldc = 32, .flags = 2};
         mm->native = entry_get(mm, &k) != NULL;
     }
     return ZB_OK;
@@ -154,12 +155,7 @@ static void run_f32(const zb_mm_args *g) {
 }
 
 static bool run_native(zb_matmul *mm, const zb_mm_args *g, void *a, void *b) {
-    key k;
-    memset(&k, 0, sizeof k); /* padding takes part in the comparison */
-    k.m = g->m;
-    k.n = g->n;
-    k.k = g->k;
-    k.ldc = g->ldc;
+    key k = {.m = g->m, .n = g->n, .k = g->k, .ldc = g->ldc};
     k.flags = (g->a_t ? 1 : 0) | (g->b_t ? 2 : 0) | (g->add ? 4 : 0);
     entry *e = entry_get(mm, &k);
     if (!e) return false;
@@ -207,8 +203,9 @@ zb_status zb_precision_choose(const char *name, zb_precision *out, zb_err *err) 
     if (strcmp(name, "auto"))
         return zb_fail(err, ZB_ERR_CONFIG, "precision: expected auto, f32 or bf16, found \"%s\"",
                        name);
-    zb_matmul *probe;
+    zb_matmul *probe = NULL;
     ZB_TRY(zb_matmul_new(&probe, ZB_PREC_BF16, err));
+    ZB_ASSERT(probe);
     if (!probe->native) *out = ZB_PREC_F32;
     zb_matmul_free(probe);
     return ZB_OK;
