@@ -11,10 +11,12 @@
  * magnitudes it adds. exp adds 2e-7 (its contract), and what its argument lost before: one
  * rounding of the largest magnitude that was added there. No other constants are used.
  *
- * `check` exits 1 after printing each failure; `check --bench` times the same calls instead. */
+ * `check` exits 1 after printing each failure; `check --bench` times them instead
+ * (kernels/timing.h). */
 #include "check.h"
 
 #include "base/rng.h"
+#include "kernels/timing.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -651,8 +653,17 @@ static const struct {
     {"bf16", check_bf16},
 };
 
+static void print_timing(void *ctx, const zb_kernel_timing *t) {
+    (void)ctx;
+    printf("%-18s %-20s %8.1f G%-6s", t->kernel, t->size, 1e-9 * t->rate, t->unit);
+    printf(t->share > 0 ? " %4.0f %%\n" : "\n", 100 * t->share);
+}
+
 int main(int argc, char **argv) {
-    if (argc > 1 && !strcmp(argv[1], "--bench")) return bench_run();
+    if (argc > 1 && !strcmp(argv[1], "--bench")) {
+        zb_kernels_time(print_timing, NULL);
+        return 0;
+    }
     static const char *const isas[] = {"ref", "avx2", "avx512", "neon"};
     ref = zb_kernels_find("ref");
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++) {

@@ -1,4 +1,4 @@
-/* check.h - what the kernel check and its bench share: random numbers and guarded buffers. */
+/* check.h - what the kernel checks share: random numbers and guarded buffers. */
 #ifndef ZB_TESTS_KERNELS_CHECK_H
 #define ZB_TESTS_KERNELS_CHECK_H
 
@@ -16,7 +16,5 @@ int draw_below(int n); /* 0..n-1 */
 void draw_floats(float *x, int64_t n, double scale);
 void draw_packed(uint8_t *w, size_t blocks, int block_bytes,
                  int halves); /* random bytes, `halves` sane f16 in front */
-
-int bench_run(void); /* bench.c */
 
 #endif
