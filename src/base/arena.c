@@ -79,17 +79,23 @@ static void push_block(zb_arena *a, size_t need) {
     a->last = b;
 }
 
-void *zb_alloc(zb_arena *a, size_t bytes) {
+static size_t whole_lines(size_t bytes) {
     if (bytes > SIZE_MAX / 2) out_of_memory(bytes);
-    size_t need = (bytes + ALIGN - 1) / ALIGN * ALIGN;
-    if (need == 0) need = ALIGN;
+    return bytes ? (bytes + ALIGN - 1) / ALIGN * ALIGN : ALIGN;
+}
+
+void *zb_alloc_raw(zb_arena *a, size_t bytes) {
+    size_t need = whole_lines(bytes);
     if (!a->last || a->last->cap - a->last->used < need) push_block(a, need);
     void *p = a->last->data + a->last->used;
     a->last->used += need;
     a->bytes += need;
     if (a->bytes > a->peak) a->peak = a->bytes;
-    memset(p, 0, need);
     return p;
+}
+
+void *zb_alloc(zb_arena *a, size_t bytes) {
+    return memset(zb_alloc_raw(a, bytes), 0, whole_lines(bytes));
 }
 
 bool zb_size_mul(size_t x, size_t y, size_t *out) { return !__builtin_mul_overflow(x, y, out); }
@@ -98,6 +104,12 @@ void *zb_alloc_array(zb_arena *a, size_t n, size_t size) {
     size_t bytes;
     if (!zb_size_mul(n, size, &bytes)) out_of_memory(SIZE_MAX);
     return zb_alloc(a, bytes);
+}
+
+void *zb_alloc_raw_array(zb_arena *a, size_t n, size_t size) {
+    size_t bytes;
+    if (!zb_size_mul(n, size, &bytes)) out_of_memory(SIZE_MAX);
+    return zb_alloc_raw(a, bytes);
 }
 
 char *zb_strndup(zb_arena *a, const char *s, size_t n) {

@@ -33,12 +33,18 @@ void zb_arena_reserve(zb_arena *a, size_t bytes);
 
 void *zb_alloc(zb_arena *a, size_t bytes);                /* zeroed, 64-byte aligned, never NULL */
 void *zb_alloc_array(zb_arena *a, size_t n, size_t size); /* n * size, overflow-checked */
+/* The same with whatever the memory held before: for rows that are written whole before they are
+ * read. */
+void *zb_alloc_raw(zb_arena *a, size_t bytes);
+void *zb_alloc_raw_array(zb_arena *a, size_t n, size_t size);
 char *zb_strdup(zb_arena *a, const char *s);
 char *zb_strndup(zb_arena *a, const char *s, size_t n);
 char *zb_asprintf(zb_arena *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define ZB_NEW(arena, type) ((type *)zb_alloc((arena), sizeof(type)))
 #define ZB_NEW_ARRAY(arena, type, n) ((type *)zb_alloc_array((arena), (size_t)(n), sizeof(type)))
+#define ZB_RAW_ARRAY(arena, type, n)                                                               \
+    ((type *)zb_alloc_raw_array((arena), (size_t)(n), sizeof(type)))
 
 /* Grows *items (element size `size`, capacity *cap) to hold at least n; old content is kept, the
  * old memory stays in the arena until it is popped. Doubles, so appending is amortised O(1). */

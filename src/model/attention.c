@@ -103,11 +103,11 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     tape local, *t = tape_out ? ZB_NEW(run->arena, tape) : &local;
     if (tape_out) *tape_out = t;
     zb_mark mark = zb_arena_mark(run->arena);
-    t->q = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hq);
-    t->k = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk);
-    t->v = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk);
-    t->o = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hq);
-    t->lse = tape_out ? ZB_NEW_ARRAY(run->arena, float, (size_t)n * c->H) : NULL;
+    t->q = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq);
+    t->k = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hk);
+    t->v = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hk);
+    t->o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq);
+    t->lse = tape_out ? ZB_RAW_ARRAY(run->arena, float, (size_t)n * c->H) : NULL;
     zb_linear(run, p[WQ], p[BQ], x, n, t->q);
     zb_linear(run, p[WK], p[BK], x, n, t->k);
     zb_linear(run, p[WV], p[BV], x, n, t->v);
@@ -136,11 +136,11 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     const tape *t = tape_in;
     int n = run->batch->n, hq = c->H * c->dh, hk = c->G * c->dh, per = c->H / c->G;
     zb_mark mark = zb_arena_mark(run->arena);
-    float *d_o = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hq),
-          *dq = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hq);
+    float *d_o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq),
+          *dq = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq);
     float *dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk),
           *dv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk);
-    zb_linear_backward(run, p[WO], p[BO], t->o, dy, n, d_o);
+    zb_linear_backward_to(run, p[WO], p[BO], t->o, dy, n, d_o);
     size_t work_size = zb_attend_work(keys_max(run->batch), c->dh, c->dh);
     float *work = zb_scratch(run, work_size);
     int jobs = run->batch->n_spans * c->G; /* heads of one group share dk and dv */

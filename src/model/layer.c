@@ -18,8 +18,9 @@ struct zb_layer_tape {
     void *mixer;
 };
 
+/* [N, width], not cleared */
 static float *rows(zb_run *run, int width) {
-    return ZB_NEW_ARRAY(run->arena, float, (size_t)run->batch->n *(size_t)width);
+    return ZB_RAW_ARRAY(run->arena, float, (size_t)run->batch->n *(size_t)width);
 }
 
 static void activate(zb_run *run, const float *gate, const float *up, float *out) {
@@ -42,7 +43,7 @@ static void add_rows(zb_run *run, const float *a, const float *b, float *out) {
 static void mlp_forward(zb_run *run, zb_param **p, zb_layer_tape *t, float *y) {
     const zb_config *c = run->config;
     int n = run->batch->n;
-    t->r2 = ZB_NEW_ARRAY(run->arena, float, n);
+    t->r2 = ZB_RAW_ARRAY(run->arena, float, n);
     t->u2 = rows(run, c->D);
     t->gate = rows(run, c->F);
     t->up = rows(run, c->F);
@@ -67,7 +68,7 @@ void zb_layer_forward(zb_run *run, int layer, const float *x, float *y, float *m
     zb_mark mark = zb_arena_mark(run->arena);
     t->x = x;
     t->has_mlp = y != NULL;
-    t->r1 = ZB_NEW_ARRAY(run->arena, float, n);
+    t->r1 = ZB_RAW_ARRAY(run->arena, float, n);
     t->u1 = rows(run, c->D);
     t->mid = rows(run, c->D);
     float *m = mix ? mix : rows(run, c->D);
@@ -89,13 +90,13 @@ static void mlp_backward(zb_run *run, zb_param **p, const zb_layer_tape *t, cons
     float *act = rows(run, F), *dact = rows(run, F), *dgate = rows(run, F), *dup = rows(run, F),
           *du = rows(run, c->D);
     activate(run, t->gate, t->up, act);
-    zb_linear_backward(run, p[ZB_P_DOWN], p[ZB_P_DOWN_B], act, dy, n, dact);
+    zb_linear_backward_to(run, p[ZB_P_DOWN], p[ZB_P_DOWN_B], act, dy, n, dact);
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < n; i++) {
         size_t at = (size_t)i * F;
         kn->silu_mul_backward(F, t->gate + at, t->up + at, dact + at, dgate + at, dup + at);
     }
-    zb_linear_backward(run, p[ZB_P_GATE], p[ZB_P_GATE_B], t->u2, dgate, n, du);
+    zb_linear_backward_to(run, p[ZB_P_GATE], p[ZB_P_GATE_B], t->u2, dgate, n, du);
     zb_linear_backward(run, p[ZB_P_UP], p[ZB_P_UP_B], t->u2, dup, n, du);
     memcpy(dmid, dy, (size_t)n * c->D * sizeof(float));
     zb_norm_backward(run, p[ZB_P_NORM2], t->mid, t->r2, du, n, c->D, dmid);
@@ -107,12 +108,15 @@ void zb_layer_backward(zb_run *run, int layer, const float *dy, const float *dmi
     zb_param **p = run->params->layer[layer];
     int n = run->batch->n;
     zb_mark mark = zb_arena_mark(run->arena);
-    float *dmid = rows(run, c->D), *du = rows(run, c->D);
+    size_t bytes = (size_t)n * c->D * sizeof(float);
+    float *dmid = rows(run, c->D), *du = memset(rows(run, c->D), 0, bytes);
     if (dy) {
         ZB_ASSERT(t->has_mlp);
         zb_mark inner = zb_arena_mark(run->arena);
         mlp_backward(run, p, t, dy, dmid);
         zb_arena_pop(run->arena, inner);
+    } else {
+        memset(dmid, 0, bytes);
     }
     const float *dm = dmid;
     if (dmix) {
@@ -122,7 +126,7 @@ void zb_layer_backward(zb_run *run, int layer, const float *dy, const float *dmi
     }
     zb_mixer_of(c->layer[layer].kind)->backward(run, layer, t->u1, dm, du, t->mixer);
     if (!dx) dx = rows(run, c->D); /* the norm's weight still wants its gradient */
-    memcpy(dx, dmid, (size_t)n * c->D * sizeof(float));
+    memcpy(dx, dmid, bytes);
     zb_norm_backward(run, p[ZB_P_NORM1], t->x, t->r1, du, n, c->D, dx);
     zb_arena_pop(run->arena, mark);
 }

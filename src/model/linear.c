@@ -69,7 +69,7 @@ static void product(zb_matmul *mm, const float *x, const float *w, int n, int ro
 static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, int n, float *y) {
     zb_mark mark = zb_arena_mark(run->arena);
     int tile = w->rows < TILE_ROWS ? w->rows : TILE_ROWS;
-    float *wide = ZB_NEW_ARRAY(run->arena, float, (size_t)tile * w->cols);
+    float *wide = ZB_RAW_ARRAY(run->arena, float, (size_t)tile * w->cols);
     size_t bytes = row_bytes(w);
     for (int r0 = 0; r0 < w->rows; r0 += tile) {
         int rows = w->rows - r0 < tile ? w->rows - r0 : tile;
@@ -99,22 +99,25 @@ void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float
     for (int i = 0; i < n; i++) kn->add(w->rows, b, y + (size_t)i * w->rows);
 }
 
-void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
-                        const float *dy, int n, float *dx) {
-    if (dx) {
-        ZB_ASSERT(w->dtype == ZB_F32);
-        zb_mm_args g = {.m = n,
-                        .n = w->cols,
-                        .k = w->rows,
-                        .a = dy,
-                        .lda = w->rows,
-                        .b = w->data,
-                        .ldb = w->cols,
-                        .c = dx,
-                        .ldc = w->cols,
-                        .add = true};
-        zb_matmul_run(run->mm, &g);
-    }
+/* dx = dy · W (+ dx) */
+static void backward_input(zb_run *run, const zb_param *w, const float *dy, int n, float *dx,
+                           bool add) {
+    ZB_ASSERT(w->dtype == ZB_F32);
+    zb_mm_args g = {.m = n,
+                    .n = w->cols,
+                    .k = w->rows,
+                    .a = dy,
+                    .lda = w->rows,
+                    .b = w->data,
+                    .ldb = w->cols,
+                    .c = dx,
+                    .ldc = w->cols,
+                    .add = add};
+    zb_matmul_run(run->mm, &g);
+}
+
+static void backward_weight(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
+                            const float *dy, int n) {
     if (w->grad) {
         zb_mm_args g = {.m = w->rows,
                         .n = w->cols,
@@ -133,6 +136,18 @@ void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, co
         const zb_kernels *kn = zb_kernels_get();
         for (int i = 0; i < n; i++) kn->add(w->rows, dy + (size_t)i * w->rows, bias->grad);
     }
+}
+
+void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
+                        const float *dy, int n, float *dx) {
+    if (dx) backward_input(run, w, dy, n, dx, true);
+    backward_weight(run, w, bias, x, dy, n);
+}
+
+void zb_linear_backward_to(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
+                           const float *dy, int n, float *dx) {
+    backward_input(run, w, dy, n, dx, false);
+    backward_weight(run, w, bias, x, dy, n);
 }
 
 void zb_norm(zb_run *run, const zb_param *w, const float *x, int n, int dim, float *y, float *r) {

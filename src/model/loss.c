@@ -10,6 +10,7 @@
 #include "kernels/kernels.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 typedef struct row_sums {
@@ -61,10 +62,13 @@ static void row_run(const zb_vocab_tile *t, int i, float *extra, float *keep, ro
 void zb_vocab_tile_run(const zb_vocab_tile *t, zb_vocab_sums *sums, zb_arena *scratch) {
     zb_mark mark = zb_arena_mark(scratch);
     row_sums *rows = ZB_NEW_ARRAY(scratch, row_sums, t->n);
-    float *work = ZB_NEW_ARRAY(scratch, float, (size_t)2 * t->V * t->n);
-#pragma omp parallel for schedule(static)
-    for (int i = 0; i < t->n; i++)
-        row_run(t, i, work + (size_t)2 * i * t->V, work + (size_t)(2 * i + 1) * t->V, &rows[i]);
+    int threads = omp_get_max_threads();
+    float *work = ZB_RAW_ARRAY(scratch, float, (size_t)2 * t->V * threads);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int i = 0; i < t->n; i++) {
+        float *extra = work + (size_t)2 * omp_get_thread_num() * t->V;
+        row_run(t, i, extra, extra + t->V, &rows[i]);
+    }
     for (int i = 0; i < t->n; i++) {
         sums->kl += rows[i].kl;
         sums->reverse_kl += rows[i].reverse_kl;
@@ -91,8 +95,8 @@ void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums) {
     int V = run->config->V, D = run->config->D, tile = tile_rows(V, l->n);
     int Dt = l->teacher ? zb_runner_run(l->teacher)->config->D : 0;
     zb_mark mark = zb_arena_mark(a);
-    float *s = ZB_NEW_ARRAY(a, float, (size_t)tile *V),
-          *t = l->teacher ? ZB_NEW_ARRAY(a, float, (size_t)tile *V) : NULL;
+    float *s = ZB_RAW_ARRAY(a, float, (size_t)tile *V),
+          *t = l->teacher ? ZB_RAW_ARRAY(a, float, (size_t)tile *V) : NULL;
     for (int i = 0; i < l->n; i += tile) {
         int n = l->n - i < tile ? l->n - i : tile;
         const float *x = l->hidden + (size_t)i * D;

@@ -227,13 +227,13 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     tape local, *t = tape_out ? ZB_NEW(run->arena, tape) : &local;
     if (tape_out) *tape_out = t;
     zb_mark mark = zb_arena_mark(run->arena);
-    t->zx = ZB_NEW_ARRAY(run->arena, float, n *d.in);
-    t->xbc = ZB_NEW_ARRAY(run->arena, float, n *d.C);
-    t->pre = ZB_NEW_ARRAY(run->arena, float, n *d.C);
-    t->u = ZB_NEW_ARRAY(run->arena, float, n *d.C);
-    t->delta = ZB_NEW_ARRAY(run->arena, float, n *d.H);
-    t->y = ZB_NEW_ARRAY(run->arena, float, n *d.di);
-    t->g = ZB_NEW_ARRAY(run->arena, float, n *d.di);
+    t->zx = ZB_RAW_ARRAY(run->arena, float, n *d.in);
+    t->xbc = ZB_RAW_ARRAY(run->arena, float, n *d.C);
+    t->pre = ZB_RAW_ARRAY(run->arena, float, n *d.C);
+    t->u = ZB_RAW_ARRAY(run->arena, float, n *d.C);
+    t->delta = ZB_RAW_ARRAY(run->arena, float, n *d.H);
+    t->y = ZB_RAW_ARRAY(run->arena, float, n *d.di);
+    t->g = ZB_RAW_ARRAY(run->arena, float, n *d.di);
     zb_linear(run, p[WIN], NULL, x, (int)n, t->zx);
     split_inputs(run, &d, p, t);
     convolve(run, layer, &d, p, t);
@@ -370,13 +370,13 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     dims d = dims_of(run->config, layer);
     size_t n = (size_t)run->batch->n;
     zb_mark mark = zb_arena_mark(run->arena);
-    float *dg = ZB_NEW_ARRAY(run->arena, float, n *d.di),
-          *dscan = ZB_NEW_ARRAY(run->arena, float, n *d.di);
-    float *dzx = ZB_NEW_ARRAY(run->arena, float, n *d.in),
+    float *dg = ZB_RAW_ARRAY(run->arena, float, n *d.di),
+          *dscan = ZB_RAW_ARRAY(run->arena, float, n *d.di);
+    float *dzx = ZB_RAW_ARRAY(run->arena, float, n *d.in),
           *ddelta = ZB_NEW_ARRAY(run->arena, float, n *d.H);
     float *du = ZB_NEW_ARRAY(run->arena, float, n *d.C),
           *dxbc = ZB_NEW_ARRAY(run->arena, float, n *d.C);
-    zb_linear_backward(run, p[WOUT], NULL, t->g, dy, (int)n, dg);
+    zb_linear_backward_to(run, p[WOUT], NULL, t->g, dy, (int)n, dg);
     backward_gate(run, &d, p, t, dg, dscan, dzx);
     backward_scan(run, layer, &d, p, t, dscan, du, ddelta);
     backward_delta(run, &d, p, t, ddelta, dzx);

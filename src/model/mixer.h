@@ -62,6 +62,10 @@ void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float
 void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
                         const float *dy, int n, float *dx);
 
+/* The same with dx = dy · W (dx not NULL). */
+void zb_linear_backward_to(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
+                           const float *dy, int n, float *dx);
+
 /* y = rmsnorm(x) per row of D values; r [n] receives the factors (may be NULL). */
 void zb_norm(zb_run *run, const zb_param *w, const float *x, int n, int dim, float *y, float *r);
 void zb_norm_backward(zb_run *run, const zb_param *w, const float *x, const float *r,

@@ -84,15 +84,15 @@ static void rotate(zb_run *run, float *x, int heads, int width, int dr, bool inv
 
 static void project_queries(zb_run *run, zb_param **p, const dims *d, const float *x, tape *t) {
     int n = run->batch->n;
-    t->q = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->H * d->dk);
+    t->q = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->H * d->dk);
     if (!d->rq) {
         zb_linear(run, p[WQ], NULL, x, n, t->q);
     } else {
-        t->qa = t->qan = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->rq);
+        t->qa = t->qan = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->rq);
         zb_linear(run, p[WQA], NULL, x, n, t->qa);
         if (p[NQ]) {
-            t->qan = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->rq);
-            t->qa_r = ZB_NEW_ARRAY(run->arena, float, n);
+            t->qan = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->rq);
+            t->qa_r = ZB_RAW_ARRAY(run->arena, float, n);
             zb_norm(run, p[NQ], t->qa, n, d->rq, t->qan, t->qa_r);
         }
         zb_linear(run, p[WQB], NULL, t->qan, n, t->q);
@@ -102,9 +102,9 @@ static void project_queries(zb_run *run, zb_param **p, const dims *d, const floa
 
 static void project_latents(zb_run *run, zb_param **p, const dims *d, const float *x, tape *t) {
     int n = run->batch->n, width = d->r + d->dr;
-    t->c = t->cn = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->r);
-    t->pe = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->dr);
-    float *kv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *width);
+    t->c = t->cn = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->r);
+    t->pe = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->dr);
+    float *kv = ZB_RAW_ARRAY(run->arena, float, (size_t)n *width);
     zb_linear(run, p[WKVA], NULL, x, n, kv);
     for (int i = 0; i < n; i++) {
         memcpy(t->c + (size_t)i * d->r, kv + (size_t)i * width, (size_t)d->r * sizeof(float));
@@ -113,8 +113,8 @@ static void project_latents(zb_run *run, zb_param **p, const dims *d, const floa
     }
     rotate(run, t->pe, 1, d->dr, d->dr, false);
     if (!p[NKV]) return;
-    t->cn = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->r);
-    t->c_r = ZB_NEW_ARRAY(run->arena, float, n);
+    t->cn = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->r);
+    t->c_r = ZB_RAW_ARRAY(run->arena, float, n);
     zb_norm(run, p[NKV], t->c, n, d->r, t->cn, t->c_r);
 }
 
@@ -286,11 +286,11 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     zb_mark mark = zb_arena_mark(run->arena);
     project_queries(run, p, &d, x, t);
     project_latents(run, p, &d, x, t);
-    t->o = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.H *d.dv);
-    if (tape_out) t->lse = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.H);
+    t->o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.H *d.dv);
+    if (tape_out) t->lse = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.H);
     if (any_fresh(run->batch)) {
-        t->kvb = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.G *(d.dn + d.dv));
-        t->k = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.G *d.dk);
+        t->kvb = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.G *(d.dn + d.dv));
+        t->k = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.G *d.dk);
         zb_linear(run, p[WKVB], NULL, t->cn, n, t->kvb);
         join_keys(&d, n, t->kvb, t->pe, d.dr, t->k);
     }
@@ -352,8 +352,8 @@ static void backward_queries(zb_run *run, zb_param **p, const dims *d, const flo
         zb_linear_backward(run, p[WQ], NULL, x, dq, n, dx);
         return;
     }
-    float *dqan = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->rq), *dqa = dqan;
-    zb_linear_backward(run, p[WQB], NULL, t->qan, dq, n, dqan);
+    float *dqan = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->rq), *dqa = dqan;
+    zb_linear_backward_to(run, p[WQB], NULL, t->qan, dq, n, dqan);
     if (p[NQ]) {
         dqa = ZB_NEW_ARRAY(run->arena, float, (size_t)n * d->rq);
         zb_norm_backward(run, p[NQ], t->qa, t->qa_r, dqan, n, d->rq, dqa);
@@ -368,23 +368,23 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     dims d = dims_of(run->config, layer);
     int n = run->batch->n, width = d.r + d.dr;
     zb_mark mark = zb_arena_mark(run->arena);
-    float *d_o = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.H *d.dv),
-          *dq = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.H *d.dk);
+    float *d_o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.H *d.dv),
+          *dq = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.H *d.dk);
     float *dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.G *d.dk),
           *dkvb = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.G *(d.dn + d.dv));
-    zb_linear_backward(run, p[WO], NULL, t->o, dy, n, d_o);
+    zb_linear_backward_to(run, p[WO], NULL, t->o, dy, n, d_o);
     backward_attention(run, &d, t, d_o, dq, dk, dkvb);
     backward_queries(run, p, &d, x, t, dq, dx);
     float *dpe = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.dr),
-          *dcn = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.r), *dc = dcn;
+          *dcn = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.r), *dc = dcn;
     split_keys(&d, n, dk, dkvb, dpe);
     rotate(run, dpe, 1, d.dr, d.dr, true);
-    zb_linear_backward(run, p[WKVB], NULL, t->cn, dkvb, n, dcn);
+    zb_linear_backward_to(run, p[WKVB], NULL, t->cn, dkvb, n, dcn);
     if (p[NKV]) {
         dc = ZB_NEW_ARRAY(run->arena, float, (size_t)n *d.r);
         zb_norm_backward(run, p[NKV], t->c, t->c_r, dcn, n, d.r, dc);
     }
-    float *dkv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *width);
+    float *dkv = ZB_RAW_ARRAY(run->arena, float, (size_t)n *width);
     for (int i = 0; i < n; i++) {
         memcpy(dkv + (size_t)i * width, dc + (size_t)i * d.r, (size_t)d.r * sizeof(float));
         memcpy(dkv + (size_t)i * width + d.r, dpe + (size_t)i * d.dr, (size_t)d.dr * sizeof(float));

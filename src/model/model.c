@@ -191,7 +191,7 @@ void zb_runner_forward(zb_runner *r, float *out, const zb_capture *cap) {
     const zb_config *c = r->run.config;
     size_t bytes = (size_t)r->run.batch->n * c->D * sizeof(float);
     zb_mark mark = zb_arena_mark(&r->step);
-    float *x = zb_alloc(&r->step, bytes);
+    float *x = zb_alloc_raw(&r->step, bytes);
     zb_runner_embed(r, x);
     for (int l = 0; l < c->L; l++) {
         if (cap && cap->hidden && cap->hidden[l]) memcpy(cap->hidden[l], x, bytes);
@@ -215,16 +215,16 @@ zb_tape *zb_runner_forward_train(zb_runner *r, float *out, bool recompute) {
     t->recompute = recompute;
     t->x = zb_alloc_array(a, (size_t)c->L, sizeof *t->x);
     t->layer = zb_alloc_array(a, (size_t)c->L, sizeof *t->layer);
-    float *x = ZB_NEW_ARRAY(a, float, n);
+    float *x = ZB_RAW_ARRAY(a, float, n);
     zb_runner_embed(r, x);
     for (int l = 0; l < c->L; l++) {
-        float *y = ZB_NEW_ARRAY(a, float, n);
+        float *y = ZB_RAW_ARRAY(a, float, n);
         t->x[l] = x;
         zb_layer_forward(&r->run, l, x, y, NULL, recompute ? NULL : &t->layer[l]);
         x = y;
     }
     t->last = x;
-    t->r = ZB_NEW_ARRAY(a, float, r->run.batch->n);
+    t->r = ZB_RAW_ARRAY(a, float, r->run.batch->n);
     zb_norm(&r->run, r->run.params->norm, x, r->run.batch->n, c->D, out, t->r);
     return t;
 }
@@ -243,8 +243,8 @@ void zb_runner_backward(zb_runner *r, zb_tape *t, const float *dout) {
     zb_arena *a = &r->step;
     size_t n = (size_t)r->run.batch->n * c->D;
     zb_mark mark = zb_arena_mark(a);
-    float *d[2] = {ZB_NEW_ARRAY(a, float, n), ZB_NEW_ARRAY(a, float, n)},
-          *y = t->recompute ? ZB_NEW_ARRAY(a, float, n) : NULL;
+    float *d[2] = {ZB_NEW_ARRAY(a, float, n), ZB_RAW_ARRAY(a, float, n)},
+          *y = t->recompute ? ZB_RAW_ARRAY(a, float, n) : NULL;
     zb_norm_backward(&r->run, r->run.params->norm, t->last, t->r, dout, r->run.batch->n, c->D,
                      d[0]);
     for (int l = c->L - 1; l >= 0; l--) {

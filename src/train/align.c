@@ -100,7 +100,7 @@ static zb_status open_all(align *a, zb_err *err) {
             STUDENTS_MAX, n_in, n_out);
     zb_precision prec;
     ZB_TRY(zb_precision_choose(a->o->precision, &prec, err));
-    ZB_TRY(zb_model_open(&a->teacher, a->o->teacher, ZB_MODEL_TRAIN, err));
+    ZB_TRY(zb_model_open(&a->teacher, a->o->teacher, ZB_MODEL_RUN, err));
     ZB_TRY(zb_runner_new(&a->runner, a->teacher, prec, err));
     ZB_TRY(zb_model_tokenizer(&a->tokenizer, a->o->teacher, err));
     a->L = zb_model_config(a->teacher)->L;
@@ -127,10 +127,10 @@ static zb_status teach(align *a, const zb_batch *b, zb_err *err) {
     size_t n = (size_t)b->n * a->D;
     a->hidden = zb_alloc_array(ar, (size_t)a->L + 1, sizeof *a->hidden);
     a->mixer = zb_alloc_array(ar, (size_t)a->L, sizeof *a->mixer);
-    for (int l = 0; l <= a->L; l++) a->hidden[l] = ZB_NEW_ARRAY(ar, float, n);
-    for (int l = 0; l < a->L; l++) a->mixer[l] = ZB_NEW_ARRAY(ar, float, n);
+    for (int l = 0; l <= a->L; l++) a->hidden[l] = ZB_RAW_ARRAY(ar, float, n);
+    for (int l = 0; l < a->L; l++) a->mixer[l] = ZB_RAW_ARRAY(ar, float, n);
     ZB_TRY(zb_runner_begin(a->runner, b, err));
-    zb_runner_forward(a->runner, ZB_NEW_ARRAY(ar, float, n), &(zb_capture){a->hidden, a->mixer});
+    zb_runner_forward(a->runner, ZB_RAW_ARRAY(ar, float, n), &(zb_capture){a->hidden, a->mixer});
     return ZB_OK;
 }
 
@@ -151,8 +151,8 @@ static void layer_pass(align *a, student *s, int l, int n, float scale) {
     zb_mark mark = zb_arena_mark(ar);
     size_t size = (size_t)n * a->D;
     bool squared = !strcmp(a->o->loss, "squared"), train = scale > 0;
-    float *y = a->o->hidden_weight > 0 ? ZB_NEW_ARRAY(ar, float, size) : NULL,
-          *m = ZB_NEW_ARRAY(ar, float, size);
+    float *y = a->o->hidden_weight > 0 ? ZB_RAW_ARRAY(ar, float, size) : NULL,
+          *m = ZB_RAW_ARRAY(ar, float, size);
     float *dy = y && train ? ZB_NEW_ARRAY(ar, float, size) : NULL,
           *dm = train ? ZB_NEW_ARRAY(ar, float, size) : NULL;
     zb_layer_tape *tape;

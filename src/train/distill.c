@@ -62,7 +62,7 @@ static zb_status open_all(distill *d, zb_err *err) {
         return zb_fail(err, ZB_ERR_CONFIG, "teacher, student and out are needed");
     zb_precision prec;
     ZB_TRY(zb_precision_choose(o->precision, &prec, err));
-    ZB_TRY(zb_model_open(&d->teacher, o->teacher, ZB_MODEL_TRAIN, err));
+    ZB_TRY(zb_model_open(&d->teacher, o->teacher, ZB_MODEL_RUN, err));
     ZB_TRY(zb_model_open(&d->student, o->student, ZB_MODEL_TRAIN, err));
     int Vt = zb_model_config(d->teacher)->V, Vs = zb_model_config(d->student)->V;
     if (Vt != Vs)
@@ -100,9 +100,9 @@ static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums 
                       zb_err *err) {
     zb_arena *ta = zb_runner_arena(d->tr), *sa = zb_runner_arena(d->sr);
     zb_mark tm = zb_arena_mark(ta), sm = zb_arena_mark(sa);
-    float *ht = ZB_NEW_ARRAY(ta, float, (size_t)b->n *zb_model_config(d->teacher)->D);
+    float *ht = ZB_RAW_ARRAY(ta, float, (size_t)b->n *zb_model_config(d->teacher)->D);
     size_t size = (size_t)b->n * zb_model_config(d->student)->D;
-    float *hs = ZB_NEW_ARRAY(sa, float, size),
+    float *hs = ZB_RAW_ARRAY(sa, float, size),
           *dh = scale > 0 ? ZB_NEW_ARRAY(sa, float, size) : NULL;
     int32_t *labels = ZB_NEW_ARRAY(sa, int32_t, b->n);
     zb_labels_next(b, labels);
