@@ -1,5 +1,5 @@
-/* kern_ref.c - the scalar reference of every kernel: the specification that all other versions
- * are checked against.
+/* kern_ref.c - the scalar reference of the kernels: the specification that all other versions are
+ * checked against. (Those on packed weights are in kern_ref_quant.c.)
  *
  * Plain loops in the order of the formula, libm for exp and log, no tricks; compiled for the
  * baseline without contraction, so that its results are the same everywhere. Sums run in f32 as
@@ -207,90 +207,6 @@ static void adamw(const zb_adamw_args *a) {
     }
 }
 
-static void gemv_f32(const zb_gemv_args *g) {
-    for (int j = g->first; j < g->last; j++) {
-        const uint8_t *row = g->w + (size_t)j * g->row_bytes;
-        float sum = 0;
-        for (int p = 0; p < g->k; p++) {
-            float w;
-            memcpy(&w, row + 4 * (size_t)p, 4);
-            sum += w * g->x[p];
-        }
-        g->y[j] = sum;
-    }
-}
-
-static void gemv_bf16(const zb_gemv_args *g) {
-    for (int j = g->first; j < g->last; j++) {
-        const uint8_t *row = g->w + (size_t)j * g->row_bytes;
-        float sum = 0;
-        for (int p = 0; p < g->k; p++)
-            sum += kern_f32_of_bits((uint32_t)kern_load_u16(row + 2 * (size_t)p) << 16) * g->x[p];
-        g->y[j] = sum;
-    }
-}
-
-static void gemv_f16(const zb_gemv_args *g) {
-    for (int j = g->first; j < g->last; j++) {
-        const uint8_t *row = g->w + (size_t)j * g->row_bytes;
-        float sum = 0;
-        for (int p = 0; p < g->k; p++)
-            sum += kern_f32_of_f16(kern_load_u16(row + 2 * (size_t)p)) * g->x[p];
-        g->y[j] = sum;
-    }
-}
-
-/* Block: f16 d; i8 q[32]. Weight d·q. */
-static void gemv_q8_0(const zb_gemv_args *g) {
-    for (int j = g->first; j < g->last; j++) {
-        const uint8_t *b = g->w + (size_t)j * g->row_bytes;
-        float sum = 0;
-        for (int p = 0; p < g->k; p += KERN_BLOCK, b += KERN_Q8_0) {
-            float part = 0;
-            for (int i = 0; i < KERN_BLOCK; i++) part += (float)(int8_t)b[2 + i] * g->x[p + i];
-            sum += kern_f32_of_f16(kern_load_u16(b)) * part;
-        }
-        g->y[j] = sum;
-    }
-}
-
-/* Block: f16 d; u8 q[16], low nibbles are weights 0..15, high nibbles 16..31. Weight d·(q - 8). */
-static void gemv_q4_0(const zb_gemv_args *g) {
-    for (int j = g->first; j < g->last; j++) {
-        const uint8_t *b = g->w + (size_t)j * g->row_bytes;
-        float sum = 0;
-        for (int p = 0; p < g->k; p += KERN_BLOCK, b += KERN_Q4_0) {
-            float part = 0;
-            for (int i = 0; i < KERN_BLOCK / 2; i++) {
-                part += (float)((b[2 + i] & 15) - 8) * g->x[p + i];
-                part += (float)((b[2 + i] >> 4) - 8) * g->x[p + i + KERN_BLOCK / 2];
-            }
-            sum += kern_f32_of_f16(kern_load_u16(b)) * part;
-        }
-        g->y[j] = sum;
-    }
-}
-
-/* Block: f16 d; f16 m; u8 q[16] as in Q4_0. Weight d·q + m, so the block's part is d Σ q x + m Σ
- * x. */
-static void gemv_q4_1(const zb_gemv_args *g) {
-    for (int j = g->first; j < g->last; j++) {
-        const uint8_t *b = g->w + (size_t)j * g->row_bytes;
-        float sum = 0;
-        for (int p = 0; p < g->k; p += KERN_BLOCK, b += KERN_Q4_1) {
-            float part = 0, total = 0;
-            for (int i = 0; i < KERN_BLOCK / 2; i++) {
-                float lo = g->x[p + i], hi = g->x[p + i + KERN_BLOCK / 2];
-                part += (float)(b[4 + i] & 15) * lo + (float)(b[4 + i] >> 4) * hi;
-                total += lo + hi;
-            }
-            sum += kern_f32_of_f16(kern_load_u16(b)) * part +
-                   kern_f32_of_f16(kern_load_u16(b + 2)) * total;
-        }
-        g->y[j] = sum;
-    }
-}
-
 static void round_bf16(int64_t n, const float *x, float *y) {
     for (int64_t i = 0; i < n; i++) y[i] = kern_f32_of_bits((uint32_t)kern_bf16_of_f32(x[i]) << 16);
 }
@@ -328,14 +244,9 @@ void kern_ref_fill(zb_kernels *k) {
         .reverse_kl_row = reverse_kl_row,
         .ce_row = ce_row,
         .adamw = adamw,
-        .gemv_f32 = gemv_f32,
-        .gemv_bf16 = gemv_bf16,
-        .gemv_f16 = gemv_f16,
-        .gemv_q8_0 = gemv_q8_0,
-        .gemv_q4_0 = gemv_q4_0,
-        .gemv_q4_1 = gemv_q4_1,
         .round_bf16 = round_bf16,
         .f32_to_bf16 = f32_to_bf16,
         .bf16_to_f32 = bf16_to_f32,
     };
+    kern_ref_quant_fill(k);
 }

@@ -106,6 +106,13 @@ typedef struct zb_kernels {
     void (*gemv_q4_0)(const zb_gemv_args *g);
     void (*gemv_q4_1)(const zb_gemv_args *g);
 
+    /* Activations in 8 bits, per block of 32 (k a multiple of 32): with M = max|x|, d = M/127,
+     * q = x·(1/d) to the nearest integer (ties to even), sum = d·Σq. Arrays: q [k], d and sum
+     * [k/32]. A block whose d is below the smallest normal number becomes 0; one with an infinity
+     * or a NaN has d = sum = NaN and q = 0, so that it cannot pass unseen. The same bits on every
+     * instruction set. */
+    void (*quantize_q8)(int k, const float *x, int8_t *q, float *d, float *sum);
+
     /* Nearest bf16, ties to even; round_bf16 keeps the value as f32. NaN stays NaN. */
     void (*round_bf16)(int64_t n, const float *x, float *y);
     void (*f32_to_bf16)(int64_t n, const float *x, uint16_t *y);

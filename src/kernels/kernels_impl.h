@@ -22,12 +22,14 @@ enum { KERN_BLOCK = 32, KERN_Q8_0 = 34, KERN_Q4_0 = 18, KERN_Q4_1 = 20 };
 #define KERN_SYMBOL(stem) KERN_PASTE(stem, ZB_ISA) /* kern_vec_fill_ + avx2 */
 
 void kern_ref_fill(zb_kernels *k); /* every entry and the name "ref" */
+void kern_ref_quant_fill(zb_kernels *k);
 
 #define KERN_DECLARE(isa)                                                                          \
     void kern_vec_fill_##isa(zb_kernels *k);                                                       \
     void kern_rows_fill_##isa(zb_kernels *k);                                                      \
     void kern_gemm_fill_##isa(zb_kernels *k);                                                      \
-    void kern_quant_fill_##isa(zb_kernels *k);
+    void kern_quant_fill_##isa(zb_kernels *k);                                                     \
+    void kern_int8_fill_##isa(zb_kernels *k);
 KERN_DECLARE(avx2)
 KERN_DECLARE(avx512)
 KERN_DECLARE(neon)
@@ -60,6 +62,17 @@ static inline uint16_t kern_bf16_of_f32(float f) {
     uint32_t u = kern_bits_of_f32(f);
     if (f != f) return (uint16_t)(u >> 16 | 0x40u);
     return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+
+/* Scale of a block in 8 bits from the bits of its largest magnitude; inverse 0: all q are 0. */
+typedef struct kern_q8_scale {
+    float d, inverse;
+} kern_q8_scale;
+
+static inline kern_q8_scale kern_q8_scale_of(uint32_t most) {
+    if (most >= 0x7f800000u) return (kern_q8_scale){kern_f32_of_bits(0x7fc00000u), 0};
+    float d = kern_f32_of_bits(most) / 127;
+    return d < 0x1p-126f ? (kern_q8_scale){0, 0} : (kern_q8_scale){d, 1 / d};
 }
 
 static inline uint16_t kern_load_u16(const void *p) {

@@ -81,6 +81,17 @@ SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
 SIMD_INLINE vi vi_load_u8(const void *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 SIMD_INLINE vf vf_of_vi(vi x) { return (vf)_mm512_cvtepi32_ps((__m512i)x); }
 
+/* Nearest integers, ties to even (the rounding mode nobody changes). */
+SIMD_INLINE vi vi_nearest(vf x) { return (vi)_mm512_cvtps_epi32((__m512)x); }
+SIMD_INLINE int vi_sum(vi x) { return _mm512_reduce_add_epi32((__m512i)x); }
+SIMD_INLINE uint32_t vu_hmax(vu x) { return _mm512_reduce_max_epu32((__m512i)x); }
+SIMD_INLINE vu vu_max(vu a, vu b) { return (vu)_mm512_max_epu32((__m512i)a, (__m512i)b); }
+/* 32 integers of -128..127 as bytes. */
+SIMD_INLINE void store_i8(int8_t *p, const vi x[32 / VW]) {
+    for (int v = 0; v < 2; v++)
+        _mm_storeu_si128((__m128i *)(void *)(p + v * VW), _mm512_cvtepi32_epi8((__m512i)x[v]));
+}
+
 typedef __m512d vd; /* half of a vf, in double */
 SIMD_INLINE vd vd_zero(void) { return _mm512_setzero_pd(); }
 SIMD_INLINE vd vd_square_add(vd sum, vf x) {
@@ -139,6 +150,31 @@ SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
 SIMD_INLINE vi vi_load_u8(const void *p) { return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
 SIMD_INLINE vf vf_of_vi(vi x) { return (vf)_mm256_cvtepi32_ps((__m256i)x); }
 
+/* Nearest integers, ties to even (the rounding mode nobody changes). */
+SIMD_INLINE vi vi_nearest(vf x) { return (vi)_mm256_cvtps_epi32((__m256)x); }
+SIMD_INLINE int vi_sum(vi x) {
+    __m128i s =
+        _mm_add_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+SIMD_INLINE uint32_t vu_hmax(vu x) {
+    __m128i s =
+        _mm_max_epu32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+    s = _mm_max_epu32(s, _mm_shuffle_epi32(s, 0x4e));
+    return (uint32_t)_mm_cvtsi128_si32(_mm_max_epu32(s, _mm_shuffle_epi32(s, 0xb1)));
+}
+SIMD_INLINE vu vu_max(vu a, vu b) { return (vu)_mm256_max_epu32((__m256i)a, (__m256i)b); }
+/* 32 integers of -128..127 as bytes. Packing works within halves of registers: the permutation
+ * puts the groups of four back in order. */
+SIMD_INLINE void store_i8(int8_t *p, const vi x[32 / VW]) {
+    __m256i lo = _mm256_packs_epi32((__m256i)x[0], (__m256i)x[1]);
+    __m256i hi = _mm256_packs_epi32((__m256i)x[2], (__m256i)x[3]);
+    __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    __m256i all = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(lo, hi), order);
+    _mm256_storeu_si256((__m256i *)(void *)p, all);
+}
+
 typedef __m256d vd; /* half of a vf, in double */
 SIMD_INLINE vd vd_zero(void) { return _mm256_setzero_pd(); }
 SIMD_INLINE vd vd_square_add(vd sum, vf x) {
@@ -192,6 +228,19 @@ SIMD_INLINE void load_heads(const uint8_t *const block[4], float out[8]) {
         out[2 * b + 1] = f32_load_f16(block[b] + 2);
     }
 }
+/* Nearest integers, ties to even. */
+SIMD_INLINE vi vi_nearest(vf x) { return (vi)vcvtnq_s32_f32((float32x4_t)x); }
+SIMD_INLINE int vi_sum(vi x) { return vaddvq_s32((int32x4_t)x); }
+SIMD_INLINE uint32_t vu_hmax(vu x) { return vmaxvq_u32((uint32x4_t)x); }
+SIMD_INLINE vu vu_max(vu a, vu b) { return (vu)vmaxq_u32((uint32x4_t)a, (uint32x4_t)b); }
+/* 32 integers of -128..127 as bytes. */
+SIMD_INLINE void store_i8(int8_t *p, const vi x[32 / VW]) {
+    for (int v = 0; v < 8; v += 2) {
+        int16x8_t h = vcombine_s16(vmovn_s32((int32x4_t)x[v]), vmovn_s32((int32x4_t)x[v + 1]));
+        vst1_s8(p + v * VW, vmovn_s16(h));
+    }
+}
+
 typedef float64x2_t vd; /* half of a vf, in double */
 SIMD_INLINE vd vd_zero(void) { return vdupq_n_f64(0); }
 SIMD_INLINE vd vd_square_add(vd sum, vf x) {

@@ -106,7 +106,7 @@ zb_status zb_matmul_new(zb_matmul **out, zb_precision p, zb_err *err) {
         *out = NULL;
         return zb_fail(err, ZB_ERR_INTERNAL, "oneDNN cannot create its CPU engine");
     }
-    if (p == ZB_PREC_BF16) {
+    if (p != ZB_PREC_F32) {
         key k = {.m = 32, .n = 32, .k = 32, .ldc = 32, .flags = 2};
         mm->native = entry_get(mm, &k) != NULL;
     }
@@ -174,7 +174,7 @@ void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g) {
             memset(g->c + i * g->ldc, 0, (size_t)g->n * sizeof(float));
         return;
     }
-    if (mm->precision == ZB_PREC_F32) {
+    if (mm->precision == ZB_PREC_F32 || (mm->precision == ZB_PREC_INT8 && !mm->native)) {
         run_f32(g);
         return;
     }
@@ -195,14 +195,19 @@ void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g) {
     run_f32(&r);
 }
 
+static const char *const names[] = {"f32", "bf16", "int8"};
+
+const char *zb_precision_name(zb_precision p) { return names[p]; }
+
 zb_status zb_precision_choose(const char *name, zb_precision *out, zb_err *err) {
-    *out = ZB_PREC_F32;
-    if (!strcmp(name, "f32")) return ZB_OK;
+    for (int p = ZB_PREC_F32; p <= ZB_PREC_INT8; p++) {
+        *out = (zb_precision)p;
+        if (!strcmp(name, names[p])) return ZB_OK;
+    }
     *out = ZB_PREC_BF16;
-    if (!strcmp(name, "bf16")) return ZB_OK;
     if (strcmp(name, "auto"))
-        return zb_fail(err, ZB_ERR_CONFIG, "precision: expected auto, f32 or bf16, found \"%s\"",
-                       name);
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "precision: expected auto, f32, bf16 or int8, found \"%s\"", name);
     zb_matmul *probe = NULL;
     ZB_TRY(zb_matmul_new(&probe, ZB_PREC_BF16, err));
     ZB_ASSERT(probe);

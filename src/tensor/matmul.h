@@ -13,12 +13,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef enum zb_precision { ZB_PREC_F32, ZB_PREC_BF16 } zb_precision;
+/* INT8: a matrix that is stored quantised meets activations rounded to 8 bits per block of 32 (that
+ * product is the caller's, see kernels.h); every other product is bf16 where the CPU has it
+ * natively, else f32. */
+typedef enum zb_precision { ZB_PREC_F32, ZB_PREC_BF16, ZB_PREC_INT8 } zb_precision;
 
 typedef struct zb_matmul zb_matmul;
 
-/* "f32", "bf16", or "auto": bf16 where the CPU has it natively, else f32. */
+/* "f32", "bf16", "int8", or "auto": bf16 where the CPU has it natively, else f32. */
 zb_status zb_precision_choose(const char *name, zb_precision *out, zb_err *err);
+
+const char *zb_precision_name(zb_precision p);
 
 zb_status zb_matmul_new(zb_matmul **out, zb_precision p, zb_err *err);
 void zb_matmul_free(zb_matmul *mm);

@@ -576,6 +576,48 @@ static void check_gemv(const zb_kernels *k) {
         }
 }
 
+/* Exact: the scale from the largest magnitude, the nearest integers of the f32 products, their
+ * sum. Blocks of ordinary numbers, of zeros, of numbers too small for a scale, with exact ties
+ * (largest 127, so d = 1, and halves), with an infinity, with a NaN. */
+static void check_quantize_q8(const zb_kernels *k) {
+    for (int blocks = 0; blocks < 40; blocks++) {
+        int n = 32 * blocks;
+        float *x = take_random(0, n, 3), *d = take(2, blocks), *sum = take(3, blocks);
+        int8_t *q = guard_take(1, (size_t)n);
+        for (int b = 0; b < blocks; b++) {
+            float *at = x + 32 * b;
+            int kind = draw_below(10);
+            for (int i = 0; i < 32 && kind < 3; i++)
+                at[i] *= kind == 0 ? 0 : kind == 1 ? 1e-40f : (float)exp(30 * draw());
+            for (int i = 0; i < 32 && kind == 3; i++) at[i] = (float)draw_below(254) - 126.5f;
+            if (kind == 3) at[draw_below(32)] = -127;
+            if (kind == 4) at[draw_below(32)] = draw_below(2) ? INFINITY : -INFINITY;
+            if (kind == 5) at[draw_below(32)] = NAN;
+        }
+        k->quantize_q8(n, x, q, d, sum);
+        for (int b = 0; b < blocks; b++) {
+            float most = 0;
+            bool finite = true;
+            for (int i = 32 * b; i < 32 * b + 32; i++) {
+                finite = finite && isfinite(x[i]);
+                if (fabsf(x[i]) > most) most = fabsf(x[i]);
+            }
+            float scale = finite ? most / 127 : NAN;
+            if (scale < 0x1p-126f) scale = 0;
+            int total = 0;
+            for (int i = 32 * b; i < 32 * b + 32; i++) {
+                float inverse = scale > 0 ? 1 / scale : 0, t = inverse * x[i];
+                int want = scale > 0 ? (int)nearbyint((double)t) : 0;
+                near(n, i, q[i], want, 0);
+                total += want;
+            }
+            near(n, b, (double)d[b], (double)scale, 0);
+            near(n, b, (double)sum[b], (double)(scale * (float)total), 0);
+        }
+        guards(n);
+    }
+}
+
 /* Each of the 65,536 halves times 1, in the vector part of a row and in its tail; infinity and
  * NaN among them. */
 static void check_halves(const zb_kernels *k) {
@@ -650,6 +692,7 @@ static const struct {
     {"adamw", check_adamw},
     {"gemv", check_gemv},
     {"halves", check_halves},
+    {"quantize_q8", check_quantize_q8},
     {"bf16", check_bf16},
 };
 

@@ -244,7 +244,7 @@ static void test_refusals(void **unused) {
          "expected a model folder or a .gguf file");
     assert_null(e);
     says(zb_engine_open(&e, "tests/golden/llama", &(zb_engine_opts){.precision = "f8"}, &told),
-         ZB_ERR_CONFIG, &told, "expected auto, f32 or bf16");
+         ZB_ERR_CONFIG, &told, "expected auto, f32, bf16 or int8");
     says(zb_engine_open(&e, "tests/golden/llama", &(zb_engine_opts){.context = -1}, &told),
          ZB_ERR_CONFIG, &told, "context: expected");
     assert_int_equal(zb_engine_open(&e, "tests/golden/no-such.gguf", NULL, &told), ZB_ERR_IO);
