@@ -17,32 +17,36 @@ enum { MR = 6 };
 enum { MR = 12 };
 #endif
 /* NR is two vectors: with MR rows that fills the registers (24 + 2 of 32, 12 + 2 of 16). */
-enum { NR = 2 * VW, KC = 4096 / NR };
+enum { NR = 2 * VW, KC = 4096 / NR, FEW = 3, FEW_VECS = 4 };
 
-/* One tile; g->m is the constant `rows`, g->n <= NR columns are stored though NR are computed. */
-SIMD_INLINE void tile(const zb_gemm_args *g, int rows) {
-    vf sum[MR][2];
+/* One tile; g->m is the constant `rows`, g->n <= vecs*VW columns are stored though all are
+ * computed. */
+SIMD_INLINE void tile(const zb_gemm_args *g, int rows, int vecs) {
+    vf sum[MR][FEW_VECS];
     const float *a[MR];
     SIMD_UNROLL
     for (int i = 0; i < rows; i++) {
-        sum[i][0] = sum[i][1] = vf_set1(0);
+        SIMD_UNROLL
+        for (int v = 0; v < vecs; v++) sum[i][v] = vf_set1(0);
         a[i] = g->a + i * g->a_row;
     }
     const float *b = g->b;
     ptrdiff_t at = 0, step = g->a_col, ldb = g->ldb;
     for (int p = 0; p < g->k; p++, at += step, b += ldb) {
-        vf b0 = vf_load(b), b1 = vf_load(b + VW);
+        vf y[FEW_VECS];
+        SIMD_UNROLL
+        for (int v = 0; v < vecs; v++) y[v] = vf_load(b + v * VW);
         SIMD_UNROLL
         for (int i = 0; i < rows; i++) {
-            float x = a[i][at];
-            sum[i][0] += x * b0;
-            sum[i][1] += x * b1;
+            float x = a[i][at]; /* a scalar times a vector is a broadcast; vf_set1 would add */
+            SIMD_UNROLL
+            for (int v = 0; v < vecs; v++) sum[i][v] += x * y[v];
         }
     }
     SIMD_UNROLL
     for (int i = 0; i < rows; i++) {
         float *c = g->c + i * g->ldc;
-        for (int v = 0; v < 2; v++) {
+        for (int v = 0; v < vecs; v++) {
             int left = g->n - v * VW;
             if (left <= 0) break;
             vf y = sum[i][v] * g->alpha;
@@ -52,18 +56,36 @@ SIMD_INLINE void tile(const zb_gemm_args *g, int rows) {
     }
 }
 
-static void tile_full(const zb_gemm_args *g) { tile(g, MR); }
-static void tile_4(const zb_gemm_args *g) { tile(g, 4); }
-static void tile_2(const zb_gemm_args *g) { tile(g, 2); }
-static void tile_1(const zb_gemm_args *g) { tile(g, 1); }
+static void tile_full(const zb_gemm_args *g) { tile(g, MR, 2); }
+static void tile_6(const zb_gemm_args *g) { tile(g, 6, 2); }
+static void tile_5(const zb_gemm_args *g) { tile(g, 5, 2); }
+static void tile_4(const zb_gemm_args *g) { tile(g, 4, 2); }
+static void tile_3(const zb_gemm_args *g) { tile(g, 3, 2); }
+static void tile_2(const zb_gemm_args *g) { tile(g, 2, 2); }
+static void tile_1(const zb_gemm_args *g) { tile(g, 1, 2); }
 
-/* All rows of A against one panel of B (g->n <= NR): full tiles, then the rest in tiles of 4, 2
- * and 1 rows. */
+/* Few rows leave registers free: twice the columns give enough independent sums to hide the
+ * latency of the multiply-add. */
+static void few_3(const zb_gemm_args *g) { tile(g, 3, FEW_VECS); }
+static void few_2(const zb_gemm_args *g) { tile(g, 2, FEW_VECS); }
+static void few_1(const zb_gemm_args *g) { tile(g, 1, FEW_VECS); }
+
+/* Rows of the next tile: full ones, then the rest in equal halves, since a tile of one or two rows
+ * waits for its sums. */
+static int tile_rows(int m) {
+    if (m >= 2 * MR || m == MR) return MR;
+    int half = (m + 1) / 2;
+    return m <= 6 ? m : half < 6 ? half : 6;
+}
+
+/* All rows of A against one panel of B (g->n <= NR). */
 static void panel(const zb_gemm_args *g) {
+    static void (*const small[])(const zb_gemm_args *) = {NULL,   tile_1, tile_2, tile_3,
+                                                          tile_4, tile_5, tile_6};
     zb_gemm_args t = *g;
     while (t.m > 0) {
-        int rows = t.m >= MR ? MR : t.m >= 4 ? 4 : t.m >= 2 ? 2 : 1;
-        (rows == MR ? tile_full : rows == 4 ? tile_4 : rows == 2 ? tile_2 : tile_1)(&t);
+        int rows = tile_rows(t.m);
+        (rows > 6 ? tile_full : small[rows])(&t);
         t.m -= rows;
         t.a += rows * t.a_row;
         t.c += rows * t.ldc;
@@ -88,7 +110,15 @@ static void gemm(const zb_gemm_args *g) {
         t.k = g->k - p < KC ? g->k - p : KC;
         t.a = g->a + p * g->a_col;
         t.add = g->add || p > 0;
-        for (int j = 0; j < g->n; j += NR) {
+        int j = 0;
+        t.ldb = g->ldb;
+        for (; g->m <= FEW && j + FEW_VECS * VW <= g->n; j += FEW_VECS * VW) {
+            t.n = FEW_VECS * VW;
+            t.b = g->b + p * g->ldb + j;
+            t.c = g->c + j;
+            if (g->m > 0) (g->m == 3 ? few_3 : g->m == 2 ? few_2 : few_1)(&t);
+        }
+        for (; j < g->n; j += NR) {
             t.n = g->n - j < NR ? g->n - j : NR;
             t.b = g->b + p * g->ldb + j;
             t.ldb = g->ldb;

@@ -28,6 +28,16 @@ static void gemm(const zb_gemm_args *g) {
     }
 }
 
+/* As gemm, element by element: B[p,j] stands at b[j*ldb + p]. */
+static void gemm_bt(const zb_gemm_args *g) {
+    for (int i = 0; i < g->m; i++)
+        for (int j = 0; j < g->n; j++) {
+            float sum = 0, *c = g->c + i * g->ldc + j;
+            for (int p = 0; p < g->k; p++) sum += g->a[i * g->a_row + p] * g->b[j * g->ldb + p];
+            *c = g->alpha * sum + (g->add ? *c : 0);
+        }
+}
+
 static float dot(int n, const float *x, const float *y) {
     float sum = 0;
     for (int i = 0; i < n; i++) sum += x[i] * y[i];
@@ -140,6 +150,16 @@ static float logsumexp(int n, const float *x) {
     return shift + (float)log(sum);
 }
 
+/* The shift is the largest value so far, which the caller carries from piece to piece; earlier
+ * pieces are scaled by exp(old - new). */
+static float softmax_step(int n, float *max, float *x) {
+    for (int i = 0; i < n; i++)
+        if (x[i] > *max) *max = x[i];
+    float shift = *max == -INFINITY ? 0 : *max, sum = 0;
+    for (int i = 0; i < n; i++) sum += x[i] = exp_one(x[i] - shift);
+    return sum;
+}
+
 /* All NaN (or n = 0): 0. */
 static int argmax(int n, const float *x) {
     int best = 0;
@@ -219,10 +239,47 @@ static void bf16_to_f32(int64_t n, const uint16_t *x, float *y) {
     for (int64_t i = 0; i < n; i++) y[i] = kern_f32_of_bits((uint32_t)x[i] << 16);
 }
 
+static void f32_to_f16(int64_t n, const float *x, uint16_t *y) {
+    for (int64_t i = 0; i < n; i++) y[i] = kern_f16_of_f32(x[i]);
+}
+
+static void f16_to_f32(int64_t n, const uint16_t *x, float *y) {
+    for (int64_t i = 0; i < n; i++) y[i] = kern_f32_of_f16(x[i]);
+}
+
+/* One block from n <= 32 values. The integers belong to d as it is stored. */
+static void block_q8_0(int n, const float *x, uint8_t *b) {
+    float max = 0, nan = 0;
+    for (int i = 0; i < n; i++) {
+        max = fmaxf(max, fabsf(x[i]));
+        if (x[i] != x[i]) nan = x[i];
+    }
+    uint16_t h = kern_f16_of_f32(nan != 0 ? nan : fminf(max / 127, 65504));
+    float d = kern_f32_of_f16(h), inverse = d > 0 ? 1 / d : 0;
+    memcpy(b, &h, sizeof h);
+    for (int i = 0; i < KERN_BLOCK; i++) {
+        float q = i < n ? fminf(fmaxf(x[i] * inverse, -127), 127) : 0;
+        b[2 + i] = (uint8_t)(int8_t)((q + 0x1.8p23f) - 0x1.8p23f); /* to the nearest, ties to even */
+    }
+}
+
+static void f32_to_q8_0(int64_t n, const float *x, uint8_t *b) {
+    for (; n > 0; n -= KERN_BLOCK, x += KERN_BLOCK, b += KERN_Q8_0)
+        block_q8_0(n < KERN_BLOCK ? (int)n : KERN_BLOCK, x, b);
+}
+
+static void q8_0_to_f32(int64_t n, const uint8_t *b, float *y) {
+    for (int64_t i = 0; i < n; i++) {
+        const uint8_t *block = b + i / KERN_BLOCK * KERN_Q8_0;
+        y[i] = kern_f32_of_f16(kern_load_u16(block)) * (float)(int8_t)block[2 + i % KERN_BLOCK];
+    }
+}
+
 void kern_ref_fill(zb_kernels *k) {
     *k = (zb_kernels){
         .name = "ref",
         .gemm = gemm,
+        .gemm_bt = gemm_bt,
         .dot = dot,
         .sum_squares = sum_squares,
         .axpy = axpy,
@@ -237,6 +294,7 @@ void kern_ref_fill(zb_kernels *k) {
         .exp = exp_row,
         .softmax = softmax,
         .logsumexp = logsumexp,
+        .softmax_step = softmax_step,
         .argmax = argmax,
         .rope_halves = rope_halves,
         .rope_interleaved = rope_interleaved,
@@ -247,6 +305,10 @@ void kern_ref_fill(zb_kernels *k) {
         .round_bf16 = round_bf16,
         .f32_to_bf16 = f32_to_bf16,
         .bf16_to_f32 = bf16_to_f32,
+        .f32_to_f16 = f32_to_f16,
+        .f16_to_f32 = f16_to_f32,
+        .f32_to_q8_0 = f32_to_q8_0,
+        .q8_0_to_f32 = q8_0_to_f32,
     };
     kern_ref_quant_fill(k);
 }

@@ -21,6 +21,7 @@
         kern_gemm_fill_##isa(k);                                                                   \
         kern_quant_fill_##isa(k);                                                                  \
         kern_int8_fill_##isa(k);                                                                   \
+        kern_attend_fill_##isa(k);                                                                 \
     }
 #if defined(ZB_KERN_AVX2)
 FILL(avx2)

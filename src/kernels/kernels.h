@@ -52,6 +52,8 @@ typedef struct zb_kernels {
     const char *name; /* "ref", "avx2", "avx512", "neon": printed at start and in every report */
 
     void (*gemm)(const zb_gemm_args *g);
+    /* The same with B given by its columns: row j of b [n, k] is column j of B. a_col must be 1. */
+    void (*gemm_bt)(const zb_gemm_args *g);
     float (*dot)(int n, const float *x, const float *y);
     double (*sum_squares)(int64_t n, const float *x);       /* f64 sum */
     void (*axpy)(int n, float a, const float *x, float *y); /* y += a*x */
@@ -77,6 +79,9 @@ typedef struct zb_kernels {
      * A row of -inf alone gives zeros, and -inf as its log-sum-exp; NaN in gives NaN out. */
     float (*softmax)(int n, float s, float *x);
     float (*logsumexp)(int n, const float *x);
+    /* A piece of a softmax that goes on: *max becomes the largest of itself and x, x -> exp(x -
+     * *max) in place (0 where all is -inf); returns the f32 sum of these. */
+    float (*softmax_step)(int n, float *max, float *x);
     /* First of the largest; NaN never wins against a number; 0 where there is none. */
     int (*argmax)(int n, const float *x);
 
@@ -117,6 +122,14 @@ typedef struct zb_kernels {
     void (*round_bf16)(int64_t n, const float *x, float *y);
     void (*f32_to_bf16)(int64_t n, const float *x, uint16_t *y);
     void (*bf16_to_f32)(int64_t n, const uint16_t *x, float *y);
+    /* Nearest half, ties to even; beyond 65504 infinity. */
+    void (*f32_to_f16)(int64_t n, const float *x, uint16_t *y);
+    void (*f16_to_f32)(int64_t n, const uint16_t *x, float *y);
+    /* Blocks of 32 as gemv_q8_0 reads them: d = max|x|/127 rounded to f16 (at most 65504), q the
+     * nearest integer to x/d. Any n: a last block that is not full is filled with zeros in memory
+     * and read only as far as n. NaN among the values makes d NaN. */
+    void (*f32_to_q8_0)(int64_t n, const float *x, uint8_t *blocks);
+    void (*q8_0_to_f32)(int64_t n, const uint8_t *blocks, float *y);
 } zb_kernels;
 
 const zb_kernels *zb_kernels_get(void);              /* chosen once, thread-safe */

@@ -29,7 +29,8 @@ void kern_ref_quant_fill(zb_kernels *k);
     void kern_rows_fill_##isa(zb_kernels *k);                                                      \
     void kern_gemm_fill_##isa(zb_kernels *k);                                                      \
     void kern_quant_fill_##isa(zb_kernels *k);                                                     \
-    void kern_int8_fill_##isa(zb_kernels *k);
+    void kern_int8_fill_##isa(zb_kernels *k);                                                      \
+    void kern_attend_fill_##isa(zb_kernels *k);
 KERN_DECLARE(avx2)
 KERN_DECLARE(avx512)
 KERN_DECLARE(neon)
@@ -73,6 +74,18 @@ static inline kern_q8_scale kern_q8_scale_of(uint32_t most) {
     if (most >= 0x7f800000u) return (kern_q8_scale){kern_f32_of_bits(0x7fc00000u), 0};
     float d = kern_f32_of_bits(most) / 127;
     return d < 0x1p-126f ? (kern_q8_scale){0, 0} : (kern_q8_scale){d, 1 / d};
+}
+
+/* Nearest half, ties to even. Below the normal range the value is added to 2^-1, whose last place
+ * is the step of the subnormal halves, so that the addition rounds; above it half of the last kept
+ * place is added in integers, as for bf16. */
+static inline uint16_t kern_f16_of_f32(float f) {
+    uint32_t u = kern_bits_of_f32(f), sign = u >> 16 & 0x8000u, rest = u & 0x7fffffffu;
+    if (rest > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (rest >> 13 & 0x3ffu));
+    if (rest >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520: halfway to 65536 */
+    if (rest < 0x38800000u)
+        return (uint16_t)(sign | (kern_bits_of_f32(kern_f32_of_bits(rest) + 0.5f) - 0x3f000000u));
+    return (uint16_t)(sign | ((rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13));
 }
 
 static inline uint16_t kern_load_u16(const void *p) {

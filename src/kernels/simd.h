@@ -63,6 +63,9 @@ SIMD_INLINE vf vf_load_bf16(const void *p) {
     return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16);
 }
 SIMD_INLINE vf vf_load_f16(const void *p) { return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+SIMD_INLINE void vf_store_f16(void *p, vf x) {
+    _mm256_storeu_si256(p, _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+}
 SIMD_INLINE vf vf_load_i8(const void *p) {
     return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p)));
 }
@@ -132,6 +135,9 @@ SIMD_INLINE vf vf_load_bf16(const void *p) {
     return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16);
 }
 SIMD_INLINE vf vf_load_f16(const void *p) { return (vf)_mm256_cvtph_ps(_mm_loadu_si128(p)); }
+SIMD_INLINE void vf_store_f16(void *p, vf x) {
+    _mm_storeu_si128(p, _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT));
+}
 SIMD_INLINE vf vf_load_i8(const void *p) {
     return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
 }
@@ -209,6 +215,10 @@ SIMD_INLINE vf vf_load_f16(const void *p) {
     memcpy(&h, p, sizeof h);
     return (vf)vcvt_f32_f16(h);
 }
+SIMD_INLINE void vf_store_f16(void *p, vf x) {
+    float16x4_t h = vcvt_f16_f32((float32x4_t)x);
+    memcpy(p, &h, sizeof h);
+}
 SIMD_INLINE vf vf_load_i8(const void *p) {
     int8x8_t q = vdup_n_s8(0);
     memcpy(&q, p, 4);
@@ -250,6 +260,28 @@ SIMD_INLINE vd vd_square_add(vd sum, vf x) {
 SIMD_INLINE double vd_sum(vd x) { return vaddvq_f64(x); }
 
 #endif
+
+/* Sums of four vectors, which cost less together than one by one. */
+SIMD_INLINE void vf_sum4(vf a, vf b, vf c, vf d, float out[4]) {
+#if defined(__aarch64__)
+    float32x4_t ab = vpaddq_f32((float32x4_t)a, (float32x4_t)b),
+                cd = vpaddq_f32((float32x4_t)c, (float32x4_t)d);
+    vst1q_f32(out, vpaddq_f32(ab, cd));
+#else
+#if defined(__AVX512F__)
+    __m256 x[4];
+    const vf in[4] = {a, b, c, d};
+    SIMD_UNROLL
+    for (int i = 0; i < 4; i++)
+        x[i] = _mm256_add_ps(_mm512_castps512_ps256((__m512)in[i]),
+                             _mm512_extractf32x8_ps((__m512)in[i], 1));
+#else
+    const __m256 x[4] = {(__m256)a, (__m256)b, (__m256)c, (__m256)d};
+#endif
+    __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+#endif
+}
 
 /* The first n floats (the rest `fill`, or 0): loops over rows run `for (i = 0; i < n; i += VW)`
  * on n - i. */

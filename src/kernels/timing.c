@@ -136,6 +136,11 @@ static void run_gemm(void *ctx) {
     j->k->gemm(&j->gemm);
 }
 
+static void run_gemm_bt(void *ctx) {
+    job *j = ctx;
+    j->k->gemm_bt(&j->gemm);
+}
+
 static void run_gemv(void *ctx) {
     job *j = ctx;
     j->gemv_fn(&j->gemv);
@@ -147,7 +152,11 @@ static void report(timing *t, const char *kernel, const char *size, zb_kernel_ti
     t->row(t->ctx, &r);
 }
 
-static void time_gemm(timing *t, int m, int n, int p, bool a_t) {
+enum transposed { NONE, A_T, B_T };
+
+static void time_gemm(timing *t, int m, int n, int p, enum transposed which) {
+    static const char *const mark_of[] = {"", " A^T", " B^T"};
+    bool a_t = which == A_T, b_t = which == B_T;
     zb_mark mark = zb_arena_mark(&t->arena);
     job j = {.k = t->k};
     j.gemm = (zb_gemm_args){.m = m,
@@ -157,14 +166,14 @@ static void time_gemm(timing *t, int m, int n, int p, bool a_t) {
                             .a_row = a_t ? 1 : p,
                             .a_col = a_t ? m : 1,
                             .b = floats(t, (int64_t)p * n),
-                            .ldb = n,
+                            .ldb = b_t ? p : n,
                             .c = floats(t, (int64_t)m * n),
                             .ldc = n,
                             .alpha = 1,
                             .add = true};
-    double s = best_seconds(run_gemm, &j), rate = 2.0 * m * n * p / s;
+    double s = best_seconds(b_t ? run_gemm_bt : run_gemm, &j), rate = 2.0 * m * n * p / s;
     char size[40];
-    snprintf(size, sizeof size, "%d x %d x %d%s", m, n, p, a_t ? " A^T" : "");
+    snprintf(size, sizeof size, "%d x %d x %d%s", m, n, p, mark_of[which]);
     report(
         t, "gemm", size,
         (zb_kernel_timing){.rate = rate, .share = rate / t->peak, .unit = "flop/s", .ns = 1e9 * s});
@@ -329,13 +338,16 @@ static void time_ceilings(timing *t) {
 void zb_kernels_time(zb_kernel_timing_fn row, void *ctx) {
     timing t = {.k = zb_kernels_get(), .row = row, .ctx = ctx};
     time_ceilings(&t);
-    for (int n = 64; n <= 512; n *= 2) time_gemm(&t, 64, n, 64, false);
-    for (int p = 128; p <= 512; p *= 2) time_gemm(&t, 64, 64, p, false);
-    time_gemm(&t, 64, 64, 64, true);
-    time_gemm(&t, 64, 64, 512, true);
-    time_gemm(&t, 512, 576, 576, false);
-    time_gemm(&t, 1, 64, 1024, false);
-    time_gemm(&t, 9, 64, 256, false);
+    for (int n = 64; n <= 512; n *= 2) time_gemm(&t, 64, n, 64, NONE);
+    for (int p = 128; p <= 512; p *= 2) time_gemm(&t, 64, 64, p, NONE);
+    time_gemm(&t, 64, 64, 64, A_T);
+    time_gemm(&t, 64, 64, 512, A_T);
+    time_gemm(&t, 512, 576, 576, NONE);
+    time_gemm(&t, 1, 64, 1024, NONE);
+    time_gemm(&t, 9, 64, 256, NONE);
+    time_gemm(&t, 3, 64, 64, NONE);
+    for (int m = 1; m <= 9; m *= 3) time_gemm(&t, m, 64, 64, B_T);
+    time_gemm(&t, 9, 64, 160, B_T);
     for (int type = 0; type < GEMV_TYPES; type++) time_gemv(&t, type, 49152, 576);
     time_gemv(&t, 3, 576, 576);
     time_gemv(&t, 5, 576, 576);

@@ -24,7 +24,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define EPS 0x1p-24
 #define SUM 4.0
 #define OPS 8.0
 #define TINY 0x1p-126 /* below the smallest normal number only absolute accuracy is asked */
@@ -73,16 +72,15 @@ void draw_packed(uint8_t *w, size_t blocks, int block_bytes, int halves) {
     }
 }
 
-static float *take(int slot, int64_t n) { return guard_take(slot, (size_t)n * sizeof(float)); }
+float *take(int slot, int64_t n) { return guard_take(slot, (size_t)n * sizeof(float)); }
 
-static float *take_random(int slot, int64_t n, double scale) {
+float *take_random(int slot, int64_t n, double scale) {
     float *x = take(slot, n);
     draw_floats(x, n, scale);
     return x;
 }
 
-/* The same values in an ordinary buffer: inputs of kernels that overwrite them. */
-static float *copy_of(const float *x, int64_t n) {
+float *copy_of(const float *x, int64_t n) {
     if (n < 0) abort();
     float *y = calloc((size_t)n + 1, sizeof(float));
     if (!y) abort();
@@ -96,19 +94,18 @@ static void fail(int n, int64_t at, double got, double want, double tolerance) {
                (long long)at, got, want, tolerance);
 }
 
-/* Infinities must agree in kind and sign; NaN only with NaN. */
-static void near(int n, int64_t at, double got, double want, double tolerance) {
+void near(int n, int64_t at, double got, double want, double tolerance) {
     checks++;
     bool same = (isnan(got) && isnan(want)) || got == want;
     if (!same && !(fabs(got - want) <= tolerance)) fail(n, at, got, want, tolerance);
 }
 
-static void guards(int n) {
+void guards(int n) {
     checks++;
     if (!guard_ok()) fail(n, -1, nan(""), 0, 0);
 }
 
-static double sum_tolerance(int64_t n, double magnitude) {
+double sum_tolerance(int64_t n, double magnitude) {
     return SUM * sqrt((double)(n + 1)) * EPS * magnitude + TINY;
 }
 static double op_tolerance(double magnitude) { return OPS * EPS * magnitude + TINY; }
@@ -479,8 +476,7 @@ static void check_adamw(const zb_kernels *k) {
     }
 }
 
-/* A half as double, by the definition of IEEE 754. */
-static double half_value(uint16_t h) {
+double half_value(uint16_t h) {
     int e = h >> 10 & 31, f = h & 1023;
     double v = e == 31 ? (f ? nan("") : HUGE_VAL) : e ? ldexp(1024 + f, e - 25) : ldexp(f, -24);
     return h & 0x8000 ? -v : v;
@@ -694,6 +690,10 @@ static const struct {
     {"halves", check_halves},
     {"quantize_q8", check_quantize_q8},
     {"bf16", check_bf16},
+    {"gemm_bt", check_gemm_bt},
+    {"softmax_step", check_softmax_step},
+    {"f16", check_f16},
+    {"q8_0", check_q8_0},
 };
 
 static void print_timing(void *ctx, const zb_kernel_timing *t) {

@@ -17,4 +17,23 @@ void draw_floats(float *x, int64_t n, double scale);
 void draw_packed(uint8_t *w, size_t blocks, int block_bytes,
                  int halves); /* random bytes, `halves` sane f16 in front */
 
+/* Guarded buffers of n floats; the second filled with numbers in [-scale, scale). An ordinary copy
+ * of n floats, for inputs that a kernel overwrites (the caller frees it). */
+float *take(int slot, int64_t n);
+float *take_random(int slot, int64_t n, double scale);
+float *copy_of(const float *x, int64_t n);
+
+/* One comparison, counted. Infinities must agree in kind and sign; NaN only with NaN. */
+#define EPS 0x1p-24
+void near(int n, int64_t at, double got, double want, double tolerance);
+void guards(int n);
+double sum_tolerance(int64_t n, double magnitude); /* of n terms with that sum of magnitudes */
+double half_value(uint16_t h);                     /* a half by the definition of IEEE 754 */
+
+/* check_attend.c */
+void check_gemm_bt(const zb_kernels *k);
+void check_softmax_step(const zb_kernels *k);
+void check_f16(const zb_kernels *k);
+void check_q8_0(const zb_kernels *k);
+
 #endif
