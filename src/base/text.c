@@ -155,6 +155,25 @@ bool zb_parse_f64(const char *s, double *out) {
     return true;
 }
 
+bool zb_parse_bytes(const char *s, uint64_t *out) {
+    static const char units[] = "KMGT";
+    char number[64];
+    size_t n = strspn(s, "0123456789.");
+    double value;
+    if (n >= sizeof number) return false;
+    memcpy(number, s, n);
+    number[n] = 0;
+    if (!zb_parse_f64(number, &value)) return false;
+    const char *end = s + n, *unit = *end ? strchr(units, *end) : NULL;
+    for (const char *u = units; unit && u <= unit; u++) value *= 1024;
+    if (unit) end++;
+    if (unit && !strcmp(end, "iB")) end += 2;
+    if (*end == 'B') end++;
+    if (*end || value >= 0x1p63) return false;
+    *out = (uint64_t)value;
+    return true;
+}
+
 int zb_edit_distance(const char *a, const char *b) {
     int row[64], la = (int)strlen(a), lb = (int)strlen(b);
     if (la > 60 || lb > 60) return 99;

@@ -51,6 +51,8 @@ size_t zb_utf8_complete(const char *s,
 /* Strict decimal numbers: the whole string must be the number, and finite. */
 bool zb_parse_i64(const char *s, int64_t *out);
 bool zb_parse_f64(const char *s, double *out);
+/* "512M", "1.5G", "4096": bytes, with K, M, G, T for powers of 1024 ("B", "iB" may follow). */
+bool zb_parse_bytes(const char *s, uint64_t *out);
 
 /* Edit distance of two short names, to suggest what was meant; 99 if one is longer than 60 bytes.
  */

@@ -1,16 +1,25 @@
-/* cmd_bench.c - `zebra bench`: tokens per second of prompts and of generation, beside what the
- * machine can do. */
+/* cmd_bench.c - `zebra bench`: speed of prompts and of generation, beside what the machine can do.
+ *
+ * Every combination of the lists given becomes a row, ordered so that a context once computed
+ * serves all tests at its depth: threads, depth, then tests, then batches. A batch concerns
+ * generation: its sequences read their prompts one after the other and are then decoded in one pass
+ * per step.
+ * `--kernels` measures the inner loops instead, on one core and without a model. */
 #include "cli/cli.h"
 
 #include "base/file.h"
 #include "generate/bench.h"
+#include "kernels/timing.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
 typedef struct options {
-    const char *model, *prefill, *decode, *output;
-    int64_t n, runs, context;
+    const char *model, *prompt, *tokens, *pg, *depth, *batch, *thread_counts, *fill, *budget;
+    const char *output;
+    int64_t runs, context;
+    bool kernels;
 } options;
 
 #define ROW(type, name, letter, field, def, lo, hi, help)                                          \
@@ -18,126 +27,324 @@ typedef struct options {
 
 static const zb_opt table[] = {
     ROW(ZB_OPT_STR, "model", 'm', model, NULL, 0, 0, "model folder or .gguf file"),
-    ROW(ZB_OPT_STR, "prefill", 'p', prefill, "128,512", 0, 0,
-        "lengths of prompts to measure; empty: none"),
-    ROW(ZB_OPT_STR, "decode", 'd', decode, "0,1024", 0, 0,
-        "depths of context at which to measure generation; empty: none"),
-    ROW(ZB_OPT_INT, "tokens", 'n', n, "32", 1, 1000000, "tokens to generate per run"),
+    ROW(ZB_OPT_STR, "prompt", 'p', prompt, "512", 0, 0,
+        "pp: lengths of prompts to measure; empty: none"),
+    ROW(ZB_OPT_STR, "tokens", 'n', tokens, "128", 0, 0,
+        "tg: counts of tokens to generate; empty: none"),
+    ROW(ZB_OPT_STR, "pg", 0, pg, "", 0, 0,
+        "pp+tg: prompts with tokens generated behind them, such as 512+128"),
+    ROW(ZB_OPT_STR, "depth", 'd', depth, "0", 0, 0, "tokens in the context before each test"),
+    ROW(ZB_OPT_STR, "batch", 'b', batch, "1", 0, 0, "sequences decoded together"),
+    ROW(ZB_OPT_STR, "budget", 0, budget, NULL, 0, 0,
+        "memory such as 8G: at each depth the largest batch whose caches and states fit beside the "
+        "weights"),
+    ROW(ZB_OPT_STR, "thread_counts", 0, thread_counts, NULL, 0, 0,
+        "numbers of threads to measure with, in place of -t"),
+    {ZB_OPT_CHOICE, "fill", 0, offsetof(options, fill), "computed", 0, 0, "computed|random",
+     "how contexts come about; random values take no time and read as fast"},
     ROW(ZB_OPT_INT, "runs", 'r', runs, "3", 1, 1000, "runs of each, after one that is not counted"),
     ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304,
         "most tokens; 0: what the model was made for"),
+    ROW(ZB_OPT_BOOL, "kernels", 0, kernels, NULL, 0, 0,
+        "measure the inner loops on one core, without a model"),
     {ZB_OPT_CHOICE, "output", 'o', offsetof(options, output), "md", 0, 0, "md|csv|json",
      "form of the table"},
     {0},
 };
 
 static const zb_cli_about about = {
-    "-m MODEL [options]",
-    "Measures prompts (ppN: N tokens) and generation (tgN @ dD: N tokens behind D others), mean ± "
-    "standard deviation.",
-    "share: prompts as a part of the largest matrix product's speed (products with weights only), "
-    "generation as a part of\n"
-    "the read bandwidth (weights, caches and states), both measured first. Let nothing else run "
-    "meanwhile.",
+    "-m MODEL [options] | --kernels [options]",
+    "Measures prompts (ppN: N tokens), generation (tgN) and both (ppN+tgM), @ dD behind D other "
+    "tokens: tokens/s, mean ± deviation.",
+    "All lists are separated by commas. weights, cache and state: MB moved per generated token. "
+    "share: least time that the\n"
+    "machine's limits allow (largest matrix product for prompts, read bandwidth for generation, "
+    "both measured first) as\n"
+    "a part of the time taken. Let nothing else run meanwhile.",
 };
 
-enum { CASES_MAX = 32 };
+enum { LIST_MAX = 32, BATCH_MAX = 4096, LENGTH_MAX = 1 << 22 };
+
+/* The tests of one run of the program. */
+typedef struct plan {
+    int depth[LIST_MAX], batch[LIST_MAX], threads[LIST_MAX], n_depth, n_batch, n_threads;
+    struct {
+        int prompt, tokens;
+    } test[3 * LIST_MAX];
+    int n_tests;
+    uint64_t budget; /* 0: none, the batches are given */
+} plan;
+
+typedef struct row {
+    int threads;
+    zb_bench_case c;
+} row;
 
 typedef struct report {
-    const char *model;
-    double megabytes, millions; /* weights */
-    const char *precision;
-    int state_kb;
+    const char *model, *precision, *fill, *budget;
+    double mib, millions; /* weights */
     zb_bench_machine machine;
-    zb_bench_case cases[2 * CASES_MAX];
-    int n;
+    row *rows;
+    size_t n, cap;
 } report;
 
+/* ---- what to measure ---- */
+
+static zb_status parse_pg(zb_cli *cli, const char *list, plan *p) {
+    int n;
+    char **items = zb_list_split(list, &cli->arena, &n);
+    for (int i = 0; i < n; i++) {
+        char *plus = strchr(items[i], '+');
+        int64_t prompt = 0, tokens = 0;
+        if (plus) *plus = 0;
+        bool ok = plus && zb_parse_i64(items[i], &prompt) && zb_parse_i64(plus + 1, &tokens) &&
+                  prompt >= 1 && prompt <= LENGTH_MAX && tokens >= 1 && tokens <= LENGTH_MAX;
+        if (plus) *plus = '+';
+        if (!ok || i == LIST_MAX)
+            return zb_fail(
+                &cli->err, ZB_ERR_USAGE,
+                "--pg: expected at most %d items such as 512+128 (prompt+tokens), found \"%s\"",
+                LIST_MAX, items[i]);
+        p->test[p->n_tests].prompt = (int)prompt;
+        p->test[p->n_tests++].tokens = (int)tokens;
+    }
+    return ZB_OK;
+}
+
+static zb_status parse_plan(zb_cli *cli, const options *o, plan *p) {
+    int list[LIST_MAX], n;
+    zb_err *err = &cli->err;
+    ZB_TRY(zb_list_ints(o->prompt, "--prompt", 1, LENGTH_MAX, list, LIST_MAX, &n, err));
+    for (int i = 0; i < n; i++) p->test[p->n_tests++].prompt = list[i];
+    ZB_TRY(zb_list_ints(o->tokens, "--tokens", 1, LENGTH_MAX, list, LIST_MAX, &n, err));
+    for (int i = 0; i < n; i++) p->test[p->n_tests++].tokens = list[i];
+    ZB_TRY(parse_pg(cli, o->pg, p));
+    ZB_TRY(zb_list_ints(o->depth, "--depth", 0, LENGTH_MAX, p->depth, LIST_MAX, &p->n_depth, err));
+    ZB_TRY(zb_list_ints(o->batch, "--batch", 1, BATCH_MAX, p->batch, LIST_MAX, &p->n_batch, err));
+    ZB_TRY(zb_list_ints(o->thread_counts, "--thread-counts", 1, 1024, p->threads, LIST_MAX,
+                        &p->n_threads, err));
+    if (!p->n_threads) p->threads[p->n_threads++] = omp_get_max_threads();
+    if (!p->n_tests || !p->n_depth || !p->n_batch)
+        return zb_fail(
+            err, ZB_ERR_USAGE,
+            "expected lengths for --prompt, --tokens or --pg, and a --depth and --batch, "
+            "found none");
+    if (o->budget && (!zb_parse_bytes(o->budget, &p->budget) || !p->budget))
+        return zb_fail(err, ZB_ERR_USAGE, "--budget: expected bytes such as 8G, found \"%s\"",
+                       o->budget);
+    return ZB_OK;
+}
+
+/* ---- measuring ---- */
+
+static zb_status run_case(zb_cli *cli, zb_bench *b, zb_bench_case c, int threads, report *r) {
+    ZB_TRY(zb_bench_run(b, &c, &cli->err));
+    r->rows = zb_grow(&cli->arena, r->rows, &r->cap, r->n + 1, sizeof *r->rows);
+    r->rows[r->n++] = (row){threads, c};
+    return ZB_OK;
+}
+
+/* All batches of one test at one depth; a test without generation knows one batch. */
+static zb_status run_batches(zb_cli *cli, const plan *p, zb_engine *e, zb_bench *b, zb_bench_case c,
+                             report *r) {
+    int threads = zb_engine_threads(e);
+    c.batch = 1;
+    if (c.tokens == 0) return run_case(cli, b, c, threads, r);
+    for (int i = 0; i < (p->budget ? 1 : p->n_batch); i++) {
+        int64_t fits =
+            p->budget ? zb_bench_batch(e, p->budget, c.depth + c.prompt + c.tokens) : p->batch[i];
+        if (fits < 1)
+            return zb_fail(&cli->err, ZB_ERR_MEMORY,
+                           "--budget: weights of %.2f GiB and one sequence of %d tokens do not fit "
+                           "into %.2f GiB",
+                           r->mib / 1024, c.depth + c.prompt + c.tokens,
+                           (double)p->budget / 0x1p30);
+        c.batch = fits < BATCH_MAX ? (int)fits : BATCH_MAX;
+        ZB_TRY(run_case(cli, b, c, threads, r));
+    }
+    return ZB_OK;
+}
+
+static zb_status run_tests(zb_cli *cli, const options *o, const plan *p, zb_engine *e, report *r) {
+    zb_model *m = zb_engine_model(e);
+    r->model = zb_path_base(o->model);
+    r->mib = (double)zb_model_bytes(m) / 0x1p20;
+    r->millions = (double)zb_params_total(zb_model_params(m)) * 1e-6;
+    r->precision = zb_engine_precision(e) == ZB_PREC_BF16 ? "bf16" : "f32";
+    ZB_TRY(zb_bench_machine_measure(&r->machine, &cli->err));
+    zb_bench *b;
+    zb_bench_opts opts = {.runs = (int)o->runs, .random_fill = !strcmp(o->fill, "random")};
+    ZB_TRY(zb_bench_new(&b, e, &r->machine, &opts, &cli->err));
+    zb_status s = ZB_OK;
+    for (int d = 0; d < p->n_depth && s == ZB_OK; d++)
+        for (int t = 0; t < p->n_tests && s == ZB_OK; t++)
+            s = run_batches(cli, p, e, b,
+                            (zb_bench_case){.prompt = p->test[t].prompt,
+                                            .tokens = p->test[t].tokens,
+                                            .depth = p->depth[d]},
+                            r);
+    zb_bench_free(b);
+    return s;
+}
+
+/* ---- the table ---- */
+
 static void test_name(const zb_bench_case *c, char out[64]) {
-    int n = snprintf(out, 64, "%s%d", c->decode ? "tg" : "pp", c->tokens);
+    int n = 0;
+    if (c->prompt) n = snprintf(out, 64, "pp%d", c->prompt);
+    if (c->tokens)
+        n += snprintf(out + n, (size_t)(64 - n), "%stg%d", c->prompt ? "+" : "", c->tokens);
     if (c->depth) snprintf(out + n, (size_t)(64 - n), " @ d%d", c->depth);
 }
 
-static void print_table(const report *r, bool csv) {
-    const zb_bench_machine *m = &r->machine;
-    if (!csv) {
-        printf("machine: %d threads, %s kernels, read %.1f GB/s, f32 %.0f GFLOP/s, bf16 ",
-               m->threads, m->kernels, m->read_rate * 1e-9, m->f32_rate * 1e-9);
-        printf(m->bf16_rate > 0 ? "%.0f GFLOP/s\n\n" : "not native\n\n", m->bf16_rate * 1e-9);
-    }
-    puts(csv ? "model,size_mib,params_m,threads,precision,state_kib,test,tokens_per_second,"
-               "deviation,share"
-             : "| model | size | params | threads | precision | state | test | t/s | share "
-               "|\n|---|--:|--:|--:|---|--:|--:|--:|--:|");
-    for (int i = 0; i < r->n; i++) {
+static void print_machine(const zb_bench_machine *m, const char *fill) {
+    printf("machine: %d threads, %s kernels, read %.1f GB/s, f32 %.0f GFLOP/s, bf16 ", m->threads,
+           m->kernels, m->read_rate * 1e-9, m->f32_rate * 1e-9);
+    printf(m->bf16_rate > 0 ? "%.0f GFLOP/s" : "not native", m->bf16_rate * 1e-9);
+    printf("; contexts %s\n\n", fill);
+}
+
+static void print_md(const report *r) {
+    print_machine(&r->machine, r->fill);
+    puts("| model | size | params | backend | threads | batch | test | t/s | weights | cache | "
+         "state "
+         "| share |\n|---|--:|--:|---|--:|--:|---|--:|--:|--:|--:|--:|");
+    for (size_t i = 0; i < r->n; i++) {
+        const zb_bench_case *c = &r->rows[i].c;
         char name[64];
-        const zb_bench_case *c = &r->cases[i];
         test_name(c, name);
-        printf(csv ? "\"%s\",%.2f,%.2f,%d,%s,%d,%s,%.3f,%.3f,%.4f\n"
-                   : "| %s | %.2f MiB | %.2f M | %d | %s | %d KiB | %s | %.2f ± %.2f | %.3f |\n",
-               r->model, r->megabytes, r->millions, m->threads, r->precision, r->state_kb, name,
-               c->mean, c->sd, c->share);
+        printf("| %s | %.2f MiB | %.2f M | %s %s | %d | %d | %s | %.2f ± %.2f |", r->model, r->mib,
+               r->millions, r->machine.kernels, r->precision, r->rows[i].threads, c->batch, name,
+               c->mean, c->sd);
+        if (c->tokens)
+            printf(" %.2f MB | %.2f MB | %.2f MB |", c->weight_bytes * 1e-6, c->cache_bytes * 1e-6,
+                   c->state_bytes * 1e-6);
+        else
+            printf(" | | |");
+        printf(" %.3f |\n", c->share);
     }
+}
+
+static void print_csv(const report *r) {
+    puts(
+        "model,size_mib,params_m,kernels,precision,threads,batch,test,depth,fill,tokens_per_second,"
+        "deviation,weight_bytes,cache_bytes,state_bytes,share");
+    for (size_t i = 0; i < r->n; i++) {
+        const zb_bench_case *c = &r->rows[i].c;
+        char name[64];
+        test_name(c, name);
+        printf("\"%s\",%.2f,%.2f,%s,%s,%d,%d,%s,%d,%s,%.3f,%.3f,%.0f,%.0f,%.0f,%.4f\n", r->model,
+               r->mib, r->millions, r->machine.kernels, r->precision, r->rows[i].threads, c->batch,
+               name, c->depth, r->fill, c->mean, c->sd, c->tokens ? c->weight_bytes : 0,
+               c->tokens ? c->cache_bytes : 0, c->tokens ? c->state_bytes : 0, c->share);
+    }
+}
+
+static json_t *machine_json(const zb_bench_machine *m) {
+    return json_pack("{s:i, s:s, s:f, s:f, s:f}", "threads", m->threads, "kernels", m->kernels,
+                     "read_bytes_per_second", m->read_rate, "f32_flop_per_second", m->f32_rate,
+                     "bf16_flop_per_second", m->bf16_rate);
+}
+
+static json_t *case_json(const row *r) {
+    char name[64];
+    const zb_bench_case *c = &r->c;
+    test_name(c, name);
+    json_t *o = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f}", "test", name,
+                          "threads", r->threads, "batch", c->batch, "prompt", c->prompt, "tokens",
+                          c->tokens, "depth", c->depth, "runs", c->runs, "tokens_per_second",
+                          c->mean, "deviation", c->sd, "share", c->share);
+    if (c->tokens)
+        json_object_set_new(o, "bytes_per_token",
+                            json_pack("{s:f, s:f, s:f}", "weights", c->weight_bytes, "cache",
+                                      c->cache_bytes, "state", c->state_bytes));
+    return o;
 }
 
 static json_t *report_json(const report *r) {
     json_t *rows = json_array();
-    for (int i = 0; i < r->n; i++) {
-        char name[64];
-        const zb_bench_case *c = &r->cases[i];
-        test_name(c, name);
-        json_array_append_new(rows, json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f}", "test", name,
-                                              "tokens", c->tokens, "depth", c->depth, "runs",
-                                              c->runs, "tokens_per_second", c->mean, "deviation",
-                                              c->sd, "share", c->share));
+    for (size_t i = 0; i < r->n; i++) json_array_append_new(rows, case_json(&r->rows[i]));
+    json_t *o = json_pack("{s:s, s:f, s:f, s:s, s:s, s:o, s:o}", "model", r->model, "size_mib",
+                          r->mib, "params_m", r->millions, "precision", r->precision, "fill",
+                          r->fill, "machine", machine_json(&r->machine), "results", rows);
+    if (r->budget) json_object_set_new(o, "budget", json_string(r->budget));
+    return o;
+}
+
+/* ---- kernels ---- */
+
+enum { TIMINGS_MAX = 256 };
+typedef struct timings {
+    zb_kernel_timing item[TIMINGS_MAX];
+    int n;
+} timings;
+
+static void keep_timing(void *ctx, const zb_kernel_timing *t) {
+    timings *all = ctx;
+    if (all->n < TIMINGS_MAX) all->item[all->n++] = *t;
+}
+
+static void print_timing(const zb_kernel_timing *t, bool csv) {
+    bool flop = !strcmp(t->unit, "flop/s");
+    if (csv) {
+        printf("%s,%s,%.4g,%s,%.4f,%.4g\n", t->kernel, t->size, t->rate, t->unit, t->share, t->ns);
+        return;
     }
-    const zb_bench_machine *m = &r->machine;
-    return json_pack("{s:s, s:f, s:f, s:s, s:i, s:{s:i, s:s, s:f, s:f, s:f}, s:o}", "model",
-                     r->model, "size_mib", r->megabytes, "params_m", r->millions, "precision",
-                     r->precision, "state_kib", r->state_kb, "machine", "threads", m->threads,
-                     "kernels", m->kernels, "read_bytes_per_second", m->read_rate,
-                     "f32_flop_per_second", m->f32_rate, "bf16_flop_per_second", m->bf16_rate,
-                     "results", rows);
+    printf("| %s | %s | %.1f %s |", t->kernel, t->size, 1e-9 * t->rate, flop ? "GFLOP/s" : "GB/s");
+    printf(t->share > 0 ? " %.2f |" : " |", t->share);
+    printf(" %.3g ns |\n", t->ns);
 }
 
-static zb_status plan(zb_cli *cli, const options *o, report *r) {
-    int list[CASES_MAX], n;
-    ZB_TRY(zb_list_ints(o->prefill, "--prefill", 1, 1 << 22, list, CASES_MAX, &n, &cli->err));
-    for (int i = 0; i < n; i++) r->cases[r->n++] = (zb_bench_case){.tokens = list[i]};
-    ZB_TRY(zb_list_ints(o->decode, "--decode", 0, 1 << 22, list, CASES_MAX, &n, &cli->err));
-    for (int i = 0; i < n; i++)
-        r->cases[r->n++] = (zb_bench_case){.decode = true, .tokens = (int)o->n, .depth = list[i]};
-    return r->n ? ZB_OK
-                : zb_fail(&cli->err, ZB_ERR_USAGE,
-                          "expected lengths for --prefill or depths for --decode, found none");
+static json_t *timings_json(const timings *all, const zb_bench_machine *m) {
+    json_t *rows = json_array();
+    for (int i = 0; i < all->n; i++) {
+        const zb_kernel_timing *t = &all->item[i];
+        json_array_append_new(rows, json_pack("{s:s, s:s, s:f, s:s, s:f, s:f}", "kernel", t->kernel,
+                                              "size", t->size, "rate", t->rate, "unit", t->unit,
+                                              "share", t->share, "ns", t->ns));
+    }
+    return json_pack("{s:o, s:o}", "machine", machine_json(m), "kernels", rows);
 }
 
-static zb_status measure(zb_cli *cli, const options *o, zb_engine *e, report *r) {
-    zb_model *m = zb_engine_model(e);
-    const zb_config *c = zb_model_config(m);
-    int64_t state = 0;
-    for (int l = 0; l < c->L; l++) state += 4 * zb_config_state(c, l);
-    r->model = zb_path_base(o->model);
-    r->megabytes = (double)zb_model_bytes(m) / 1048576;
-    r->millions = (double)zb_params_total(zb_model_params(m)) * 1e-6;
-    r->precision = zb_engine_precision(e) == ZB_PREC_BF16 ? "bf16" : "f32";
-    r->state_kb = (int)(state / 1024);
-    ZB_TRY(zb_bench_machine_measure(&r->machine, &cli->err));
-    for (int i = 0; i < r->n; i++)
-        ZB_TRY(zb_bench_run(e, &r->machine, (int)o->runs, &r->cases[i], &cli->err));
-    if (!strcmp(o->output, "json")) return zb_cli_print_json(cli, report_json(r), true);
-    print_table(r, !strcmp(o->output, "csv"));
+static zb_status run_kernels(zb_cli *cli, const options *o) {
+    timings *all = ZB_NEW(&cli->arena, timings);
+    zb_bench_machine m;
+    if (o->model)
+        return zb_fail(&cli->err, ZB_ERR_USAGE, "--kernels: expected no model, found -m %s",
+                       o->model);
+    ZB_TRY(zb_bench_machine_measure(&m, &cli->err));
+    zb_kernels_time(keep_timing, all);
+    if (!strcmp(o->output, "json")) return zb_cli_print_json(cli, timings_json(all, &m), true);
+    bool csv = !strcmp(o->output, "csv");
+    if (!csv) print_machine(&m, "none");
+    puts(csv ? "kernel,size,rate,unit,share,ns"
+             : "| kernel (one core) | size | rate | share | time |\n|---|---|--:|--:|--:|");
+    for (int i = 0; i < all->n; i++) print_timing(&all->item[i], csv);
     return ZB_OK;
 }
 
 static zb_status run(zb_cli *cli, const options *o) {
-    zb_engine *e;
+    if (o->kernels) return run_kernels(cli, o);
+    plan *p = ZB_NEW(&cli->arena, plan);
     report *r = ZB_NEW(&cli->arena, report);
-    ZB_TRY(plan(cli, o, r));
-    ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
-    zb_status s = measure(cli, o, e, r);
-    zb_engine_close(e);
-    return s;
+    ZB_TRY(parse_plan(cli, o, p));
+    r->fill = o->fill;
+    r->budget = o->budget;
+    for (int t = 0; t < p->n_threads; t++) {
+        zb_engine *e;
+        omp_set_num_threads(p->threads[t]);
+        cli->threads = p->threads[t];
+        ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
+        zb_status s = run_tests(cli, o, p, e, r);
+        zb_engine_close(e);
+        ZB_TRY(s);
+    }
+    if (!strcmp(o->output, "json")) return zb_cli_print_json(cli, report_json(r), true);
+    if (!strcmp(o->output, "csv"))
+        print_csv(r);
+    else
+        print_md(r);
+    return ZB_OK;
 }
 
 int zb_cmd_bench(int argc, char **argv) {

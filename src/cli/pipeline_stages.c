@@ -203,22 +203,22 @@ zb_status zb_stage_samples(zb_plan *p, zb_err *err) {
 
 /* ---- speed and size ---- */
 
-static zb_status time_cases(const zb_plan *p, zb_engine *e, const zb_bench_machine *m, json_t *out,
-                            zb_err *err) {
+static zb_status time_cases(const zb_plan *p, zb_bench *b, json_t *out, zb_err *err) {
     int length[64], n;
     for (int decode = 0; decode < 2; decode++) {
         ZB_TRY(zb_list_ints(decode ? p->speed.decode : p->speed.prefill,
                             decode ? "bench.decode" : "bench.prefill", 0, 1 << 22, length, 64, &n,
                             err));
         for (int i = 0; i < n; i++) {
-            zb_bench_case c = {.decode = decode,
-                               .tokens = decode ? (int)p->speed.tokens : length[i],
+            zb_bench_case c = {.prompt = decode ? 0 : length[i],
+                               .tokens = decode ? (int)p->speed.tokens : 0,
                                .depth = decode ? length[i] : 0};
-            ZB_TRY(zb_bench_run(e, m, (int)p->speed.runs, &c, err));
-            char *test = zb_asprintf(p->arena, "%s%d", decode ? "tg" : "pp", c.tokens);
+            int count = c.prompt + c.tokens;
+            ZB_TRY(zb_bench_run(b, &c, err));
+            char *test = zb_asprintf(p->arena, "%s%d", decode ? "tg" : "pp", count);
             json_array_append_new(out, json_pack("{s:s,s:i,s:i,s:f,s:f,s:f}", "test", test, "depth",
-                                                 c.depth, "n", c.tokens, "tokens_per_second",
-                                                 c.mean, "sd", c.sd, "share", c.share));
+                                                 c.depth, "n", count, "tokens_per_second", c.mean,
+                                                 "sd", c.sd, "share", c.share));
             if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "bench: interrupted");
         }
     }
@@ -234,7 +234,10 @@ static zb_status measure_model(const zb_plan *p, const zb_bench_machine *m, cons
     json_t *cases = json_array(), *about = zb_model_describe(zb_engine_model(e));
     zb_status s = zb_json_write(zb_asprintf(p->arena, "%s/bench/%s-model.json", p->r.output, name),
                                 about, err);
-    if (s == ZB_OK) s = time_cases(p, e, m, cases, err);
+    zb_bench *b = NULL;
+    if (s == ZB_OK) s = zb_bench_new(&b, e, m, &(zb_bench_opts){.runs = (int)p->speed.runs}, err);
+    if (s == ZB_OK) s = time_cases(p, b, cases, err);
+    zb_bench_free(b);
     json_t *o = json_pack("{s:O,s:{s:i,s:s,s:f,s:f,s:f}}", "results", cases, "machine", "threads",
                           m->threads, "kernels", m->kernels, "read_bytes_per_second", m->read_rate,
                           "f32_flops", m->f32_rate, "bf16_flops", m->bf16_rate);

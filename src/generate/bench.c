@@ -1,21 +1,29 @@
 /* bench.c - measures a model and the machine under it (contract in bench.h).
  *
- * Work per token, the measure of "how much of the machine":
+ * The least time that the machine's limits allow, the measure of "how much of the machine":
  *
- *   prefill   2 · (weights of all matrices but embedding and head) flop; attention's own products
- * come on top and are not counted decode    bytes of all weights (of an untied embedding one row) +
- * cache of the average context + states read and written */
+ *   prompt token    2 · (weights of all matrices but embedding and head) flop at the rate of the
+ *                   largest product; attention's own products come on top and are not counted
+ *   decoded token   the greater of bytes / read rate, bytes = weights / batch + cache of the
+ * average context + states read and written, and 2 · (weights of all matrices) flop at the rate of
+ * the largest product, which a large batch meets first
+ *
+ * A random context is bytes of 0x2C to 0x2F or, with the sign bit, 0xAC to 0xAF: read as f32, bf16,
+ * f16 or a scale with 8-bit values, none of them is large, denormal or no number. */
 #include "generate/bench.h"
 
 #include "base/log.h"
 #include "base/rng.h"
-#include "generate/session.h"
 #include "kernels/kernels.h"
+#include "model/state.h"
 
 #include <math.h>
 #include <omp.h>
+#include <string.h>
+#include <unistd.h>
 
-enum { READ_MB = 512, PRODUCT = 1536, REPEATS = 5, RUNS_MAX = 1000 };
+enum { READ_MB = 512, PRODUCT = 1536, REPEATS = 5, RUNS_MAX = 1000, WARM_STEPS = 4 };
+enum { FILL_BYTES = 1 << 16 };
 
 /* Xor of all words: as fast as memory delivers them, and no compiler may leave it out. */
 static uint64_t read_all(const uint64_t *p, int64_t n) {
@@ -82,47 +90,214 @@ zb_status zb_bench_machine_measure(zb_bench_machine *m, zb_err *err) {
     return s;
 }
 
-static double work_per_token(const zb_engine *e, const zb_bench_case *b) {
-    const zb_config *c = zb_model_config(zb_engine_model(e));
-    const zb_param_table *t = zb_model_params(zb_engine_model(e));
-    double flop = 0, bytes = 0;
-    for (int i = 0; i < t->n; i++) {
-        const zb_param *p = &t->item[i];
-        size_t size = 0;
-        if (p->layer >= 0 && p->n_dims == 2) flop += 2.0 * (double)zb_param_count(p);
-        if (zb_dtype_size(p->dtype, p == t->embed && t->head != p ? p->cols : zb_param_count(p),
-                          &size))
-            bytes += (double)size;
-    }
-    if (!b->decode) return flop;
-    double context = b->depth + 0.5 * b->tokens;
-    for (int l = 0; l < c->L; l++)
-        bytes += 4.0 * (zb_config_cache(c, l) * context + 2.0 * (double)zb_config_state(c, l));
-    return bytes;
+struct zb_bench {
+    zb_arena arena; /* this struct */
+    zb_arena base_arena, case_arena;
+    zb_engine *engine;
+    zb_bench_machine machine;
+    zb_bench_opts opts;
+    zb_state *base; /* a computed context; NULL: none yet */
+};
+
+/* The sequences of one case. */
+typedef struct job {
+    zb_bench *b;
+    const zb_bench_case *c;
+    int batch;
+    zb_state **state;   /* [batch] */
+    uint8_t *recurrent; /* what the recurrent parts were at the depth */
+    zb_span *span;      /* [batch] */
+    int32_t *ids;       /* [depth + prompt + tokens]: the same for every sequence */
+    int32_t *step_ids;  /* [batch] */
+    float *hidden;      /* [max(batch, ZB_CHUNK), D] */
+    float *logits;      /* [batch, V] */
+} job;
+
+static const zb_config *config_of(const zb_bench *b) {
+    return zb_model_config(zb_engine_model(b->engine));
 }
 
-/* One measurement on a session that holds `ids` up to depth; seconds in *t. */
-static zb_status measure(zb_session *s, const int32_t *ids, const zb_bench_case *c, double *t,
-                         zb_err *err) {
-    ZB_TRY(zb_session_sync(s, ids, c->depth, err));
+zb_status zb_bench_new(zb_bench **out, zb_engine *e, const zb_bench_machine *m,
+                       const zb_bench_opts *o, zb_err *err) {
+    *out = NULL;
+    if (o->runs < 1 || o->runs > RUNS_MAX)
+        return zb_fail(err, ZB_ERR_CONFIG, "bench: expected 1 to %d runs, found %d", RUNS_MAX,
+                       o->runs);
+    zb_arena first = {0};
+    zb_bench *b = ZB_NEW(&first, zb_bench);
+    *b = (zb_bench){.arena = first, .engine = e, .machine = *m, .opts = *o};
+    *out = b;
+    return ZB_OK;
+}
+
+void zb_bench_free(zb_bench *b) {
+    if (!b) return;
+    zb_arena_free(&b->base_arena);
+    zb_arena_free(&b->case_arena);
+    zb_arena a = b->arena;
+    zb_arena_free(&a);
+}
+
+int64_t zb_bench_batch(const zb_engine *e, uint64_t budget, int tokens) {
+    uint64_t weights = zb_model_bytes(zb_engine_model(e)),
+             state = zb_state_size(zb_model_config(zb_engine_model(e)), tokens);
+    return budget > weights ? (int64_t)((budget - weights) / state) : 0;
+}
+
+/* Work of the weights per token: flop of a prompt's and of a decoded token, bytes of a step. */
+typedef struct weights {
+    double prompt_flop, step_flop, step_bytes;
+} weights;
+
+static weights weights_of(zb_model *m) {
+    const zb_param_table *t = zb_model_params(m);
+    weights w = {0};
+    for (int i = 0; i < t->n; i++) {
+        const zb_param *p = &t->item[i];
+        bool row_only = p == t->embed && t->head != p;
+        double flop = p->n_dims == 2 ? 2.0 * (double)zb_param_count(p) : 0;
+        size_t size = 0;
+        if (p->layer >= 0) w.prompt_flop += flop;
+        if (p->layer >= 0 || p == t->head) w.step_flop += flop;
+        if (zb_dtype_size(p->dtype, row_only ? p->cols : zb_param_count(p), &size))
+            w.step_bytes += (double)size;
+    }
+    return w;
+}
+
+/* Fills in what a decoded token moves, and the share of the machine that was reached. */
+static void account(const zb_bench *b, zb_bench_case *c) {
+    const zb_config *cfg = config_of(b);
+    weights w = weights_of(zb_engine_model(b->engine));
+    int batch = c->batch;
+    int64_t recurrent = 0, far = 1 << 20;
+    for (int l = 0; l < cfg->L; l++) recurrent += zb_config_state(cfg, l);
+    double row = (double)(zb_state_size(cfg, (int)far) - zb_state_size(cfg, 0)) / (double)far;
+    c->weight_bytes = w.step_bytes / batch;
+    c->cache_bytes = row * (c->depth + c->prompt + 0.5 * c->tokens);
+    c->state_bytes = 2.0 * sizeof(float) * (double)recurrent;
+    const zb_bench_machine *m = &b->machine;
+    bool bf16 = zb_engine_precision(b->engine) == ZB_PREC_BF16 && m->bf16_rate > 0;
+    double flop_rate = bf16 ? m->bf16_rate : m->f32_rate;
+    double bytes = c->weight_bytes + c->cache_bytes + c->state_bytes;
+    double step = fmax(bytes / m->read_rate, batch > 1 ? w.step_flop / flop_rate : 0);
+    double least = c->prompt * w.prompt_flop / flop_rate + c->tokens * step;
+    c->share = least * c->mean / (c->prompt + c->tokens);
+}
+
+static uint64_t round64(uint64_t n) { return (n + 63) / 64 * 64; }
+
+/* A context of random values; the pattern is drawn once and repeated. */
+static void fill_random(zb_state *s, const zb_config *c, int len) {
+    uint8_t pattern[FILL_BYTES], *p = (uint8_t *)s->data;
+    for (int i = 0; i < FILL_BYTES; i++)
+        pattern[i] = (uint8_t)(0x2C ^ (zb_rng_u32(1, ZB_RNG_TEST, (uint64_t)i) & 0x83));
+    size_t n = zb_state_size(c, s->tokens_max) - sizeof *s;
+    for (size_t at = 0; at < n; at += FILL_BYTES)
+        memcpy(p + at, pattern, n - at < FILL_BYTES ? n - at : FILL_BYTES);
+    s->len = len;
+}
+
+/* One pass over spans of `each` tokens; with `logits` those of every span's last token. */
+static zb_status pass(const job *j, const int32_t *ids, int n_spans, int each, float *logits,
+                      zb_err *err) {
+    zb_runner *r = zb_engine_runner(j->b->engine);
+    zb_batch batch = {.ids = ids, .n = n_spans * each, .span = j->span, .n_spans = n_spans};
+    for (int i = 0; i < n_spans; i++)
+        j->span[i] = (zb_span){.start = i * each, .n = each, .state = j->state[i]};
+    if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted");
+    ZB_TRY(zb_runner_begin(r, &batch, err));
+    zb_mark mark = zb_arena_mark(zb_runner_arena(r));
+    zb_runner_forward(r, j->hidden, NULL);
+    size_t last = (size_t)(each - 1) * (size_t)config_of(j->b)->D;
+    if (logits) zb_runner_logits(r, j->hidden + last, n_spans, logits);
+    zb_arena_pop(zb_runner_arena(r), mark);
+    return ZB_OK;
+}
+
+/* Sequence i computes its tokens up to `end`, in pieces. */
+static zb_status read_prompt(const job *j, int i, int end, zb_err *err) {
+    job one = *j;
+    one.state = &j->state[i];
+    for (zb_state *s = j->state[i]; s->len < end;) {
+        int n = end - s->len < ZB_CHUNK ? end - s->len : ZB_CHUNK;
+        bool last = s->len + n == end;
+        ZB_TRY(pass(&one, j->ids + s->len, 1, n, last ? j->logits : NULL, err));
+    }
+    return ZB_OK;
+}
+
+/* Brings the context of the case into the base state, from what is there already if that is a
+ * part of it. */
+static zb_status compute_base(job *j, zb_err *err) {
+    zb_bench *b = j->b;
+    int depth = j->c->depth;
+    const zb_config *c = config_of(b);
+    if (!b->base || b->base->len > depth || b->base->tokens_max < depth) {
+        zb_arena a = {0};
+        zb_state *s = zb_state_init(zb_alloc(&a, zb_state_size(c, depth)), c, depth);
+        if (b->base && b->base->len <= depth) zb_state_copy(s, b->base, c);
+        zb_arena_free(&b->base_arena);
+        b->base_arena = a;
+        b->base = s;
+    }
+    job base = *j;
+    base.state = &b->base;
+    return read_prompt(&base, 0, depth, err);
+}
+
+static zb_status prepare(job *j, zb_err *err) {
+    zb_bench *b = j->b;
+    zb_arena *a = &b->case_arena;
+    const zb_config *c = config_of(b);
+    int total = j->c->depth + j->c->prompt + j->c->tokens;
+    j->state = ZB_NEW_ARRAY(a, zb_state *, j->batch);
+    j->span = ZB_NEW_ARRAY(a, zb_span, j->batch);
+    j->ids = ZB_NEW_ARRAY(a, int32_t, total);
+    j->step_ids = ZB_NEW_ARRAY(a, int32_t, j->batch);
+    j->hidden =
+        ZB_NEW_ARRAY(a, float, (size_t)(j->batch > ZB_CHUNK ? j->batch : ZB_CHUNK) * (size_t)c->D);
+    j->logits = ZB_NEW_ARRAY(a, float, (size_t)j->batch *(size_t)c->V);
+    for (int i = 0; i < total; i++)
+        j->ids[i] = (int32_t)zb_rng_below(1, ZB_RNG_TEST, (uint64_t)i, (uint32_t)c->V);
+    if (!b->opts.random_fill) ZB_TRY(compute_base(j, err));
+    for (int i = 0; i < j->batch; i++) {
+        j->state[i] = zb_state_init(zb_alloc(a, zb_state_size(c, total)), c, total);
+        if (b->opts.random_fill)
+            fill_random(j->state[i], c, j->c->depth);
+        else
+            zb_state_copy(j->state[i], b->base, c);
+    }
+    j->recurrent = zb_alloc(a, round64(j->state[0]->bytes));
+    memcpy(j->recurrent, j->state[0]->data, j->state[0]->bytes);
+    return ZB_OK;
+}
+
+/* One measurement from the depth on, at most `steps` tokens decoded; seconds in *t. */
+static zb_status measure(const job *j, int steps, double *t, zb_err *err) {
+    int depth = j->c->depth, at = depth + j->c->prompt;
+    for (int i = 0; i < j->batch; i++) { /* back to the depth: rows behind it are overwritten */
+        memcpy(j->state[i]->data, j->recurrent, j->state[i]->bytes);
+        j->state[i]->len = depth;
+    }
     double start = zb_seconds();
-    if (c->decode)
-        for (int i = 0; i < c->tokens; i++) ZB_TRY(zb_session_step(s, ids[c->depth + i], err));
-    else
-        ZB_TRY(zb_session_sync(s, ids, c->depth + c->tokens, err));
+    for (int i = 0; i < j->batch && j->c->prompt; i++) ZB_TRY(read_prompt(j, i, at, err));
+    for (int s = 0; s < steps; s++) {
+        for (int i = 0; i < j->batch; i++) j->step_ids[i] = j->ids[at + s];
+        ZB_TRY(pass(j, j->step_ids, j->batch, 1, j->logits, err));
+    }
     *t = zb_seconds() - start;
     return ZB_OK;
 }
 
-static zb_status run_all(zb_session *s, const int32_t *ids, int runs, zb_bench_case *c,
-                         zb_err *err) {
-    double sum = 0, squares = 0;
-    for (int i = -1; i < runs; i++) { /* the first warms up */
-        double t = 0;
-        if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted");
-        ZB_TRY(measure(s, ids, c, &t, err));
-        if (i < 0) continue;
-        double rate = c->tokens / t, off = rate - sum / (i ? i : 1); /* Welford's update */
+static zb_status measure_all(const job *j, zb_bench_case *c, zb_err *err) {
+    int runs = j->b->opts.runs;
+    double sum = 0, squares = 0, t;
+    ZB_TRY(measure(j, c->tokens < WARM_STEPS ? c->tokens : WARM_STEPS, &t, err));
+    for (int i = 0; i < runs; i++) {
+        ZB_TRY(measure(j, c->tokens, &t, err));
+        double rate = j->batch * (double)(c->prompt + c->tokens) / t;
+        double off = rate - sum / (i ? i : 1); /* Welford's update */
         squares += i ? off * off * i / (i + 1) : 0;
         sum += rate;
     }
@@ -132,31 +307,30 @@ static zb_status run_all(zb_session *s, const int32_t *ids, int runs, zb_bench_c
     return ZB_OK;
 }
 
-zb_status zb_bench_run(zb_engine *e, const zb_bench_machine *m, int runs, zb_bench_case *c,
-                       zb_err *err) {
-    if (runs < 1 || runs > RUNS_MAX)
-        return zb_fail(err, ZB_ERR_CONFIG, "bench: expected 1 to %d runs, found %d", RUNS_MAX,
-                       runs);
-    int64_t n = (int64_t)c->depth + c->tokens;
-    if (c->tokens < 1 || c->depth < 0 || n > zb_engine_context(e))
+static zb_status check_case(const zb_bench *b, const zb_bench_case *c, zb_err *err) {
+    int64_t n = (int64_t)c->depth + c->prompt + c->tokens;
+    if (c->prompt < 0 || c->tokens < 0 || c->depth < 0 || c->prompt + c->tokens < 1 ||
+        n > zb_engine_context(b->engine))
         return zb_fail(err, ZB_ERR_CONFIG,
                        "bench: expected 1 or more tokens and at most %d with the depth (raise the "
                        "context), found %d at depth %d",
-                       zb_engine_context(e), c->tokens, c->depth);
-    zb_session *s;
-    ZB_TRY(zb_session_new(&s, e, (int)n, err));
-    zb_arena a = {0};
-    int32_t *ids = ZB_NEW_ARRAY(&a, int32_t, n);
-    for (int64_t i = 0; i < n; i++)
-        ids[i] = (int32_t)zb_rng_below(1, ZB_RNG_TEST, (uint64_t)i, (uint32_t)zb_engine_vocab(e));
-    zb_status status = run_all(s, ids, runs, c, err);
-    zb_arena_free(&a);
-    zb_session_free(s);
-    if (status != ZB_OK) return status;
-    double peak = c->decode                                                    ? m->read_rate
-                  : zb_engine_precision(e) == ZB_PREC_BF16 && m->bf16_rate > 0 ? m->bf16_rate
-                                                                               : m->f32_rate;
-    c->work = work_per_token(e, c);
-    c->share = peak > 0 ? c->work * c->mean / peak : 0;
+                       zb_engine_context(b->engine), c->prompt + c->tokens, c->depth);
+    double need = (double)zb_state_size(config_of(b), (int)n) * c->batch,
+           have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    if (have > 0 && need > have)
+        return zb_fail(err, ZB_ERR_MEMORY,
+                       "bench: %d sequences of %lld tokens need %.1f GB, this machine has %.1f GB",
+                       c->batch, (long long)n, need * 1e-9, have * 1e-9);
     return ZB_OK;
+}
+
+zb_status zb_bench_run(zb_bench *b, zb_bench_case *c, zb_err *err) {
+    if (c->batch < 1) c->batch = 1;
+    ZB_TRY(check_case(b, c, err));
+    job j = {.b = b, .c = c, .batch = c->batch};
+    zb_status s = prepare(&j, err);
+    if (s == ZB_OK) s = measure_all(&j, c, err);
+    zb_arena_free(&b->case_arena);
+    if (s == ZB_OK) account(b, c);
+    return s;
 }

@@ -176,15 +176,17 @@ static int by_place(const void *a, const void *b) {
 static zb_status read_bench_row(zb_report_measured *r, const json_t *row, const char *where,
                                 zb_err *err) {
     const char *test;
-    int64_t depth = 0, length;
+    int64_t depth = 0, batch = 1, length;
     zb_report_speed s = {.rate = (double)NAN, .sd = (double)NAN};
     ZB_TRY(zb_json_str(row, where, "test", true, &test, err));
     ZB_TRY(zb_json_int(row, where, "depth", false, 0, INT64_MAX, &depth, err));
+    ZB_TRY(zb_json_int(row, where, "batch", false, 1, INT64_MAX, &batch, err));
     ZB_TRY(ranged(row, where, "tokens_per_second", 0, 1e12, &s.rate, err));
     ZB_TRY(
         ranged(row, where, json_object_get(row, "sd") ? "sd" : "deviation", 0, 1e12, &s.sd, err));
     bool prefill = !strncmp(test, "pp", 2), decode = !strncmp(test, "tg", 2);
-    if (!prefill && !decode) return ZB_OK; /* another kind of test */
+    if ((!prefill && !decode) || strchr(test, '+') || batch > 1)
+        return ZB_OK; /* another kind of test */
     char count[24];
     snprintf(count, sizeof count, "%.*s", (int)strcspn(test + 2, " "), test + 2);
     if (!zb_parse_i64(count, &length) || length <= 0)

@@ -19,7 +19,7 @@ GOLDEN = ROOT / "tests/golden"
 SMOLLM2 = ROOT / "data/model/SmolLM2-135M-Instruct.Q4_1.gguf"
 COMMANDS = ["pipeline", "compose", "align", "select", "distill", "eval", "report", "generate", "chat", "tokenize",
             "score", "inspect", "bench"]
-OK, USAGE, IO, FORMAT, CONFIG, INTERRUPTED = 0, 2, 3, 4, 5, 130
+OK, USAGE, IO, FORMAT, CONFIG, MEMORY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
 
 real_model = pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2} is fetched by ./run test")
 
@@ -273,17 +273,49 @@ def test_inspect_text():
 
 
 def test_bench():
-    base = ["bench", "-m", GOLDEN / "hybrid", "--prefill", "16,32", "--decode", "0,8", "-n", "4", "-r", "2"]
+    base = ["bench", "-m", GOLDEN / "hybrid", "-p", "16,32", "-n", "4", "-d", "0,8", "--pg", "8+4", "-b", "1,3", "-r", "2"]
     out = json.loads(ok(*base, "-o", "json"))
-    assert [r["test"] for r in out["results"]] == ["pp16", "pp32", "tg4", "tg4 @ d8"]
+    tests = [(r["test"], r["batch"]) for r in out["results"]]
+    assert tests == [(t + at, n) for at in ["", " @ d8"]
+                     for t, n in [("pp16", 1), ("pp32", 1), ("tg4", 1), ("tg4", 3), ("pp8+tg4", 1), ("pp8+tg4", 3)]]
     assert all(r["tokens_per_second"] > 0 and r["deviation"] >= 0 and r["share"] > 0 and r["runs"] == 2 for r in out["results"])
     assert out["machine"]["read_bytes_per_second"] > 0 and out["machine"]["f32_flop_per_second"] > 0
+    one, three = (r["bytes_per_token"] for r in out["results"][2:4])
+    assert math.isclose(one["weights"], 3 * three["weights"], rel_tol=1e-7) and one["cache"] == three["cache"]
+    assert "bytes_per_token" not in out["results"][0]
+    deep = out["results"][8]["bytes_per_token"]
+    assert math.isclose(deep["cache"], 5 * one["cache"], rel_tol=1e-7)  # 2 and 10 tokens of average context
     lines = ok(*base, "-o", "csv").splitlines()
-    assert len(lines) == 5 and all(len(line.split(",")) == len(lines[0].split(",")) for line in lines)
-    table = ok(*base).splitlines()
-    assert table[0].startswith("machine: ") and len({line.count("|") for line in table[2:]}) == 1 and len(table) == 8
-    fails(USAGE, "found none", "bench", "-m", GOLDEN / "hybrid", "--prefill", "", "--decode", "")
-    fails(CONFIG, "at most 256", "bench", "-m", GOLDEN / "hybrid", "--prefill", "300", "--decode", "")
+    assert len(lines) == 13 and all(len(line.split(",")) == len(lines[0].split(",")) for line in lines)
+    table = ok(*base, "--fill", "random").splitlines()
+    assert table[0].startswith("machine: ") and table[0].endswith("contexts random")
+    assert len({line.count("|") for line in table[2:]}) == 1 and len(table) == 16
+
+
+def test_bench_budget_and_threads():
+    """The largest batch that fits, from the sizes that inspect gives."""
+    about = json.loads(ok("inspect", GOLDEN / "hybrid", "--json"))
+    out = json.loads(ok("bench", "-m", GOLDEN / "hybrid", "-p", "", "-n", "2", "-d", "8,30", "-r", "1", "--fill", "random",
+                        "--budget", "1M", "--thread-counts", "1,2", "-o", "json"))
+    rows = out["results"]
+    assert [r["threads"] for r in rows] == [1, 1, 2, 2] and out["fill"] == "random" and out["budget"] == "1M"
+    for r in rows:
+        sequence = about["state_bytes"] + about["kv_bytes_per_token"] * (r["depth"] + 2)
+        most = (2**20 - out["size_mib"] * 2**20) / sequence
+        assert 0.98 * most - 1 <= r["batch"] <= most  # each sequence has a header, too
+    assert rows[0]["batch"] > rows[1]["batch"]
+
+
+def test_bench_refuses():
+    base = ["bench", "-m", GOLDEN / "hybrid"]
+    fails(USAGE, "found none", *base, "-p", "", "-n", "")
+    fails(CONFIG, "at most 256", *base, "-p", "300", "-n", "")
+    fails(CONFIG, "--batch: expected integers from 1", *base, "-b", "0")
+    fails(USAGE, 'found "512"', *base, "--pg", "512")
+    fails(USAGE, 'found "0+1"', *base, "--pg", "0+1")
+    fails(USAGE, "--budget: expected bytes", *base, "--budget", "8X")
+    fails(MEMORY, "do not fit into", *base, "-p", "", "-n", "4", "--budget", "64K")
+    fails(USAGE, "expected no model", *base, "--kernels")
 
 
 # ---- the real model: text ----

@@ -439,21 +439,41 @@ static void test_bench(void **unused) {
     open_fixture(&f, "hybrid");
     const zb_config *c = zb_model_config(zb_engine_model(f.e));
     zb_bench_machine m = {.threads = 1, .read_rate = 1e10, .f32_rate = 1e11};
-    zb_bench_case pp = {.tokens = 64}, tg = {.decode = true, .tokens = 4, .depth = 32};
-    CHECK(zb_bench_run(f.e, &m, 3, &pp, &err));
-    CHECK(zb_bench_run(f.e, &m, 1, &tg, &err));
+    zb_bench_case pp = {.prompt = 64}, tg = {.tokens = 4, .depth = 32},
+                  both = {.prompt = 16, .tokens = 4, .depth = 40, .batch = 3};
+    zb_bench *b, *filled, *bad;
+    CHECK(zb_bench_new(&b, f.e, &m, &(zb_bench_opts){.runs = 3}, &err));
+    CHECK(zb_bench_new(&filled, f.e, &m, &(zb_bench_opts){1, true}, &err));
+    CHECK(zb_bench_run(b, &pp, &err));
+    CHECK(zb_bench_run(filled, &tg, &err));
+    CHECK(zb_bench_run(b, &both, &err));
     assert_int_equal(pp.runs, 3);
     assert_true(pp.mean > 0 && pp.sd >= 0 && pp.sd < pp.mean * 2);
     assert_true(tg.mean > 0 && tg.sd == 0);
-    assert_true(fabs(tg.share - tg.work * tg.mean / 1e10) < 1e-9);
-    double bytes = (double)zb_model_bytes(zb_engine_model(f.e));
-    for (int l = 0; l < c->L; l++)
-        bytes += 4.0 * (zb_config_cache(c, l) * 34.0 + 2.0 * (double)zb_config_state(c, l));
-    assert_true(fabs(tg.work - bytes) < 1); /* tied: the head streams the embedding */
+    double bytes = (double)zb_model_bytes(zb_engine_model(f.e)), cache = 0, state = 0;
+    for (int l = 0; l < c->L; l++) {
+        cache += 4.0 * zb_config_cache(c, l);
+        state += 8.0 * (double)zb_config_state(c, l);
+    }
+    assert_true(fabs(tg.weight_bytes - bytes) < 1); /* tied: the head streams the embedding */
+    assert_true(fabs(tg.cache_bytes - 34 * cache) < 1 && fabs(tg.state_bytes - state) < 1);
+    double moved = tg.weight_bytes + tg.cache_bytes + tg.state_bytes;
+    assert_true(fabs(tg.share - moved * tg.mean / 1e10) < 1e-9);
+    assert_true(fabs(both.weight_bytes - bytes / 3) < 1);
+    assert_true(fabs(both.cache_bytes - 58 * cache) < 1 && both.mean > 0 && both.share > 0);
+    /* What fits into a budget: the weights and two and a half sequences hold two. */
+    size_t one = zb_state_size(c, 100);
+    assert_int_equal(zb_bench_batch(f.e, (uint64_t)bytes + one * 5 / 2, 100), 2);
+    assert_int_equal(zb_bench_batch(f.e, 1000, 100), 0);
     zb_err err = {0};
-    zb_bench_case far = {.tokens = 10, .depth = CONTEXT};
-    says(zb_bench_run(f.e, &m, 1, &far, &err), ZB_ERR_CONFIG, &err, "at most 1500");
-    says(zb_bench_run(f.e, &m, 0, &pp, &err), ZB_ERR_CONFIG, &err, "found 0");
+    zb_bench_case far = {.tokens = 10, .depth = CONTEXT}, none = {.depth = 3};
+    zb_bench_case wide = {.tokens = 1, .depth = 1000, .batch = INT32_MAX};
+    says(zb_bench_run(b, &far, &err), ZB_ERR_CONFIG, &err, "at most 1500");
+    says(zb_bench_run(b, &none, &err), ZB_ERR_CONFIG, &err, "found 0 at depth 3");
+    says(zb_bench_run(b, &wide, &err), ZB_ERR_MEMORY, &err, "this machine has");
+    says(zb_bench_new(&bad, f.e, &m, &(zb_bench_opts){0}, &err), ZB_ERR_CONFIG, &err, "found 0");
+    zb_bench_free(b);
+    zb_bench_free(filled);
     close_fixture(&f);
 }
 

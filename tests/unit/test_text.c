@@ -126,6 +126,15 @@ static void numbers(void **state) {
     for (size_t k = 0; k < sizeof not_real / sizeof *not_real; k++)
         assert_false(zb_parse_f64(not_real[k], &d));
     assert_true(d == 7);
+    uint64_t b;
+    assert_true(zb_parse_bytes("4096", &b) && b == 4096);
+    assert_true(zb_parse_bytes("1.5K", &b) && b == 1536);
+    assert_true(zb_parse_bytes("8GiB", &b) && b == (uint64_t)8 << 30);
+    assert_true(zb_parse_bytes("2TB", &b) && b == (uint64_t)2 << 40);
+    assert_true(zb_parse_bytes("0", &b) && b == 0);
+    const char *const not_bytes[] = {"", "G", "-1", "1g", "1 G", "1GG", "1iB", "1.2.3", "9999999T"};
+    for (size_t k = 0; k < sizeof not_bytes / sizeof *not_bytes; k++)
+        assert_false(zb_parse_bytes(not_bytes[k], &b));
 }
 
 int main(void) {
