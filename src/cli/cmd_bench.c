@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "generate/bench.h"
 #include "kernels/timing.h"
+#include "train/bench.h"
 
 #include <omp.h>
 #include <stdio.h>
@@ -347,11 +348,28 @@ static zb_status run(zb_cli *cli, const options *o) {
     return ZB_OK;
 }
 
+/* Steps of distillation or alignment; always JSON, since there is one result. */
+static zb_status run_train(zb_cli *cli, const zb_train_bench *t) {
+    zb_bench_machine m;
+    zb_precision p;
+    json_t *out = NULL;
+    ZB_TRY(zb_cli_need(cli, t->teacher, "--teacher MODEL"));
+    ZB_TRY(zb_cli_need(cli, t->student, "--student DIR"));
+    ZB_TRY(zb_precision_choose(cli->precision, &p, &cli->err));
+    ZB_TRY(zb_bench_machine_measure(&m, &cli->err));
+    ZB_TRY(zb_train_bench_run(t, p == ZB_PREC_BF16 ? "bf16" : "f32",
+                              p == ZB_PREC_BF16 && m.bf16_rate > 0 ? m.bf16_rate : m.f32_rate, &out,
+                              &cli->err));
+    return zb_cli_print_json(cli, out, true);
+}
+
 int zb_cmd_bench(int argc, char **argv) {
     options o;
+    zb_train_bench train;
     zb_cli cli;
     int status;
-    const zb_opt_group groups[] = {{"options", table, &o}, {0}};
+    const zb_opt_group groups[] = {
+        {"options", table, &o}, {"training", zb_train_bench_table, &train}, {0}};
     if (!zb_cli_begin(&cli, argc, argv, groups, 0, &about, &status)) return status;
-    return zb_cli_end(&cli, run(&cli, &o));
+    return zb_cli_end(&cli, strcmp(train.train, "none") ? run_train(&cli, &train) : run(&cli, &o));
 }

@@ -62,3 +62,11 @@ int64_t zb_params_total(const zb_param_table *t) {
     for (int i = 0; i < t->n; i++) n += zb_param_count(&t->item[i]);
     return n;
 }
+
+double zb_params_products(const zb_param_table *t) {
+    double n = (double)zb_param_count(t->head);
+    for (int i = 0; i < t->n; i++)
+        if (t->item[i].layer >= 0 && t->item[i].n_dims == 2)
+            n += (double)zb_param_count(&t->item[i]);
+    return n;
+}

@@ -66,5 +66,7 @@ zb_param *zb_params_add(zb_param_table *t, int layer, int slot, zb_role role, co
 zb_param *zb_params_find(const zb_param_table *t, const char *name);
 int64_t zb_param_count(const zb_param *p);
 int64_t zb_params_total(const zb_param_table *t); /* weights, a tied head once */
+/* Weights that a token meets in matrix products: matrices of the layers, and the head. */
+double zb_params_products(const zb_param_table *t);
 
 #endif

@@ -52,6 +52,7 @@ typedef struct align {
     zb_runner *runner;
     zb_tokenizer *tokenizer;
     student *s[STUDENTS_MAX];
+    zb_step_times times;
     int n, L, D;
     float **hidden, **mixer; /* captures of one pass: [L+1][N,D], [L][N,D] */
 } align;
@@ -93,7 +94,7 @@ static zb_status open_all(align *a, zb_err *err) {
          **out = zb_list_split(a->o->out, &a->arena, &n_out);
     if (!a->o->teacher)
         return zb_fail(err, ZB_ERR_CONFIG, "teacher: expected a model folder or .gguf");
-    if (n_in < 1 || n_in > STUDENTS_MAX || n_in != n_out)
+    if (n_in < 1 || n_in > STUDENTS_MAX || (n_in != n_out && a->o->out))
         return zb_fail(
             err, ZB_ERR_CONFIG,
             "students, out: expected 1 to %d folders and as many outputs, found %d and %d",
@@ -105,7 +106,7 @@ static zb_status open_all(align *a, zb_err *err) {
     ZB_TRY(zb_model_tokenizer(&a->tokenizer, a->o->teacher, err));
     a->L = zb_model_config(a->teacher)->L;
     a->D = zb_model_config(a->teacher)->D;
-    for (int i = 0; i < n_in; i++) ZB_TRY(open_student(a, in[i], out[i], prec, err));
+    for (int i = 0; i < n_in; i++) ZB_TRY(open_student(a, in[i], n_out ? out[i] : NULL, prec, err));
     return ZB_OK;
 }
 
@@ -156,6 +157,7 @@ static void layer_pass(align *a, student *s, int l, int n, float scale) {
     float *dy = y && train ? ZB_NEW_ARRAY(ar, float, size) : NULL,
           *dm = train ? ZB_NEW_ARRAY(ar, float, size) : NULL;
     zb_layer_tape *tape;
+    double t[3] = {zb_seconds()};
     zb_layer_forward(run, l, a->hidden[l], y, m, train ? &tape : NULL);
     if (y)
         s->hidden[l] += zb_ild_loss(n, a->D, y, a->hidden[l + 1], squared, NULL,
@@ -163,16 +165,22 @@ static void layer_pass(align *a, student *s, int l, int n, float scale) {
     if (a->o->mixer_weight > 0 || !train)
         s->mixer[l] += zb_ild_loss(n, a->D, m, a->mixer[l], squared, NULL,
                                    scale * (float)a->o->mixer_weight, dm);
+    t[1] = zb_seconds();
     if (train)
         zb_layer_backward(run, l, dy, dm, NULL, tape);
     else
         add_error(s, l, size, m, a->mixer[l]);
+    t[2] = zb_seconds();
+    a->times.forward += t[1] - t[0];
+    a->times.backward += t[2] - t[1];
     zb_arena_pop(ar, mark);
 }
 
 static zb_status pass(align *a, const zb_batch *b, float scale, zb_err *err) {
     zb_mark mark = zb_arena_mark(zb_runner_arena(a->runner));
+    double start = zb_seconds();
     zb_status st = teach(a, b, err);
+    a->times.teacher += zb_seconds() - start;
     for (int i = 0; i < a->n && st == ZB_OK; i++) {
         st = zb_runner_begin(a->s[i]->runner, b, err);
         for (int l = 0; l < a->L && st == ZB_OK; l++) layer_pass(a, a->s[i], l, b->n, scale);
@@ -212,14 +220,15 @@ static double report(const align *a, double tokens, json_t *out) {
 }
 
 static void update(align *a, double lr) {
+    double start = zb_seconds();
     for (int i = 0; i < a->n; i++) {
         for (int l = 0; l < a->L; l++) {
             zb_optim *o = &a->s[i]->optim[l];
             double norm = a->so->clip > 0 ? zb_optim_grad_norm(o) : 0;
             zb_optim_step(o, lr, a->so->clip > 0 && norm > a->so->clip ? a->so->clip / norm : 1);
         }
-        zb_model_zero_grads(a->s[i]->model);
     }
+    a->times.update += zb_seconds() - start;
 }
 
 static zb_status validate(align *a, zb_stage *st, zb_err *err) {
@@ -261,7 +270,8 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
     return s;
 }
 
-static zb_status train_step(align *a, zb_stage *st, zb_err *err) {
+/* Rows first .. first+batch-1 through all layers, and one step of every optimiser. */
+static zb_status step(align *a, zb_packer *packer, int64_t first, double lr, zb_err *err) {
     zb_arena scratch = {0};
     const zb_stage_opts *so = a->so;
     int rows = (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
@@ -270,13 +280,19 @@ static zb_status train_step(align *a, zb_stage *st, zb_err *err) {
     zb_status s = ZB_OK;
     for (int r = 0; r < so->batch && s == ZB_OK; r += rows) {
         zb_mark mark = zb_arena_mark(&scratch);
-        zb_batch b = zb_packer_batch(&st->packer, st->step * so->batch + r, rows, &scratch);
+        zb_batch b = zb_packer_batch(packer, first + r, rows, &scratch);
         s = pass(a, &b, (float)(1 / tokens), err);
         zb_arena_pop(&scratch, mark);
     }
     zb_arena_free(&scratch);
     if (s != ZB_OK) return s;
-    update(a, zb_stage_lr(st));
+    update(a, lr);
+    return ZB_OK;
+}
+
+static zb_status train_step(align *a, zb_stage *st, zb_err *err) {
+    double tokens = (double)(a->so->batch * a->so->sequence_length);
+    ZB_TRY(step(a, &st->packer, st->step * a->so->batch, zb_stage_lr(st), err));
     json_t *o = json_object();
     double loss = report(a, tokens, o);
     return zb_stage_step_done(st, o, loss, err);
@@ -308,7 +324,7 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
     zb_stage_opts sc = *so;
     zb_opt_group g[] = {{"", zb_align_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};
     json_t *how = zb_opts_json(g);
-    zb_status s = open_all(&a, err);
+    zb_status s = o->out ? open_all(&a, err) : zb_fail(err, ZB_ERR_CONFIG, "out is needed");
     if (s == ZB_OK) {
         zb_optim **optim = zb_alloc_array(&a.arena, (size_t)a.n * a.L, sizeof *optim);
         for (int i = 0; i < a.n * a.L; i++) optim[i] = &a.s[i / a.L]->optim[i % a.L];
@@ -320,5 +336,55 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
     json_decref(how);
     zb_stage_free(&st);
     close_all(&a);
+    return s;
+}
+
+/* 2 operations per weight and token of the teacher's layers; 6 of the students' trained weights, 4
+ * of those that only pass gradients on. */
+static double step_flop(const align *a) {
+    double tokens = (double)(a->so->batch * a->so->sequence_length), per_token = 0;
+    bool mlp = a->o->hidden_weight > 0;
+    for (int k = -1; k < a->n; k++) {
+        const zb_param_table *t = zb_model_params(k < 0 ? a->teacher : a->s[k]->model);
+        for (int i = 0; i < t->n; i++) {
+            const zb_param *p = &t->item[i];
+            if (p->layer < 0 || p->n_dims != 2 || (k >= 0 && p->role == ZB_ROLE_MLP && !mlp))
+                continue;
+            per_token += (k < 0 ? 2 : p->grad ? 6 : 4) * (double)zb_param_count(p);
+        }
+    }
+    return tokens * per_token;
+}
+
+zb_status zb_align_measure(const zb_align_opts *o, const zb_stage_opts *so, zb_step_measure *m,
+                           zb_err *err) {
+    align a = {.o = o, .so = so};
+    zb_arena scratch = {0};
+    zb_corpus corpus = {0};
+    zb_packer packer;
+    zb_status s = open_all(&a, err);
+    if (s == ZB_OK) {
+        zb_stage_random(&corpus, (int)so->batch, (int)so->sequence_length,
+                        zb_model_config(a.teacher)->V, &scratch);
+        s = zb_packer_init(&packer, &corpus, (int)so->sequence_length, false, 1, &scratch, err);
+    }
+    for (int i = -1; i < m->steps && s == ZB_OK; i++) {
+        double start = zb_seconds();
+        if (i == 0) a.times = (zb_step_times){0};
+        s = step(&a, &packer, 0, so->lr, err);
+        if (i >= 0) m->seconds[i] = zb_seconds() - start;
+        if (s == ZB_OK && zb_interrupted()) s = zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted");
+    }
+    m->times = a.times;
+    if (s == ZB_OK) {
+        m->flop = step_flop(&a);
+        m->teacher_peak = zb_runner_arena(a.runner)->peak;
+        for (int i = 0; i < a.n; i++) {
+            size_t peak = zb_runner_arena(a.s[i]->runner)->peak;
+            if (peak > m->student_peak) m->student_peak = peak;
+        }
+    }
+    close_all(&a);
+    zb_arena_free(&scratch);
     return s;
 }

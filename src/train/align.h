@@ -23,4 +23,8 @@ extern const zb_opt zb_align_opt_table[];
 zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *s, const char *dir,
                        zb_err *err);
 
+/* m->steps steps on random tokens; outputs are not needed. */
+zb_status zb_align_measure(const zb_align_opts *o, const zb_stage_opts *s, zb_step_measure *m,
+                           zb_err *err);
+
 #endif

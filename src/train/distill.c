@@ -47,6 +47,7 @@ typedef struct distill {
     zb_runner *tr, *sr;
     zb_tokenizer *tokenizer;
     zb_optim optim;
+    zb_step_times times;
     json_t *how;
 } distill;
 
@@ -58,8 +59,8 @@ static double rate_of(const distill *d, const zb_param *p) {
 
 static zb_status open_all(distill *d, zb_err *err) {
     const zb_distill_opts *o = d->o;
-    if (!o->teacher || !o->student || !o->out)
-        return zb_fail(err, ZB_ERR_CONFIG, "teacher, student and out are needed");
+    if (!o->teacher || !o->student)
+        return zb_fail(err, ZB_ERR_CONFIG, "teacher and student are needed");
     zb_precision prec;
     ZB_TRY(zb_precision_choose(o->precision, &prec, err));
     ZB_TRY(zb_model_open(&d->teacher, o->teacher, ZB_MODEL_RUN, err));
@@ -95,6 +96,13 @@ static void close_all(distill *d) {
     json_decref(d->how);
 }
 
+static void add_times(zb_step_times *s, const double t[5]) {
+    s->teacher += t[1] - t[0];
+    s->forward += t[2] - t[1];
+    s->loss += t[3] - t[2];
+    s->backward += t[4] - t[3];
+}
+
 /* One pass; scale 0: evaluation. Sums are added to. */
 static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums *sums,
                       zb_err *err) {
@@ -110,11 +118,14 @@ static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums 
     if (st == ZB_OK) st = zb_runner_begin(d->sr, b, err);
     if (st == ZB_OK) {
         zb_tape *tape = NULL;
+        double t[5] = {zb_seconds()};
         zb_runner_forward(d->tr, ht, NULL);
+        t[1] = zb_seconds();
         if (scale > 0)
             tape = zb_runner_forward_train(d->sr, hs, d->o->recompute);
         else
             zb_runner_forward(d->sr, hs, NULL);
+        t[2] = zb_seconds();
         zb_vocab_loss l = {.student = d->sr,
                            .teacher = d->tr,
                            .hidden = hs,
@@ -125,7 +136,10 @@ static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums 
                            .scale = scale};
         l.weights = (zb_vocab_weights){d->o->kl_weight, d->o->reverse_kl_weight, d->o->ce_weight};
         zb_vocab_loss_run(&l, sums);
+        t[3] = zb_seconds();
         if (tape) zb_runner_backward(d->sr, tape, dh);
+        t[4] = zb_seconds();
+        add_times(&d->times, t);
     }
     zb_arena_pop(sa, sm);
     zb_arena_pop(ta, tm);
@@ -169,26 +183,37 @@ static zb_status validate(distill *d, zb_stage *st, zb_err *err) {
     return s;
 }
 
-static zb_status train_step(distill *d, zb_stage *st, zb_err *err) {
+/* Rows first .. first+batch-1 through both models, and one step of the optimiser. */
+static zb_status step(distill *d, zb_packer *packer, int64_t first, double lr, zb_vocab_sums *sums,
+                      double *norm, zb_err *err) {
     zb_arena scratch = {0};
     const zb_stage_opts *so = d->so;
     int rows = (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
     double tokens = (double)(so->batch * so->sequence_length);
-    zb_vocab_sums sums = {0};
     zb_status s = ZB_OK;
     for (int r = 0; r < so->batch && s == ZB_OK; r += rows) {
         zb_mark mark = zb_arena_mark(&scratch);
-        zb_batch b = zb_packer_batch(&st->packer, st->step * so->batch + r, rows, &scratch);
-        s = pass(d, &b, (float)(1 / tokens), &sums, err);
+        zb_batch b = zb_packer_batch(packer, first + r, rows, &scratch);
+        s = pass(d, &b, (float)(1 / tokens), sums, err);
         zb_arena_pop(&scratch, mark);
     }
     zb_arena_free(&scratch);
     if (s != ZB_OK) return s;
-    double norm = zb_optim_grad_norm(&d->optim);
-    if (isfinite(norm))
-        zb_optim_step(&d->optim, zb_stage_lr(st),
-                      so->clip > 0 && norm > so->clip ? so->clip / norm : 1);
-    zb_model_zero_grads(d->student);
+    double start = zb_seconds();
+    *norm = zb_optim_grad_norm(&d->optim);
+    if (isfinite(*norm))
+        zb_optim_step(&d->optim, lr, so->clip > 0 && *norm > so->clip ? so->clip / *norm : 1);
+    else
+        zb_optim_clear_grads(&d->optim);
+    d->times.update += zb_seconds() - start;
+    return ZB_OK;
+}
+
+static zb_status train_step(distill *d, zb_stage *st, zb_err *err) {
+    const zb_stage_opts *so = d->so;
+    double tokens = (double)(so->batch * so->sequence_length), norm = 0;
+    zb_vocab_sums sums = {0};
+    ZB_TRY(step(d, &st->packer, st->step * so->batch, zb_stage_lr(st), &sums, &norm, err));
     double loss = (d->o->kl_weight * sums.kl + d->o->reverse_kl_weight * sums.reverse_kl +
                    d->o->ce_weight * sums.ce) /
                   tokens;
@@ -214,12 +239,50 @@ zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, cons
     zb_opt_group g[] = {{"", zb_distill_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};
     d.how = zb_opts_json(g);
     zb_optim *optim[] = {&d.optim};
-    zb_status s = open_all(&d, err);
+    zb_status s = o->out ? open_all(&d, err) : zb_fail(err, ZB_ERR_CONFIG, "out is needed");
     if (s == ZB_OK) s = zb_stage_begin(&st, so, "distill", dir, d.tokenizer, d.how, optim, 1, err);
     if (s == ZB_OK) s = loop(&d, &st, err);
     if (s == ZB_OK) s = save(&d, o->out, err);
     if (s == ZB_OK) s = zb_stage_finish(&st, err);
     zb_stage_free(&st);
     close_all(&d);
+    return s;
+}
+
+/* 2 operations per weight and token of the teacher's pass, 6 of the student's two. */
+static double step_flop(const distill *d) {
+    double tokens = (double)(d->so->batch * d->so->sequence_length);
+    return tokens * (2 * zb_params_products(zb_model_params(d->teacher)) +
+                     6 * zb_params_products(zb_model_params(d->student)));
+}
+
+zb_status zb_distill_measure(const zb_distill_opts *o, const zb_stage_opts *so, zb_step_measure *m,
+                             zb_err *err) {
+    distill d = {.o = o, .so = so};
+    zb_arena a = {0};
+    zb_corpus corpus = {0};
+    zb_packer packer;
+    zb_status s = open_all(&d, err);
+    if (s == ZB_OK) {
+        zb_stage_random(&corpus, (int)so->batch, (int)so->sequence_length,
+                        zb_model_config(d.student)->V, &a);
+        s = zb_packer_init(&packer, &corpus, (int)so->sequence_length, false, 1, &a, err);
+    }
+    for (int i = -1; i < m->steps && s == ZB_OK; i++) {
+        zb_vocab_sums sums = {0};
+        double norm = 0, start = zb_seconds();
+        if (i == 0) d.times = (zb_step_times){0};
+        s = step(&d, &packer, 0, so->lr, &sums, &norm, err);
+        if (i >= 0) m->seconds[i] = zb_seconds() - start;
+        if (s == ZB_OK && zb_interrupted()) s = zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted");
+    }
+    m->times = d.times;
+    if (s == ZB_OK) {
+        m->flop = step_flop(&d);
+        m->teacher_peak = zb_runner_arena(d.tr)->peak;
+        m->student_peak = zb_runner_arena(d.sr)->peak;
+    }
+    close_all(&d);
+    zb_arena_free(&a);
     return s;
 }

@@ -20,4 +20,8 @@ extern const zb_opt zb_distill_opt_table[];
 zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *s, const char *dir,
                          zb_err *err);
 
+/* m->steps steps on random tokens; out is not needed. */
+zb_status zb_distill_measure(const zb_distill_opts *o, const zb_stage_opts *s, zb_step_measure *m,
+                             zb_err *err);
+
 #endif

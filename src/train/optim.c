@@ -4,10 +4,11 @@
 #include "kernels/kernels.h"
 
 #include <math.h>
+#include <string.h>
 
-enum {
-    PIECE = 1 << 16
-}; /* weights per task: large enough to stream, small enough to share evenly */
+/* Weights per task: large enough to stream, small enough that the gradient is still in the cache
+ * when it is cleared behind the update. */
+enum { PIECE = 1 << 14 };
 
 void zb_optim_init(zb_optim *o, double beta1, double beta2, double eps) {
     *o = (zb_optim){.beta1 = beta1, .beta2 = beta2, .eps = eps};
@@ -74,8 +75,14 @@ void zb_optim_step(zb_optim *o, double lr, double grad_scale) {
             a.lr = (float)lr * s->rate;
             a.decay = s->decay;
             kn->adamw(&a);
+            memset(s->param->grad + at, 0, (size_t)a.n * sizeof(float));
         }
     }
+}
+
+void zb_optim_clear_grads(zb_optim *o) {
+    for (int i = 0; i < o->n; i++)
+        memset(o->slot[i].param->grad, 0, (size_t)zb_param_count(o->slot[i].param) * sizeof(float));
 }
 
 double zb_schedule_cosine(int64_t i, int64_t warmup, int64_t total, double floor) {

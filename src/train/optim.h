@@ -30,8 +30,9 @@ void zb_optim_free(zb_optim *o);
 
 /* Global norm of the slots' gradients (f64 sum, fixed order). */
 double zb_optim_grad_norm(const zb_optim *o);
-/* One step with gradients multiplied by grad_scale. */
+/* One step with gradients multiplied by grad_scale; leaves them zero for the next step. */
 void zb_optim_step(zb_optim *o, double lr, double grad_scale);
+void zb_optim_clear_grads(zb_optim *o);
 
 /* Cosine with linear warm-up, as transformers' get_cosine_schedule_with_warmup: factor of step i of
  * `total`. `floor` is the final factor (0 there). */

@@ -3,6 +3,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/rng.h"
 
 #include <math.h>
 #include <string.h>
@@ -216,6 +217,16 @@ zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is
 zb_status zb_stage_finish(zb_stage *s, zb_err *err) {
     zb_progress_end(&s->progress, (double)(s->steps * s->o->batch * s->o->sequence_length), NULL);
     return zb_checkpoint_clear(s->dir, err);
+}
+
+void zb_stage_random(zb_corpus *c, int rows, int length, int vocab, zb_arena *a) {
+    c->n_docs = rows;
+    c->n_tokens = (int64_t)rows * length;
+    c->token = ZB_NEW_ARRAY(a, int32_t, c->n_tokens);
+    c->doc = ZB_NEW_ARRAY(a, int64_t, rows + 1);
+    for (int64_t i = 0; i < c->n_tokens; i++)
+        c->token[i] = (int32_t)zb_rng_below(1, ZB_RNG_TEST, (uint64_t)i, (uint32_t)vocab);
+    for (int i = 0; i <= rows; i++) c->doc[i] = (int64_t)i * length;
 }
 
 void zb_stage_free(zb_stage *s) {

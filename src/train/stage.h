@@ -24,6 +24,12 @@ typedef struct zb_stage_opts {
 
 extern const zb_opt zb_stage_opt_table[]; /* for a zb_stage_opts */
 
+/* Seconds of the parts of training steps, added up: the teacher's pass, the student's way forward,
+ * the losses, the way back, the optimiser. Alignment's losses count as its way forward. */
+typedef struct zb_step_times {
+    double teacher, forward, loss, backward, update;
+} zb_step_times;
+
 typedef struct zb_stage {
     const zb_stage_opts *o;
     const char *name, *dir; /* "align"; the stage's output folder (log, checkpoints) */
@@ -59,5 +65,17 @@ zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is
 /* Ends progress and removes checkpoints, whose purpose is over once the result is saved. */
 zb_status zb_stage_finish(zb_stage *s, zb_err *err);
 void zb_stage_free(zb_stage *s);
+
+/* Steps of the real thing on random tokens, for measurements: nothing is read but the models and
+ * nothing is written. Documents are one row long. */
+typedef struct zb_step_measure {
+    int steps;       /* after one that is not counted */
+    double *seconds; /* [steps] */
+    zb_step_times times;
+    double flop; /* of a step: 2 per weight and token of a pass forward, 4 of one back; products
+                    of attention and scan with themselves come on top and are not counted */
+    size_t teacher_peak, student_peak; /* bytes of the runners' arenas */
+} zb_step_measure;
+void zb_stage_random(zb_corpus *c, int rows, int length, int vocab, zb_arena *a);
 
 #endif
