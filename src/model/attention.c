@@ -163,4 +163,13 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     zb_arena_pop(run->arena, mark);
 }
 
-const zb_mixer zb_mixer_attention = {"attention", params, forward, backward};
+static zb_room room(const zb_config *c, int layer, const zb_load *load) {
+    (void)layer;
+    size_t n = (size_t)load->n, q = zb_room_of(n * c->H * c->dh), k = zb_room_of(n * c->G * c->dh),
+           work = zb_room_of(zb_attend_work(load->longest, c->dh, c->dh) * load->threads);
+    return (zb_room){.tape = (sizeof(tape) + 63) / 64 * 64 + 2 * q + 2 * k + zb_room_of(n * c->H),
+                     .forward = work,
+                     .backward = 2 * q + 2 * k + work};
+}
+
+const zb_mixer zb_mixer_attention = {"attention", params, forward, backward, room};

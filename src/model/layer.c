@@ -130,3 +130,20 @@ void zb_layer_backward(zb_run *run, int layer, const float *dy, const float *dmi
     zb_norm_backward(run, p[ZB_P_NORM1], t->x, t->r1, du, n, c->D, dx);
     zb_arena_pop(run->arena, mark);
 }
+
+static size_t most(size_t a, size_t b) { return a > b ? a : b; }
+
+zb_room zb_layer_room(const zb_config *c, int layer, const zb_load *load, bool aligned,
+                      size_t *alone) {
+    size_t n = (size_t)load->n, D = zb_room_of(n * c->D), F = zb_room_of(n * c->F),
+           factors = zb_room_of(n), parts = zb_room_of((size_t)load->threads * c->D);
+    zb_room m = zb_mixer_of(c->layer[layer].kind)->room(c, layer, load);
+    size_t before = factors + (aligned ? 2 : 3) * D, mlp = factors + D + 2 * F, passing = F + D;
+    zb_room r = {.tape = (sizeof(zb_layer_tape) + 63) / 64 * 64 + before + m.tape + mlp};
+    /* the mixer's scratch is gone when the MLP takes its memory */
+    r.forward = most(passing, m.forward > mlp ? m.forward - mlp : 0);
+    size_t mixing = aligned ? D + most(m.backward, D + parts) : most(m.backward, parts);
+    r.backward = 2 * D + most(4 * F + D + parts, mixing);
+    *alone = before + most(m.tape + m.forward, mlp + passing);
+    return r;
+}

@@ -23,4 +23,9 @@ void zb_layer_forward(zb_run *run, int layer, const float *x, float *y, float *m
 void zb_layer_backward(zb_run *run, int layer, const float *dy, const float *dmix, float *dx,
                        zb_layer_tape *tape);
 
+/* With an MLP pass. `aligned`: mix is given, the way back has dmix and no dx (alignment); else as
+ * whole models pass. *alone: a pass without a tape. */
+zb_room zb_layer_room(const zb_config *c, int layer, const zb_load *load, bool aligned,
+                      size_t *alone);
+
 #endif

@@ -88,6 +88,12 @@ static int tile_rows(int V, int n) {
     return rows < n ? rows : n;
 }
 
+size_t zb_vocab_loss_room(int V, int n, bool teacher, int threads) {
+    int tile = tile_rows(V, n);
+    return (teacher ? 2 : 1) * zb_room_of((size_t)tile * V) + zb_room_of((size_t)2 * V * threads) +
+           (sizeof(row_sums) * (size_t)tile + 63) / 64 * 64;
+}
+
 void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums) {
     zb_run *run = zb_runner_run(l->student);
     zb_arena *a = zb_runner_arena(l->student);

@@ -47,6 +47,8 @@ typedef struct zb_vocab_loss {
     float scale;
 } zb_vocab_loss;
 void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums);
+/* Bytes it takes from the student's arena. */
+size_t zb_vocab_loss_room(int V, int n, bool teacher, int threads);
 
 /* Distance of two [n, D] outputs, summed over tokens: ‖a-b‖ per token, or (squared) mean over D of
  * (a-b)². da += scale · gradient (NULL: none). */

@@ -392,4 +392,18 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     zb_arena_pop(run->arena, mark);
 }
 
-const zb_mixer zb_mixer_mamba2 = {"mamba2", params, forward, backward};
+static zb_room room(const zb_config *c, int layer, const zb_load *load) {
+    dims d = dims_of(c, layer);
+    size_t n = (size_t)load->n, threads = (size_t)load->threads, in = zb_room_of(n * d.in),
+           channels = zb_room_of(n * d.C), delta = zb_room_of(n * d.H),
+           inner = zb_room_of(n * d.di), taps = zb_room_of((size_t)TAPS * d.C);
+    size_t scanning = zb_room_of(zb_ssd_work(load->longest, d.dh) * threads),
+           back_scan = scanning + zb_room_of((size_t)load->spans * d.H * 4),
+           back_conv = taps + zb_room_of((size_t)(TAPS + 1) * d.C * threads),
+           most = back_scan > back_conv ? back_scan : back_conv;
+    return (zb_room){.tape = (sizeof(tape) + 63) / 64 * 64 + in + 3 * channels + delta + 2 * inner,
+                     .forward = scanning > taps ? scanning : taps,
+                     .backward = 2 * inner + in + delta + 2 * channels + most};
+}
+
+const zb_mixer zb_mixer_mamba2 = {"mamba2", params, forward, backward, room};

@@ -41,6 +41,21 @@ typedef struct zb_run {
     enum zb_ssd_form { ZB_SSD_AUTO, ZB_SSD_CHUNKED, ZB_SSD_STEPS } ssd_form;
 } zb_run;
 
+/* What a pass over fresh spans takes from the run's arena, in bytes, so that memory can be planned
+ * before work. Each part of the model states its own; tests/unit/test_footprint.c compares with
+ * what passes really take. */
+typedef struct zb_load {
+    int n, longest, spans; /* tokens, tokens of the longest span, spans */
+    int threads;
+} zb_load;
+typedef struct zb_room {
+    size_t tape;              /* kept from the way forward to the way back */
+    size_t forward, backward; /* the most beyond it, on either way */
+} zb_room;
+static inline size_t zb_room_of(size_t floats) { /* of one array */
+    return (floats * sizeof(float) + 63) / 64 * 64;
+}
+
 typedef struct zb_mixer {
     const char *name;
     void (*params)(const zb_config *c, int layer, zb_param_table *t);
@@ -48,6 +63,7 @@ typedef struct zb_mixer {
                     void **tape); /* tape NULL: keep nothing */
     void (*backward)(zb_run *run, int layer, const float *x, const float *dy, float *dx,
                      void *tape);
+    zb_room (*room)(const zb_config *c, int layer, const zb_load *load);
 } zb_mixer;
 
 extern const zb_mixer zb_mixer_attention, zb_mixer_mla, zb_mixer_mamba2;

@@ -393,4 +393,23 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     zb_arena_pop(run->arena, mark);
 }
 
-const zb_mixer zb_mixer_mla = {"mla", params, forward, backward};
+static zb_room room(const zb_config *c, int layer, const zb_load *load) {
+    dims d = dims_of(c, layer);
+    bool norm = c->layer[layer].lora_norm;
+    size_t n = (size_t)load->n, q = zb_room_of(n * d.H * d.dk), o = zb_room_of(n * d.H * d.dv),
+           kvb = zb_room_of(n * d.G * (d.dn + d.dv)), k = zb_room_of(n * d.G * d.dk),
+           low = zb_room_of(n * d.rq), latent = zb_room_of(n * d.r), pe = zb_room_of(n * d.dr),
+           joined = zb_room_of(n * (d.r + d.dr)),
+           work = zb_room_of(zb_attend_work(load->longest, d.dk, d.dv) * load->threads);
+    size_t copies = norm ? 2 : 1; /* before and after a norm */
+    zb_room r = {.tape = (sizeof(tape) + 63) / 64 * 64 + q + o + kvb + k + pe + joined +
+                         copies * latent + zb_room_of(n * d.H),
+                 .forward = work};
+    if (d.rq) r.tape += copies * low;
+    if (norm) r.tape += (d.rq ? 2 : 1) * zb_room_of(n);
+    size_t later = (d.rq ? copies * low : 0) + pe + copies * latent + joined;
+    r.backward = o + q + k + kvb + (later > work ? later : work);
+    return r;
+}
+
+const zb_mixer zb_mixer_mla = {"mla", params, forward, backward, room};
