@@ -311,4 +311,5 @@ void kern_ref_fill(zb_kernels *k) {
         .q8_0_to_f32 = q8_0_to_f32,
     };
     kern_ref_quant_fill(k);
+    kern_ref_igemm_fill(k);
 }

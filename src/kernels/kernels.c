@@ -22,6 +22,7 @@
         kern_quant_fill_##isa(k);                                                                  \
         kern_int8_fill_##isa(k);                                                                   \
         kern_attend_fill_##isa(k);                                                                 \
+        kern_igemm_fill_##isa(k);                                                                  \
     }
 #if defined(ZB_KERN_AVX2)
 FILL(avx2)
@@ -38,6 +39,17 @@ FILL(neon)
 #else
 #define fill_neon NULL
 #endif
+
+static void fill_vnni(zb_cpu_level level, zb_kernels *k) {
+#if defined(ZB_KERN_AVX2VNNI)
+    if (level == ZB_CPU_AVX2 && zb_cpu_has_vnni(level)) kern_igemm_fill_avx2vnni(k);
+#endif
+#if defined(ZB_KERN_AVX512VNNI)
+    if (level == ZB_CPU_AVX512 && zb_cpu_has_vnni(level)) kern_igemm_fill_avx512vnni(k);
+#endif
+    (void)level;
+    (void)k;
+}
 
 static void (*const fills[ZB_CPU_LEVELS])(zb_kernels *) = {kern_ref_fill, fill_avx2, fill_avx512,
                                                            fill_neon};
@@ -61,6 +73,7 @@ static void build(void) {
         if (!fills[l] || !zb_cpu_has((zb_cpu_level)l)) continue;
         kern_ref_fill(&tables[l]);
         fills[l](&tables[l]);
+        fill_vnni((zb_cpu_level)l, &tables[l]);
         tables[l].name = zb_cpu_level_name((zb_cpu_level)l);
         present[l] = true;
         best = l;

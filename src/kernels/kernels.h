@@ -48,6 +48,39 @@ typedef struct zb_gemv_args {
     float *y;       /* indexed by row number */
 } zb_gemv_args;
 
+/* Stored block formats whose products with 8-bit tokens are computed in integers. */
+typedef enum zb_packing {
+    ZB_PACKING_Q8_0,
+    ZB_PACKING_Q4_0,
+    ZB_PACKING_Q4_1,
+    ZB_PACKING_Q5_0,
+    ZB_PACKING_Q5_1,
+    ZB_PACKING_Q4_K,
+    ZB_PACKING_Q5_K,
+    ZB_PACKING_Q6_K,
+    ZB_PACKINGS
+} zb_packing;
+
+/* Tile of the product of packed weights and many tokens: y[t*ldy + j] = row_j · x_t for `rows`
+ * <= ZB_IGEMM_ROWS rows of k stored weights, row_bytes apart, and n tokens as quantize_q8 leaves
+ * them: q [n,k], d and sum [n,k/32], and their sums over 16 values, half [n,k/16]. k is a multiple
+ * of the packing's block. With weights w = scale·code + min of a block,
+ *   y = Σ_blocks scale·d · Σ code·q  +  min·sum,
+ * integer sums exact; codes are unsigned where the packing has 4 or 5 bits (min = -8·scale in
+ * Q4_0, -16·scale in Q5_0), else signed without min. */
+enum { ZB_IGEMM_ROWS = 16 };
+typedef struct zb_igemm_args {
+    zb_packing type;
+    int rows, n, k;
+    const uint8_t *w;
+    size_t row_bytes;
+    const int8_t *q;
+    const float *d, *sum;
+    const int16_t *half;
+    float *y;
+    ptrdiff_t ldy;
+} zb_igemm_args;
+
 typedef struct zb_kernels {
     const char *name; /* "ref", "avx2", "avx512", "neon": printed at start and in every report */
 
@@ -117,6 +150,12 @@ typedef struct zb_kernels {
      * or a NaN has d = sum = NaN and q = 0, so that it cannot pass unseen. The same bits on every
      * instruction set. */
     void (*quantize_q8)(int k, const float *x, int8_t *q, float *d, float *sum);
+
+    /* Prefill: a tile of packed weights times many tokens in 8 bits; takes 40 KiB of stack. */
+    void (*igemm)(const zb_igemm_args *g);
+    bool igemm_vnni; /* it multiplies bytes straight into 32-bit sums, at twice bf16's rate */
+    /* half[i] = Σ q[16i .. 16i+15]; k a multiple of 16. */
+    void (*sum_halves)(int k, const int8_t *q, int16_t *half);
 
     /* Nearest bf16, ties to even; round_bf16 keeps the value as f32. NaN stays NaN. */
     void (*round_bf16)(int64_t n, const float *x, float *y);

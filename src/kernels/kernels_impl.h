@@ -23,6 +23,7 @@ enum { KERN_BLOCK = 32, KERN_Q8_0 = 34, KERN_Q4_0 = 18, KERN_Q4_1 = 20 };
 
 void kern_ref_fill(zb_kernels *k); /* every entry and the name "ref" */
 void kern_ref_quant_fill(zb_kernels *k);
+void kern_ref_igemm_fill(zb_kernels *k);
 
 #define KERN_DECLARE(isa)                                                                          \
     void kern_vec_fill_##isa(zb_kernels *k);                                                       \
@@ -30,10 +31,14 @@ void kern_ref_quant_fill(zb_kernels *k);
     void kern_gemm_fill_##isa(zb_kernels *k);                                                      \
     void kern_quant_fill_##isa(zb_kernels *k);                                                     \
     void kern_int8_fill_##isa(zb_kernels *k);                                                      \
-    void kern_attend_fill_##isa(zb_kernels *k);
+    void kern_attend_fill_##isa(zb_kernels *k);                                                    \
+    void kern_igemm_fill_##isa(zb_kernels *k);
 KERN_DECLARE(avx2)
 KERN_DECLARE(avx512)
 KERN_DECLARE(neon)
+/* With byte products into 32-bit sums, where the processor of a level has them on top. */
+void kern_igemm_fill_avx2vnni(zb_kernels *k);
+void kern_igemm_fill_avx512vnni(zb_kernels *k);
 
 static inline float kern_f32_of_bits(uint32_t u) {
     float f;

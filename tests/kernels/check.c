@@ -689,6 +689,7 @@ static const struct {
     {"gemv", check_gemv},
     {"halves", check_halves},
     {"quantize_q8", check_quantize_q8},
+    {"igemm", check_igemm},
     {"bf16", check_bf16},
     {"gemm_bt", check_gemm_bt},
     {"softmax_step", check_softmax_step},
