@@ -1,0 +1,98 @@
+"""bench/run's arguments, bench/plot on a small file, and the copying of contexts in the llama.cpp peer."""
+import importlib.machinery
+import importlib.util
+import shutil
+import struct
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = "when,commit,machine,part,subject,test,value,unit,ratio_to,ratio,target,met\n"
+ROWS = """2026-01-01T00:00:00Z,aaa,other,context,teacher,d1024,1,tokens/s,,,,
+2026-01-01T00:00:00Z,abc,box,context,teacher,d1024,77,tokens/s,,,,
+2026-01-02T00:00:00Z,abc,box,context,teacher,d1024,50,tokens/s,teacher,1,,
+2026-01-02T00:00:00Z,abc,box,context,teacher,d32768,5,tokens/s,teacher,1,,
+2026-01-02T00:00:00Z,abc,box,context,"Zebra <4> %",d1024,60,tokens/s,teacher,1.2,,
+2026-01-02T00:00:00Z,abc,box,context,"Zebra <4> %",d32768,40.5,tokens/s,teacher,8.1,4,yes
+2026-01-02T00:00:00Z,abc,box,context,teacher,d1024,120,MB/token,,,,
+2026-01-02T00:00:00Z,abc,box,decode,llama.cpp,tg32,100,tokens/s,,,,
+2026-01-02T00:00:00Z,abc,box,decode,zebra,tg32,120,tokens/s,llama.cpp,1.2,1.5,no
+2026-01-02T00:00:00Z,abc,box,shapes,zebra-8b,d32768 in 14G,1234.5,tokens/s,mamba-in-llama-8b,3,2.6,yes
+"""
+
+
+def tool(name, *args):
+    return subprocess.run([sys.executable, ROOT / "bench" / name, *map(str, args)], capture_output=True, text=True, timeout=120)
+
+
+def test_run_lists_its_parts_and_refuses_others():
+    parts = tool("run", "--list").stdout.splitlines()
+    assert [line.split()[0] for line in parts] == ["machine", "kernels", "decode", "train", "layers", "context", "shapes",
+                                                   "start"]
+    assert all(line.endswith(".") for line in parts)
+    done = tool("run", "decoed")
+    assert done.returncode == 2 and "unknown part decoed" in done.stderr
+
+
+def test_plot(tmp_path):
+    (tmp_path / "r.csv").write_text(HEAD + ROWS)
+    done = tool("plot", "--csv", tmp_path / "r.csv", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out/results.md").read_text()
+    assert "Machine: box." in text and "| teacher | d1024 | 50.0 | tokens/s | teacher | 1.00x |" in text
+    assert "77" not in text  # older
+    assert "| decode | zebra | tg32 | 120 | tokens/s | llama.cpp | 1.20x | 1.50x | no |" in text
+    assert "| zebra-8b | d32768 in 14G | 1,234 | tokens/s |" in text or "1,235" in text
+    for line in text.splitlines():
+        assert not line.startswith("|") or line.endswith("|")
+    if shutil.which("gnuplot"):
+        made = sorted(p.name for p in (tmp_path / "out").glob("*.svg"))
+        assert made == ["bytes.svg", "context.svg", "peers.svg", "shapes.svg"]
+        picture = (tmp_path / "out/context.svg").read_text()
+        assert "Zebra  4  %" in picture and ">32k<" in picture and picture.rstrip().endswith("</svg>")
+
+
+@pytest.mark.parametrize("text, message", [("", "found "), (HEAD, "expected rows"), ("a,b\n1,2\n", "expected the columns"),
+                                           (HEAD + "w,c,m,p,s,t,fast,u,,,,\n", "r.csv:2: value: expected a number")])
+def test_plot_refuses(tmp_path, text, message):
+    (tmp_path / "r.csv").write_text(text)
+    done = tool("plot", "--csv", tmp_path / "r.csv", "--out", tmp_path / "out")
+    assert done.returncode == 1 and message in done.stderr
+    assert "expected (bench/run writes it)" in tool("plot", "--csv", tmp_path / "none.csv").stderr
+
+
+@pytest.fixture
+def peer(monkeypatch):
+    """The script of the peer without the peer."""
+    package, low = types.ModuleType("llama_cpp"), types.ModuleType("llama_cpp.llama_cpp")
+    package.llama_cpp = low
+    monkeypatch.setitem(sys.modules, "llama_cpp", package)
+    monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", low)
+    path = str(ROOT / "bench/peers/llama_cpp_bench.py")
+    spec = importlib.util.spec_from_loader("peer", importlib.machinery.SourceFileLoader("peer", path))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_contexts_are_copied_cell_by_cell(peer, transposed):
+    """Two layers of two cells become five cells: 0 1 0 1 0."""
+    def state(cells):
+        out = struct.pack("<IiII", 7, 0, 1, len(cells))
+        out += b"".join(struct.pack("<iIi", i, 1, 0) for i in range(len(cells)))
+        out += struct.pack("<II", transposed, 2)
+        for layer in range(2):
+            out += struct.pack("<iQ", 1, 4) + b"".join(bytes([layer, cell, 2, 3]) for cell in cells)
+        for layer in range(2):
+            if transposed:
+                out += struct.pack("<iII", 1, 2, 3)
+                out += b"".join(bytes([row + layer, cell]) for row in range(3) for cell in cells)
+            else:
+                out += struct.pack("<iQ", 1, 2) + b"".join(bytes([cell, layer]) for cell in cells)
+        return out
+    assert peer.stretch_state(state([0, 1]), 5) == state([0, 1, 0, 1, 0])
