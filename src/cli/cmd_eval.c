@@ -1,28 +1,62 @@
-/* cmd_eval.c - `zebra eval`: harness tasks, perplexity and divergence from a teacher. */
+/* cmd_eval.c - `zebra eval`: harness tasks, perplexity and divergence from a teacher; comparison of
+ * two evaluations. */
 #include "cli/cli.h"
 
+#include "base/log.h"
+#include "eval/compare.h"
 #include "eval/suite.h"
 
+typedef struct options {
+    bool compare;
+} options;
+
+static const zb_opt table[] = {
+    {ZB_OPT_BOOL, "compare", 0, offsetof(options, compare), NULL, 0, 0, NULL,
+     "two results files (or folders of samples files): paired differences by document"},
+    {0},
+};
+
 static const zb_cli_about about = {
-    "-m MODEL [--tasks LIST] [--text FILE [--teacher MODEL]] [options]",
+    "-m MODEL [--tasks LIST] [--text FILE [--teacher MODEL]] [options] | --compare A.json B.json",
     "Scores a model by the rules of the LM Evaluation Harness, and its perplexity and divergence "
     "on a text.",
-    "An empty --tasks leaves the tasks out; without --text no perplexity is measured.",
+    "An empty --tasks leaves the tasks out; without --text no perplexity is measured.\n"
+    "In several processes: mpirun -n N zebra eval ... gives the same scores.",
 };
+
+static zb_status compare(zb_cli *cli, zb_buf *out) {
+    if (cli->n_pos != 2)
+        return zb_fail(&cli->err, ZB_ERR_USAGE,
+                       "--compare: expected two results files or folders, found %d", cli->n_pos);
+    return zb_compare_run(cli->pos[0], cli->pos[1], out, &cli->err);
+}
+
+static zb_status evaluate(zb_cli *cli, const zb_suite_opts *m, zb_eval_opts *e, zb_buf *out) {
+    if (cli->n_pos > 0)
+        return zb_fail(&cli->err, ZB_ERR_USAGE, "expected options only, found \"%s\"", cli->pos[0]);
+    ZB_TRY(zb_cli_need(cli, m->model, "-m MODEL"));
+    ZB_TRY(zb_shard_begin(&e->shard, &cli->err));
+    if (e->shard.rank > 0) zb_log_set(ZB_LOG_QUIET);
+    return zb_suite_run(m, e, out, &cli->err);
+}
 
 int zb_cmd_eval(int argc, char **argv) {
     zb_cli cli;
     int status;
+    options o = {0};
     zb_eval_opts e = {0};
     zb_suite_opts m = {0};
-    zb_opt_group g[] = {
-        {"model and text", zb_suite_opt_table, &m}, {"tasks", zb_eval_opt_table, &e}, {0}};
-    if (!zb_cli_begin(&cli, argc, argv, g, 0, &about, &status)) return status;
-    zb_buf table;
-    zb_buf_init(&table, 1 << 22);
-    zb_status s = zb_cli_need(&cli, m.model, "-m MODEL");
-    if (s == ZB_OK) s = zb_suite_run(&m, &e, &table, &cli.err);
-    if (s == ZB_OK && table.n) s = zb_cli_print(&cli, table.p, table.n);
-    zb_buf_free(&table);
-    return zb_cli_end(&cli, s);
+    zb_opt_group g[] = {{"model and text", zb_suite_opt_table, &m},
+                        {"tasks", zb_eval_opt_table, &e},
+                        {"comparison", table, &o},
+                        {0}};
+    if (!zb_cli_begin(&cli, argc, argv, g, 2, &about, &status)) return status;
+    zb_buf out;
+    zb_buf_init(&out, 1 << 24);
+    zb_status s = o.compare ? compare(&cli, &out) : evaluate(&cli, &m, &e, &out);
+    if (s == ZB_OK && out.n) s = zb_cli_print(&cli, out.p, out.n);
+    zb_buf_free(&out);
+    status = zb_cli_end(&cli, s);
+    zb_shard_end(&e.shard, s != ZB_OK);
+    return status;
 }

@@ -1,72 +1,28 @@
 /* document.c - from rows to questions (contract in document.h).
  *
- * As in the LM Evaluation Harness (ecosystem.md 3.2): context = description + prompt, continuation
- * = one space + choice, nothing is stripped from a choice beyond what the task file says, and the
- * length of a choice is Python's len(), the number of code points. */
+ * As in the LM Evaluation Harness (ecosystem.md 3.2, 3.4): context = description + examples +
+ * prompt, an example = its prompt, one space, its answer, a blank line; continuation = one space +
+ * choice (no space behind a chat template); nothing is stripped from a choice beyond what the task
+ * file says, and the length of a choice is Python's len(), the number of code points. */
 #include "eval/document.h"
 
-#include "base/file.h"
 #include "base/json.h"
+#include "eval/fewshot.h"
+#include "eval/text_rule.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { LINE_MAX_BYTES = 1 << 22 };
-
-/* File and line of the row that is being read; jansson's objects know neither. */
+/* What documents are made with, and the place of the row that is being read. */
 typedef struct source {
     const zb_task *task;
-    const char *path;
+    const zb_document_opts *opts;
+    zb_document_set *set;
+    zb_fewshot fewshot;
     const char *where; /* "path:line" */
     zb_arena *arena;
     zb_err *err;
 } source;
-
-static const char *at_line(const char *path, int64_t line, zb_arena *a) {
-    return zb_asprintf(a, "%s:%lld", path, (long long)line);
-}
-
-static zb_status parse_row(zb_str line, const char *where, json_t **row, zb_err *err) {
-    /* The parser's own line and column would follow `where`; only the column is news, so the
-     * message is remade. */
-    json_error_t je;
-    *row = json_loadb(line.p, line.n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
-    if (!*row)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: column %d: invalid JSON: %s", where, je.column,
-                       je.text);
-    if (json_is_object(*row)) return ZB_OK;
-    zb_status s =
-        zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where, zb_json_type(*row));
-    json_decref(*row);
-    return s;
-}
-
-/* All lines of the file; the array of line numbers matches the rows (blank lines are skipped). */
-static zb_status read_rows(const source *s, json_t *rows, int64_t **line_of) {
-    zb_lines *lines;
-    ZB_TRY(zb_lines_open(&lines, s->path, LINE_MAX_BYTES, s->err));
-    size_t cap = 0;
-    zb_status status;
-    for (;;) {
-        zb_str line;
-        bool more;
-        status = zb_lines_next(lines, &line, &more, s->err);
-        if (status != ZB_OK || !more) break;
-        if (zb_str_trim(line).n == 0) continue;
-        int64_t number = zb_lines_number(lines);
-        char where[512];
-        snprintf(where, sizeof where, "%.480s:%lld", s->path, (long long)number);
-        json_t *row;
-        status = parse_row(line, where, &row, s->err);
-        if (status != ZB_OK) break;
-        size_t n = json_array_size(rows);
-        *line_of = zb_grow(s->arena, *line_of, &cap, n + 1, sizeof **line_of);
-        (*line_of)[n] = number;
-        json_array_append_new(rows, row);
-    }
-    zb_lines_close(lines);
-    return status;
-}
 
 static zb_status list_item(const source *s, const json_t *list, const char *path, size_t i,
                            zb_str *out) {
@@ -104,7 +60,7 @@ static zb_status list_texts(const source *s, const zb_task_list *l, const json_t
     return ZB_OK;
 }
 
-static zb_status read_gold(const source *s, const json_t *row, zb_document *d) {
+static zb_status read_gold(const source *s, const json_t *row, int n_choices, int *gold) {
     const zb_task *t = s->task;
     zb_str value;
     ZB_TRY(zb_template_render(&t->gold, row, s->where, s->arena, &value, s->err));
@@ -112,12 +68,12 @@ static zb_status read_gold(const source *s, const json_t *row, zb_document *d) {
         zb_str *text = NULL;
         int n = 0;
         ZB_TRY(list_texts(s, &t->gold_among, row, &text, &n));
-        for (d->gold = 0; d->gold < n; d->gold++)
-            if (zb_str_eq(text[d->gold], value)) break;
-        if (d->gold == n || d->gold >= d->n_choices)
+        for (*gold = 0; *gold < n; ++*gold)
+            if (zb_str_eq(text[*gold], value)) break;
+        if (*gold == n || *gold >= n_choices)
             return zb_fail(s->err, ZB_ERR_FORMAT,
                            "%s: answer \"%.40s\" (%s): expected the label of one of %d choices",
-                           s->where, value.p, t->gold.source, d->n_choices);
+                           s->where, value.p, t->gold.source, n_choices);
         return ZB_OK;
     }
     /* Data sets disagree whether a label is a number or its text: the template gives text for both.
@@ -125,12 +81,12 @@ static zb_status read_gold(const source *s, const json_t *row, zb_document *d) {
     int64_t position;
     zb_str digits = zb_str_trim(value);
     if (!zb_parse_i64(zb_strndup(s->arena, digits.p, digits.n), &position) ||
-        position < t->gold_from || position - t->gold_from >= d->n_choices)
+        position < t->gold_from || position - t->gold_from >= n_choices)
         return zb_fail(s->err, ZB_ERR_FORMAT,
                        "%s: answer \"%.40s\" (%s): expected an integer from %lld to %lld", s->where,
                        value.p, t->gold.source, (long long)t->gold_from,
-                       (long long)(t->gold_from + d->n_choices - 1));
-    d->gold = (int)(position - t->gold_from);
+                       (long long)(t->gold_from + n_choices - 1));
+    *gold = (int)(position - t->gold_from);
     return ZB_OK;
 }
 
@@ -147,79 +103,164 @@ static zb_str join(const source *s, zb_str head, zb_str tail) {
     return (zb_str){p, head.n + tail.n};
 }
 
-/* description + prompt. The description is not cleaned: it is ours, not the data set's. */
-static zb_status render_context(const source *s, const zb_template *prompt, const json_t *row,
-                                zb_str *out) {
-    zb_str description = {"", 0}, text;
-    if (s->task->description.source)
-        ZB_TRY(zb_template_render(&s->task->description, row, s->where, s->arena, &description,
-                                  s->err));
-    ZB_TRY(zb_template_render(prompt, row, s->where, s->arena, &text, s->err));
-    *out = join(s, description, clean(s, text));
+/* The question of a row: its prompt, and the texts of its choices. */
+typedef struct question {
+    zb_str *prompt; /* [n_prompts]: one, or one per choice */
+    int n_prompts;
+    zb_str *choice; /* [n_choices]; of prompts, all the same text */
+    int n_choices;
+    int gold;
+    const char *target;
+} question;
+
+static zb_status render(const source *s, const zb_template *t, const json_t *row, zb_str *out) {
+    *out = (zb_str){"", 0};
+    return t->source ? zb_template_render(t, row, s->where, s->arena, out, s->err) : ZB_OK;
+}
+
+static zb_status read_prompts(const source *s, const json_t *row, question *q) {
+    const zb_task *t = s->task;
+    q->n_prompts = t->prompts ? t->n_prompts : 1;
+    q->prompt = ZB_NEW_ARRAY(s->arena, zb_str, q->n_prompts);
+    for (int i = 0; i < q->n_prompts; i++) {
+        ZB_TRY(render(s, t->prompts ? &t->prompts[i] : &t->prompt, row, &q->prompt[i]));
+        q->prompt[i] = clean(s, q->prompt[i]);
+    }
+    return ZB_OK;
+}
+
+static zb_status read_question(const source *s, const json_t *row, question *q) {
+    const zb_task *t = s->task;
+    *q = (question){0};
+    ZB_TRY(read_prompts(s, row, q));
+    if (t->output == ZB_TASK_CHOICE && !t->prompts) {
+        ZB_TRY(list_texts(s, &t->choices, row, &q->choice, &q->n_choices));
+        ZB_ASSERT(q->choice);
+        for (int i = 0; i < q->n_choices; i++) q->choice[i] = clean(s, q->choice[i]);
+    } else {
+        zb_str text;
+        ZB_TRY(render(s, &t->continuation, row, &text));
+        q->n_choices = q->n_prompts;
+        q->choice = ZB_NEW_ARRAY(s->arena, zb_str, q->n_choices);
+        for (int i = 0; i < q->n_choices; i++) q->choice[i] = text;
+    }
+    if (t->output == ZB_TASK_CHOICE) ZB_TRY(read_gold(s, row, q->n_choices, &q->gold));
+    zb_str target;
+    ZB_TRY(render(s, &t->target, row, &target));
+    if (t->target.source)
+        q->target = zb_strndup(s->arena, target.p, target.n);
+    else if (t->output == ZB_TASK_CHOICE && !t->prompts)
+        q->target = zb_asprintf(s->arena, "%d", q->gold);
+    else
+        q->target = zb_strndup(s->arena, q->choice[0].p, q->choice[0].n);
+    return ZB_OK;
+}
+
+/* Two turns: the question of row i of the pool, and its answer. */
+static zb_status add_example(const source *s, int i, zb_turn *turn) {
+    source at = *s;
+    at.where = s->set->pool.where[i];
+    question q;
+    ZB_TRY(read_question(&at, zb_rows_fields(&s->set->pool, (size_t)i), &q));
+    zb_str answer = s->task->output == ZB_TASK_GENERATE ? zb_str_from(q.target) : q.choice[q.gold];
+    turn[0] = (zb_turn){"user", q.prompt[q.n_prompts > 1 ? q.gold : 0], " "};
+    turn[1] = (zb_turn){"assistant", answer, "\n\n"};
+    return ZB_OK;
+}
+
+/* Description and examples; *n turns, with room for the question. */
+static zb_status begin_context(source *s, const json_t *row, int leaf, zb_turn **turn, int *n) {
+    zb_str description;
+    int *pick = ZB_NEW_ARRAY(s->arena, int, s->set->shots + 1);
+    *turn = ZB_NEW_ARRAY(s->arena, zb_turn, 2 * s->set->shots + 2);
+    *n = 0;
+    ZB_TRY(render(s, &s->task->description, row, &description));
+    /* The description is not cleaned: it is ours, not the data set's. */
+    if (description.n) (*turn)[(*n)++] = (zb_turn){"system", description, ""};
+    if (s->set->shots == 0) return ZB_OK;
+    ZB_TRY(zb_fewshot_next(&s->fewshot, leaf, row, pick, s->err));
+    for (int i = 0; i < s->set->shots; i++, *n += 2) ZB_TRY(add_example(s, pick[i], *turn + *n));
     return ZB_OK;
 }
 
 /* The length that divides in acc_norm leaves the delimiter out. */
-static void set_continuation(const source *s, zb_choice *c, zb_str text) {
-    c->continuation = join(s, ZB_STR(" "), text);
+static zb_status set_choice(const source *s, zb_choice *c, int i, zb_str context, zb_str text) {
+    bool choice = s->task->output == ZB_TASK_CHOICE;
+    c->context = context;
+    c->continuation = choice && !s->opts->style.chat ? join(s, ZB_STR(" "), text) : text;
     c->length = (int64_t)zb_utf8_length(text.p, text.n);
+    c->bytes = (int64_t)text.n;
+    /* Division by a length of 0 has no meaning; the harness would stop with an error, too. */
+    if (choice && !s->task->prompts && c->length == 0)
+        return zb_fail(s->err, ZB_ERR_FORMAT, "%s: choice %d: expected text, found none", s->where,
+                       i);
+    return ZB_OK;
 }
 
-static zb_status read_choices(const source *s, const json_t *row, zb_document *d) {
-    const zb_task *t = s->task;
-    zb_str *text = NULL, context;
-    if (t->prompts) {
-        zb_str tail;
-        ZB_TRY(zb_template_render(&t->continuation, row, s->where, s->arena, &tail, s->err));
-        d->n_choices = t->n_prompts;
-        d->choice = ZB_NEW_ARRAY(s->arena, zb_choice, d->n_choices);
-        for (int i = 0; i < d->n_choices; i++) {
-            ZB_TRY(render_context(s, &t->prompts[i], row, &d->choice[i].context));
-            set_continuation(s, &d->choice[i], tail);
-        }
-        d->target = zb_strndup(s->arena, tail.p, tail.n);
-        return ZB_OK;
-    }
-    ZB_TRY(render_context(s, &t->prompt, row, &context));
-    ZB_TRY(list_texts(s, &t->choices, row, &text, &d->n_choices));
-    ZB_ASSERT(text);
-    d->choice = ZB_NEW_ARRAY(s->arena, zb_choice, d->n_choices);
+static zb_status read_labels(const source *s, const json_t *row, zb_document *d) {
+    const json_t *list;
+    ZB_TRY(zb_template_lookup(row, s->task->labels, s->where, &list, s->err));
+    bool *label = ZB_NEW_ARRAY(s->arena, bool, d->n_choices);
+    if (json_array_size(list) != (size_t)d->n_choices)
+        return zb_fail(s->err, ZB_ERR_FORMAT, "%s: field \"%s\": expected %d labels, found %zu",
+                       s->where, s->task->labels, d->n_choices, json_array_size(list));
     for (int i = 0; i < d->n_choices; i++) {
-        d->choice[i].context = context;
-        set_continuation(s, &d->choice[i], clean(s, text[i]));
-        /* Division by a length of 0 has no meaning; the harness would stop with an error, too. */
-        if (t->acc_norm && d->choice[i].length == 0)
-            return zb_fail(s->err, ZB_ERR_FORMAT, "%s: choice %d: expected text, found none",
-                           s->where, i);
+        const json_t *v = json_array_get(list, (size_t)i);
+        if (!json_is_integer(v) || (json_integer_value(v) != 0 && json_integer_value(v) != 1))
+            return zb_fail(s->err, ZB_ERR_FORMAT, "%s: field \"%s\": expected labels 0 and 1",
+                           s->where, s->task->labels);
+        label[i] = json_integer_value(v) == 1;
     }
+    d->label = label;
     return ZB_OK;
 }
 
-static zb_status read_document(const source *s, const json_t *row, zb_document *d) {
-    ZB_TRY(read_choices(s, row, d));
-    ZB_TRY(read_gold(s, row, d));
-    if (s->task->target.source) {
-        zb_str target;
-        ZB_TRY(zb_template_render(&s->task->target, row, s->where, s->arena, &target, s->err));
-        d->target = zb_strndup(s->arena, target.p, target.n);
-    } else if (!d->target) {
-        d->target = zb_asprintf(s->arena, "%d", d->gold);
+/* Words as Python's len(re.split(r"\s+", text)): runs of white space and one. */
+static int64_t count_words(zb_str text) {
+    int64_t n = 1;
+    bool inside = false;
+    for (size_t i = 0; i < text.n;) {
+        uint32_t c = 0;
+        size_t k = zb_utf8_decode(text.p + i, text.n - i, &c);
+        bool space = k && zb_text_is_space(c);
+        n += space && !inside;
+        inside = space;
+        i += k ? k : 1;
     }
+    return n;
+}
+
+static zb_status read_counts(const source *s, const json_t *row, zb_document *d) {
+    zb_str text = d->choice[0].continuation;
+    if (s->task->count.source) ZB_TRY(render(s, &s->task->count, row, &text));
+    d->words = count_words(text);
+    d->bytes = (int64_t)text.n;
+    if (d->bytes == 0)
+        return zb_fail(s->err, ZB_ERR_FORMAT, "%s: expected text, found none", s->where);
     return ZB_OK;
 }
 
-/* Which part of the task the row belongs to. A value that no group names means that data and task
- * file do not fit together, so it is an error and not a row to skip. */
-static zb_status leaf_of(const source *s, const json_t *row, int *leaf) {
-    const zb_task *t = s->task;
-    *leaf = 0;
-    if (!t->split_by) return ZB_OK;
-    const char *name;
-    ZB_TRY(zb_json_str(row, s->where, t->split_by, true, &name, s->err));
-    for (; *leaf < t->n_leaves; ++*leaf)
-        if (!strcmp(t->leaf[*leaf].alias, name)) return ZB_OK;
-    return zb_fail(s->err, ZB_ERR_FORMAT, "%s: field \"%s\": \"%.60s\" is in no group of %s",
-                   s->where, t->split_by, name, t->file);
+/* A rolling task has no context: its text is scored from the first token on. */
+static zb_status read_document(source *s, const json_t *row, zb_document *d) {
+    question q;
+    zb_turn *turn = NULL;
+    int n;
+    zb_str context = {"", 0};
+    ZB_TRY(read_question(s, row, &q));
+    ZB_TRY(begin_context(s, row, d->leaf, &turn, &n));
+    d->n_choices = q.n_choices;
+    d->choice = ZB_NEW_ARRAY(s->arena, zb_choice, q.n_choices);
+    for (int i = 0; i < q.n_choices; i++) {
+        if (s->task->output != ZB_TASK_ROLLING && (i == 0 || q.n_prompts > 1)) {
+            turn[n] = (zb_turn){"user", q.prompt[q.n_prompts > 1 ? i : 0], ""};
+            ZB_TRY(zb_prompt_write(&s->opts->style, turn, n + 1, s->arena, &context, s->err));
+        }
+        ZB_TRY(set_choice(s, &d->choice[i], i, context, q.choice[i]));
+    }
+    d->gold = q.gold;
+    d->target = q.target;
+    if (s->task->labels) ZB_TRY(read_labels(s, row, d));
+    return s->task->output == ZB_TASK_ROLLING ? read_counts(s, row, d) : ZB_OK;
 }
 
 /* Documents to take of `total`: a share is rounded up, as in the harness. */
@@ -229,65 +270,85 @@ static int64_t quota(double limit, int64_t total) {
     return n < (double)total ? (int64_t)n : total;
 }
 
-/* A data set that lost rows on its way here would still give a number, only a wrong one. */
-static zb_status check_counts(const source *s, const zb_document_set *set) {
-    const zb_task *t = s->task;
-    size_t n = json_array_size(set->rows);
-    if (t->rows && n != (size_t)t->rows)
-        return zb_fail(s->err, ZB_ERR_FORMAT,
-                       "%s: expected %lld rows (%s), found %zu: make the file again with "
-                       "tools/prepare_data.py",
-                       s->path, (long long)t->rows, t->file, n);
-    for (int i = 0; i < t->n_leaves; i++)
-        if (t->leaf[i].selected && set->total[i] == 0)
-            return zb_fail(s->err, ZB_ERR_FORMAT, "%s: no rows of %s", s->path, t->leaf[i].name);
+/* Whether document `id` of a leaf is wanted. */
+static bool wanted(const source *s, int leaf, int64_t id) {
+    const zb_task_leaf *l = &s->task->leaf[leaf];
+    const json_t *list = s->opts->picked ? json_object_get(s->opts->picked, l->name) : NULL, *v;
+    if (!l->selected) return false;
+    if (!list) return id < quota(s->opts->limit, s->set->total[leaf]);
+    size_t i;
+    json_array_foreach((json_t *)list, i, v) {
+        if (json_integer_value(v) == id) return true;
+    }
+    return false;
+}
+
+/* The picked numbers of each leaf must be integers that its rows have. */
+static zb_status check_picked(const source *s) {
+    for (int l = 0; l < s->task->n_leaves && s->opts->picked; l++) {
+        const char *name = s->task->leaf[l].name;
+        const json_t *list = json_object_get(s->opts->picked, name), *v;
+        size_t i;
+        if (!list) continue;
+        if (!json_is_array(list))
+            return zb_fail(s->err, ZB_ERR_USAGE, "samples: %s: expected a list of numbers", name);
+        json_array_foreach((json_t *)list, i, v) {
+            if (!json_is_integer(v) || json_integer_value(v) < 0 ||
+                json_integer_value(v) >= s->set->total[l])
+                return zb_fail(s->err, ZB_ERR_USAGE, "samples: %s: expected numbers from 0 to %lld",
+                               name, (long long)s->set->total[l] - 1);
+        }
+    }
     return ZB_OK;
 }
 
 /* All rows are parsed before any document is made: the counts of the parts decide how many to take,
  * and a broken line is found even if --limit would leave it out. */
-static zb_status build(source *s, double limit, zb_document_set *set) {
-    int64_t *line_of = NULL;
-    ZB_TRY(read_rows(s, set->rows, &line_of));
-    size_t n = json_array_size(set->rows);
-    ZB_ASSERT(n == 0 || line_of);
-    int *leaf = ZB_NEW_ARRAY(s->arena, int, n + 1);
-    for (size_t i = 0; i < n; i++) {
-        s->where = at_line(s->path, line_of[i], s->arena);
-        ZB_TRY(leaf_of(s, json_array_get(set->rows, i), &leaf[i]));
-        set->total[leaf[i]]++;
-    }
-    ZB_TRY(check_counts(s, set));
-    set->doc = ZB_NEW_ARRAY(s->arena, zb_document, n + 1);
-    for (size_t i = 0; i < n; i++) {
-        int l = leaf[i];
-        if (!s->task->leaf[l].selected || set->used[l] == quota(limit, set->total[l])) continue;
+static zb_status build(source *s) {
+    zb_document_set *set = s->set;
+    const zb_task *t = s->task;
+    for (size_t i = 0; i < set->rows.n; i++) set->total[set->rows.leaf[i]]++;
+    for (int i = 0; i < t->n_leaves; i++)
+        if (t->leaf[i].selected && set->total[i] == 0)
+            return zb_fail(s->err, ZB_ERR_FORMAT, "%s: no rows of %s", set->rows.path,
+                           t->leaf[i].name);
+    ZB_TRY(check_picked(s));
+    ZB_TRY(zb_fewshot_init(&s->fewshot, t, &set->pool, set->shots, s->arena, s->err));
+    set->doc = ZB_NEW_ARRAY(s->arena, zb_document, set->rows.n + 1);
+    int64_t *seen = ZB_NEW_ARRAY(s->arena, int64_t, t->n_leaves);
+    for (size_t i = 0; i < set->rows.n; i++) {
+        int l = set->rows.leaf[i];
+        int64_t id = seen[l]++;
+        if (!wanted(s, l, id)) continue;
         zb_document *d = &set->doc[set->n++];
-        d->id = set->used[l]++;
+        set->used[l]++;
+        d->id = id;
         d->leaf = l;
-        d->row = json_array_get(set->rows, i);
-        d->where = s->where = at_line(s->path, line_of[i], s->arena);
-        ZB_TRY(read_document(s, d->row, d));
+        d->row = zb_rows_shown(&set->rows, t, i);
+        d->where = s->where = set->rows.where[i];
+        ZB_TRY(read_document(s, zb_rows_fields(&set->rows, i), d));
     }
     return ZB_OK;
 }
 
-zb_status zb_document_set_read(const zb_task *t, const char *data_dir, double limit, zb_arena *a,
+zb_status zb_document_set_read(const zb_task *t, const zb_document_opts *o, zb_arena *a,
                                zb_document_set *out, zb_err *err) {
-    *out = (zb_document_set){.arena = a, .rows = json_array()};
+    *out = (zb_document_set){.arena = a, .shots = zb_task_shots(t, o->shots)};
     out->total = ZB_NEW_ARRAY(a, int64_t, t->n_leaves);
     out->used = ZB_NEW_ARRAY(a, int64_t, t->n_leaves);
-    source s = {.task = t, .path = zb_path_join(a, data_dir, t->data), .arena = a, .err = err};
-    const char *gz = zb_asprintf(a, "%s.gz", s.path);
-    if (!zb_file_exists(s.path) && zb_file_exists(gz)) s.path = gz;
-    if (!zb_file_exists(s.path))
-        return zb_fail(err, ZB_ERR_IO,
-                       "%s: data of task %s not found: run ./run test or tools/prepare_data.py",
-                       s.path, t->name);
-    return build(&s, limit, out);
+    source s = {.task = t, .opts = o, .set = out, .arena = a, .err = err};
+    ZB_TRY(zb_rows_read(t, o->data_dir, t->data, t->rows, a, &out->rows, err));
+    if (out->shots > 0 && !t->fewshot.data)
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "num_fewshot: %s names no pool of examples (fewshot: data), found %d",
+                       t->file, out->shots);
+    if (out->shots > 0)
+        ZB_TRY(zb_rows_read(t, o->data_dir, t->fewshot.data, t->fewshot.rows, a, &out->pool, err));
+    return build(&s);
 }
 
 void zb_document_set_free(zb_document_set *s) {
-    json_decref(s->rows);
+    zb_rows_free(&s->rows);
+    zb_rows_free(&s->pool);
     *s = (zb_document_set){0};
 }

@@ -186,6 +186,91 @@ static zb_status loglik(void *self, const zb_loglik_request *r, int n, zb_loglik
     return ZB_OK;
 }
 
+/* Most probable next token of each of n final hidden rows [n, D]. */
+static void best_tokens(zb_model_scorer *m, const float *hidden, int n, int32_t *out) {
+    const zb_kernels *kn = zb_kernels_get();
+    zb_arena *a = zb_runner_arena(m->runner);
+    zb_mark mark = zb_arena_mark(a);
+    int V = zb_runner_run(m->runner)->config->V;
+    float *logits = ZB_NEW_ARRAY(a, float, (size_t)n *V);
+    zb_runner_logits(m->runner, hidden, n, logits);
+    for (int i = 0; i < n; i++) out[i] = kn->argmax(V, logits + (size_t)i * V);
+    zb_arena_pop(a, mark);
+}
+
+/* One pass over the spans of `b`; next[i] follows the last token of span i. */
+static zb_status pass_next(zb_model_scorer *m, const zb_batch *b, int32_t *next, zb_err *err) {
+    zb_arena *a = zb_runner_arena(m->runner);
+    zb_mark mark = zb_arena_mark(a);
+    size_t D = (size_t)zb_runner_run(m->runner)->config->D;
+    zb_status s = zb_runner_begin(m->runner, b, err);
+    if (s == ZB_OK) {
+        float *h = ZB_NEW_ARRAY(a, float, (size_t)b->n *D);
+        float *last = ZB_NEW_ARRAY(a, float, (size_t)b->n_spans *D);
+        zb_runner_forward(m->runner, h, NULL);
+        for (int i = 0; i < b->n_spans; i++)
+            memcpy(last + (size_t)i * D, h + (size_t)(b->span[i].start + b->span[i].n - 1) * D,
+                   D * sizeof(float));
+        best_tokens(m, last, b->n_spans, next);
+    }
+    zb_arena_pop(a, mark);
+    return s;
+}
+
+/* Appends a token; false if the text has ended. */
+static bool append(zb_write_request *r, int32_t id) {
+    r->ids[r->n_ids++] = id;
+    return r->n_ids < r->max && !r->stop(r->user, r->ids, r->n_ids);
+}
+
+/* Prompts are passed one by one (they are long), the texts then grow side by side, a token of each
+ * in every pass. */
+static zb_status write_batch(zb_model_scorer *m, zb_write_request *r, int n, zb_err *err) {
+    zb_state **state = zb_alloc_array(&m->pass, (size_t)n, sizeof *state);
+    int32_t *next = ZB_NEW_ARRAY(&m->pass, int32_t, n), *ids = ZB_NEW_ARRAY(&m->pass, int32_t, n);
+    zb_span *span = ZB_NEW_ARRAY(&m->pass, zb_span, n);
+    int *who = ZB_NEW_ARRAY(&m->pass, int, n), active = 0;
+    for (int i = 0; i < n; i++) {
+        state[i] = new_state(m, r[i].n_context + r[i].max);
+        zb_span all = {0, r[i].n_context, state[i]};
+        ZB_TRY(pass_next(m, &(zb_batch){r[i].context, r[i].n_context, &all, 1}, next, err));
+        r[i].n_ids = 0;
+        if (append(&r[i], next[0])) who[active++] = i;
+    }
+    while (active > 0) {
+        for (int k = 0; k < active; k++) {
+            const zb_write_request *q = &r[who[k]];
+            ids[k] = q->ids[q->n_ids - 1];
+            span[k] = (zb_span){k, 1, state[who[k]]};
+        }
+        ZB_TRY(pass_next(m, &(zb_batch){ids, active, span, active}, next, err));
+        int kept = 0;
+        for (int k = 0; k < active; k++)
+            if (append(&r[who[k]], next[k])) who[kept++] = who[k];
+        active = kept;
+    }
+    return ZB_OK;
+}
+
+static zb_status write_texts(void *self, zb_write_request *r, int n, zb_err *err) {
+    zb_model_scorer *m = self;
+    const zb_config *c = zb_runner_run(m->runner)->config;
+    for (int i = 0; i < n;) {
+        size_t bytes = 0;
+        int end = i;
+        for (; end < n; end++) {
+            bytes += zb_state_size(c, r[end].n_context + r[end].max);
+            if (end > i && bytes > STATE_BYTES) break;
+        }
+        zb_mark mark = zb_arena_mark(&m->pass);
+        zb_status s = write_batch(m, r + i, end - i, err);
+        zb_arena_pop(&m->pass, mark);
+        if (s != ZB_OK) return s;
+        i = end;
+    }
+    return ZB_OK;
+}
+
 zb_status zb_model_scorer_new(zb_model_scorer **out, zb_runner *r, int max_length, zb_err *err) {
     (void)err;
     zb_arena first = {0};
@@ -206,6 +291,9 @@ void zb_model_scorer_free(zb_model_scorer *m) {
 }
 
 zb_scorer zb_model_scorer_get(zb_model_scorer *m) {
-    return (zb_scorer){
-        .self = m, .max_length = m->max_length, .prefix_token = -1, .loglik = loglik};
+    return (zb_scorer){.self = m,
+                       .max_length = m->max_length,
+                       .prefix_token = -1,
+                       .loglik = loglik,
+                       .write = write_texts};
 }

@@ -1,4 +1,4 @@
-/* request.c - tokens of a question and the order of the questions (contract in request.h).
+/* request.c - tokens of a question (contract in request.h).
  *
  * Boundary. Trailing white space of the context moves to the front of the continuation. Then
  *     ids_c = ids(context),   ids_w = ids(context + continuation),   continuation =
@@ -10,18 +10,9 @@
  * text begins with it already. */
 #include "eval/request.h"
 
-#include "base/log.h"
 #include "eval/text_rule.h"
 
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
-
-enum {
-    CALL_TOKENS = 4096, /* of one call of the scorer: seconds of work, so that progress and Ctrl-C
-                            stay alive */
-    CALL_REQUESTS = 4096,
-};
 
 /* Text inside a document that spells a special token becomes that token, as in the harness. */
 static zb_status encode(const zb_request_maker *m, zb_str text, bool with_bos, zb_ids *out,
@@ -103,95 +94,42 @@ zb_status zb_request_make(zb_request_maker *m, zb_str context, zb_str continuati
     return ZB_OK;
 }
 
-/* Neighbouring requests with one context: requests [first, first + n). */
-typedef struct run {
-    size_t first, n;
-    size_t longest, tokens; /* of its longest request; the context once and all continuations */
-} run;
-
-static int longest_first(const void *a, const void *b) {
-    const run *x = a, *y = b;
-    if (x->longest != y->longest) return x->longest < y->longest ? 1 : -1;
-    return x->first < y->first ? -1 : x->first > y->first;
-}
-
-static size_t make_runs(zb_loglik_request *r, size_t n, run *runs) {
-    size_t count = 0;
-    for (size_t i = 0; i < n; i++) {
-        bool same =
-            i > 0 && r[i].context == r[i - 1].context && r[i].n_context == r[i - 1].n_context;
-        if (!same) runs[count++] = (run){.first = i, .tokens = (size_t)r[i].n_context};
-        run *u = &runs[count - 1];
-        size_t length = (size_t)r[i].n_context + (size_t)r[i].n_continuation;
-        u->n++;
-        u->tokens += (size_t)r[i].n_continuation;
-        if (length > u->longest) u->longest = length;
-        r[i].group = (int64_t)count - 1;
+zb_status zb_request_windows(zb_request_maker *m, zb_str text, const char *where,
+                             zb_loglik_request **out, int *n, zb_err *err) {
+    zb_ids ids;
+    *n = 0;
+    if (m->prefix < 0)
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: the tokenizer has neither BOS nor EOS", where);
+    zb_status s = encode(m, text, true, &ids, err);
+    if (s != ZB_OK) return zb_err_wrap(err, s, "%s", where);
+    size_t max = (size_t)m->max_length;
+    *out = ZB_NEW_ARRAY(m->arena, zb_loglik_request, ids.n / max + 1);
+    int32_t *prefix = ZB_NEW(m->arena, int32_t);
+    *prefix = m->prefix;
+    for (size_t done = 0; done < ids.n;) {
+        size_t count = ids.n - done < max ? ids.n - done : max, end = done + count;
+        /* A last window that is not full is filled with context from the left. */
+        size_t from = done == 0 ? 0 : end - max - 1;
+        (*out)[(*n)++] = (zb_loglik_request){
+            .context = done == 0 ? prefix : ids.id + from,
+            .n_context = done == 0 ? 1 : (int)(done - from),
+            .continuation = ids.id + done,
+            .n_continuation = (int)count,
+        };
+        done = end;
     }
-    return count;
+    return *n ? ZB_OK : zb_fail(err, ZB_ERR_FORMAT, "%s: the text has no tokens", where);
 }
 
-/* All that a call of the scorer needs: requests, their runs in order, and where the answers go. */
-typedef struct job {
-    const zb_scorer *scorer;
-    const zb_loglik_request *request;
-    const run *runs;
-    zb_loglik *out;
-    zb_arena *arena;
-} job;
-
-/* One call for runs [from, to) with n requests; the answers go back to their requests' places. */
-static zb_status call(const job *j, size_t from, size_t to, size_t n, zb_err *err) {
-    zb_loglik_request *batch = ZB_NEW_ARRAY(j->arena, zb_loglik_request, n);
-    zb_loglik *answer = ZB_NEW_ARRAY(j->arena, zb_loglik, n);
-    size_t k = 0;
-    for (size_t i = from; i < to; i++)
-        for (size_t q = 0; q < j->runs[i].n; q++) batch[k++] = j->request[j->runs[i].first + q];
-    ZB_TRY(j->scorer->loglik(j->scorer->self, batch, (int)n, answer, err));
-    for (size_t i = 0; i < n; i++)
-        if (isnan(answer[i].logprob))
-            return zb_fail(err, ZB_ERR_FORMAT,
-                           "the model gives a log-probability that is not a number");
-    k = 0;
-    for (size_t i = from; i < to; i++)
-        for (size_t q = 0; q < j->runs[i].n; q++) j->out[j->runs[i].first + q] = answer[k++];
-    return ZB_OK;
-}
-
-/* The end of the runs that go into one call together with run `from`; *n counts their requests. */
-static size_t call_end(const run *runs, size_t count, size_t from, size_t *n) {
-    size_t to = from, tokens = 0;
-    for (*n = 0; to < count; to++) {
-        tokens += runs[to].tokens;
-        if (to > from && (tokens > CALL_TOKENS || *n + runs[to].n > CALL_REQUESTS)) break;
-        *n += runs[to].n;
-    }
-    return to;
-}
-
-zb_status zb_request_score(const zb_scorer *s, zb_loglik_request *r, size_t n, const char *what,
-                           zb_arena *a, zb_loglik *out, zb_err *err) {
-    run *runs = ZB_NEW_ARRAY(a, run, n + 1);
-    size_t count = make_runs(r, n, runs), done = 0;
-    qsort(runs, count, sizeof *runs, longest_first);
-    job j = {.scorer = s, .request = r, .runs = runs, .out = out, .arena = a};
-    zb_progress progress;
-    zb_progress_begin(&progress, what, "requests", 0, (double)n);
-    zb_status status = ZB_OK;
-    for (size_t from = 0; from < count && status == ZB_OK;) {
-        if (zb_interrupted()) {
-            status = zb_fail(err, ZB_ERR_INTERRUPTED, "%s: interrupted after %zu of %zu requests",
-                             what, done, n);
-            break;
-        }
-        size_t requests, to = call_end(runs, count, from, &requests);
-        zb_mark mark = zb_arena_mark(a);
-        status = call(&j, from, to, requests, err);
-        zb_arena_pop(a, mark);
-        done += requests;
-        zb_progress_update(&progress, (double)done, NULL);
-        from = to;
-    }
-    zb_progress_end(&progress, (double)done, NULL);
-    return status;
+zb_status zb_request_context(zb_request_maker *m, zb_str context, int max, const char *where,
+                             zb_ids *out, zb_err *err) {
+    if (max >= m->max_length)
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "%s: expected room for a text of %d tokens, found a max_length of %d", where,
+                       max, m->max_length);
+    zb_status s = encode(m, context, true, out, err);
+    if (s != ZB_OK) return zb_err_wrap(err, s, "%s", where);
+    size_t room = (size_t)(m->max_length - max);
+    if (out->n > room) *out = (zb_ids){out->id + (out->n - room), room};
+    return out->n ? ZB_OK : zb_fail(err, ZB_ERR_FORMAT, "%s: the prompt has no tokens", where);
 }

@@ -1,9 +1,7 @@
 /* result.c - rows of scores (contract in result.h).
  *
- * acc: the choice with the greatest summed log-probability is the right one; acc_norm: the same
- * after division by the number of code points of the choice. A row of a part is the mean over its
- * documents, a row of a group the mean of its parts weighted by their sizes with the pooled error
- * (metric.h). */
+ * A row of a part aggregates its documents (score.h), a row of a group the means of its parts
+ * weighted by their sizes with the pooled error (metric.h). */
 #include "eval/result.h"
 
 #include <math.h>
@@ -15,17 +13,6 @@ void zb_eval_result_free(zb_eval_result *r) {
     *r = (zb_eval_result){0};
 }
 
-double zb_document_acc(const zb_document *d, bool norm) {
-    double score[ZB_CHOICES_MAX];
-    int64_t length[ZB_CHOICES_MAX];
-    ZB_ASSERT(d->n_choices <= ZB_CHOICES_MAX);
-    for (int i = 0; i < d->n_choices; i++) {
-        score[i] = d->choice[i].score.logprob;
-        length[i] = d->choice[i].length;
-    }
-    return zb_metric_best(score, norm ? length : NULL, d->n_choices) == d->gold ? 1 : 0;
-}
-
 static zb_eval_row *new_row(zb_eval_result *r) {
     r->row = zb_grow(&r->arena, r->row, &r->cap, (size_t)r->n_rows + 1, sizeof *r->row);
     return &r->row[r->n_rows++];
@@ -35,51 +22,90 @@ static const char *indent(zb_eval_result *r, int depth, const char *alias) {
     return depth ? zb_asprintf(&r->arena, "%*s- %s", depth, "", alias) : alias;
 }
 
-/* The row of one part: means over its documents, which carry their position as id. */
-static zb_eval_row leaf_row(const zb_task *t, int leaf, const zb_document_set *docs,
-                            zb_arena *scratch) {
+static zb_eval_score *new_scores(zb_eval_result *r, const zb_task *t) {
+    zb_eval_score *s = ZB_NEW_ARRAY(&r->arena, zb_eval_score, t->n_metrics);
+    for (int i = 0; i < t->n_metrics; i++) {
+        const zb_filter *f = t->metric[i].filter;
+        s[i] = (zb_eval_score){.kind = t->metric[i].kind, .filter = f ? f->name : "none"};
+    }
+    return s;
+}
+
+/* Counts a document whose choices are the letters A, B, ... */
+static void count_letters(const zb_document *d, zb_eval_letters *l) {
+    double score[ZB_LETTERS_MAX];
+    if (d->n_choices < 2 || d->n_choices > ZB_LETTERS_MAX) return;
+    for (int i = 0; i < d->n_choices; i++) {
+        zb_str c = d->choice[i].continuation;
+        if (d->choice[i].length != 1 || c.n == 0 || c.p[c.n - 1] != 'A' + i) return;
+        score[i] = d->choice[i].score.logprob;
+    }
+    if (d->n_choices > l->n) l->n = d->n_choices;
+    l->chosen[zb_metric_best(score, NULL, d->n_choices)]++;
+    l->right[d->gold]++;
+}
+
+/* The row of one part: aggregates of its documents. */
+static zb_eval_row leaf_row(zb_eval_result *r, const zb_task *t, int leaf,
+                            const zb_document_set *docs, zb_arena *scratch) {
     zb_eval_row row = {.name = t->leaf[leaf].name,
                        .alias = t->leaf[leaf].alias,
                        .task = t,
-                       .has_norm = t->acc_norm};
-    row.n = docs->used[leaf];
-    row.total = docs->total[leaf];
-    double *acc = ZB_NEW_ARRAY(scratch, double, row.n),
-           *norm = ZB_NEW_ARRAY(scratch, double, row.n);
-    for (size_t i = 0; i < docs->n; i++) {
-        const zb_document *d = &docs->doc[i];
-        if (d->leaf != leaf) continue;
-        acc[d->id] = zb_document_acc(d, false);
-        if (row.has_norm) norm[d->id] = zb_document_acc(d, true);
+                       .shots = docs->shots,
+                       .n = docs->used[leaf],
+                       .total = docs->total[leaf],
+                       .score = new_scores(r, t),
+                       .n_scores = t->n_metrics};
+    zb_score_value *x = ZB_NEW_ARRAY(scratch, zb_score_value, row.n);
+    for (int m = 0; m < t->n_metrics && row.n; m++) {
+        int64_t k = 0;
+        for (size_t i = 0; i < docs->n; i++)
+            if (docs->doc[i].leaf == leaf)
+                x[k++] = t->metric[m].kind->of(t, &docs->doc[i], t->metric[m].filter, scratch);
+        row.score[m].m = zb_score_total(t->metric[m].kind, x, k, scratch);
     }
-    row.acc = zb_metric_mean(acc, row.n);
-    if (row.has_norm) row.acc_norm = zb_metric_mean(norm, row.n);
+    for (size_t i = 0; i < docs->n; i++)
+        if (docs->doc[i].leaf == leaf && t->output == ZB_TASK_CHOICE)
+            count_letters(&docs->doc[i], &row.letters);
     return row;
 }
 
+static void add_letters(zb_eval_letters *sum, const zb_eval_letters *more) {
+    if (more->n > sum->n) sum->n = more->n;
+    for (int i = 0; i < more->n; i++) {
+        sum->chosen[i] += more->chosen[i];
+        sum->right[i] += more->right[i];
+    }
+}
+
 /* The row over all selected leaves of `group` (-1: of all groups). */
-static zb_eval_row pool_row(const zb_task *t, int group, const zb_eval_row *leaf,
+static zb_eval_row pool_row(zb_eval_result *r, const zb_task *t, int group, const zb_eval_row *leaf,
                             zb_arena *scratch) {
-    zb_eval_row row = {
-        .name = t->name, .alias = t->name, .group = true, .task = t, .has_norm = t->acc_norm};
+    zb_eval_row row = {.name = t->name,
+                       .alias = t->name,
+                       .group = true,
+                       .task = t,
+                       .score = new_scores(r, t),
+                       .n_scores = t->n_metrics};
     if (group >= 0) {
         row.name = t->group[group].name;
         row.alias = t->group[group].alias;
     }
-    zb_metric *acc = ZB_NEW_ARRAY(scratch, zb_metric, t->n_leaves),
-              *norm = ZB_NEW_ARRAY(scratch, zb_metric, t->n_leaves);
+    zb_metric *part = ZB_NEW_ARRAY(scratch, zb_metric, t->n_leaves);
     int64_t *size = ZB_NEW_ARRAY(scratch, int64_t, t->n_leaves);
-    int k = 0;
-    for (int i = 0; i < t->n_leaves; i++) {
-        if (!t->leaf[i].selected || (group >= 0 && t->leaf[i].group != group)) continue;
-        acc[k] = leaf[i].acc;
-        norm[k] = leaf[i].acc_norm;
-        size[k++] = leaf[i].n;
-        row.n += leaf[i].n;
-        row.total += leaf[i].total;
+    for (int m = 0; m < t->n_metrics; m++) {
+        int k = 0;
+        for (int i = 0; i < t->n_leaves; i++) {
+            if (!t->leaf[i].selected || (group >= 0 && t->leaf[i].group != group)) continue;
+            part[k] = leaf[i].score[m].m;
+            size[k++] = leaf[i].n;
+            if (m > 0) continue;
+            row.n += leaf[i].n;
+            row.total += leaf[i].total;
+            add_letters(&row.letters, &leaf[i].letters);
+        }
+        row.score[m].m = zb_metric_pool(part, size, k);
     }
-    row.acc = zb_metric_pool(acc, size, k);
-    if (row.has_norm) row.acc_norm = zb_metric_pool(norm, size, k);
     return row;
 }
 
@@ -90,23 +116,29 @@ static void push(zb_eval_result *r, zb_eval_row row, int depth) {
     *new_row(r) = row;
 }
 
-void zb_eval_result_add(zb_eval_result *r, const zb_task *t, const zb_document_set *docs,
-                        zb_arena *scratch) {
+zb_status zb_eval_result_add(zb_eval_result *r, const zb_task *t, const zb_document_set *docs,
+                             zb_arena *scratch, zb_err *err) {
     zb_eval_row *leaf = ZB_NEW_ARRAY(scratch, zb_eval_row, t->n_leaves);
-    for (int i = 0; i < t->n_leaves; i++)
-        if (t->leaf[i].selected) leaf[i] = leaf_row(t, i, docs, scratch);
+    for (int i = 0; i < t->n_leaves; i++) {
+        if (!t->leaf[i].selected) continue;
+        if (docs->used[i] == 0)
+            return zb_fail(err, ZB_ERR_USAGE, "samples: %s: expected at least one document",
+                           t->leaf[i].name);
+        leaf[i] = leaf_row(r, t, i, docs, scratch);
+    }
     if (!t->split_by) {
         push(r, leaf[0], 0);
-        return;
+        return ZB_OK;
     }
     int depth = 0;
-    if (t->total) push(r, pool_row(t, -1, leaf, scratch), depth++);
+    if (t->total) push(r, pool_row(r, t, -1, leaf, scratch), depth++);
     for (int g = 0; g < t->n_groups; g++) {
         bool selected = t->group[g].selected;
-        if (selected) push(r, pool_row(t, g, leaf, scratch), depth);
+        if (selected) push(r, pool_row(r, t, g, leaf, scratch), depth);
         for (int i = 0; i < t->n_leaves; i++)
             if (t->leaf[i].group == g && t->leaf[i].selected) push(r, leaf[i], depth + selected);
     }
+    return ZB_OK;
 }
 
 const zb_eval_row *zb_eval_find(const zb_eval_result *r, const char *name) {
@@ -115,24 +147,46 @@ const zb_eval_row *zb_eval_find(const zb_eval_result *r, const char *name) {
     return NULL;
 }
 
+const zb_metric *zb_eval_metric(const zb_eval_row *row, const char *name) {
+    for (int i = 0; i < row->n_scores; i++)
+        if (!strcmp(row->score[i].kind->name, name)) return &row->score[i].m;
+    return NULL;
+}
+
 double zb_eval_average(const zb_eval_result *r, bool norm) {
     double sum = 0;
     int n = 0;
     for (int i = 0; i < r->n_rows; i++) {
         if (r->row[i].depth > 0) continue;
-        sum += norm && r->row[i].has_norm ? r->row[i].acc_norm.value : r->row[i].acc.value;
+        const zb_metric *m = norm ? zb_eval_metric(&r->row[i], "acc_norm") : NULL;
+        if (!m) m = zb_eval_metric(&r->row[i], "acc");
+        if (!m) continue;
+        sum += m->value;
         n++;
     }
     return n ? sum / n : (double)NAN;
 }
 
 /* "none" is the harness's name for no answer filter. */
-static void put_metric(json_t *o, const char *name, zb_metric m) {
-    char key[64];
-    snprintf(key, sizeof key, "%s,none", name);
-    json_object_set_new(o, key, json_real(m.value));
-    snprintf(key, sizeof key, "%s_stderr,none", name);
-    json_object_set_new(o, key, isnan(m.stderr_of) ? json_string("N/A") : json_real(m.stderr_of));
+static void put_score(json_t *o, const zb_eval_score *s) {
+    char key[128];
+    snprintf(key, sizeof key, "%s,%s", s->kind->name, s->filter);
+    json_object_set_new(o, key, json_real(s->m.value));
+    snprintf(key, sizeof key, "%s_stderr,%s", s->kind->name, s->filter);
+    json_object_set_new(o, key,
+                        isnan(s->m.stderr_of) ? json_string("N/A") : json_real(s->m.stderr_of));
+}
+
+/* Our own key beside the harness's. */
+static json_t *letters_json(const zb_eval_letters *l) {
+    json_t *o = json_object();
+    for (int i = 0; i < l->n; i++) {
+        char letter[2] = {(char)('A' + i), 0};
+        json_object_set_new(o, letter,
+                            json_pack("{s:I, s:I}", "chosen", (json_int_t)l->chosen[i], "right",
+                                      (json_int_t)l->right[i]));
+    }
+    return o;
 }
 
 static json_t *row_json(const zb_eval_row *row) {
@@ -140,15 +194,33 @@ static json_t *row_json(const zb_eval_row *row) {
     json_object_set_new(o, "alias", json_string(row->alias));
     json_object_set_new(o, "name", json_string(row->name));
     json_object_set_new(o, "sample_len", json_integer(row->n));
-    put_metric(o, "acc", row->acc);
-    if (row->has_norm) put_metric(o, "acc_norm", row->acc_norm);
+    for (int i = 0; i < row->n_scores; i++) put_score(o, &row->score[i]);
+    if (row->letters.n) json_object_set_new(o, "letters", letters_json(&row->letters));
     return o;
+}
+
+static const char *sum_name(zb_score_sum s) {
+    static const char *const names[] = {"mean", "perplexity", "weighted_perplexity",
+                                        "bits_per_byte"};
+    return names[s];
+}
+
+static json_t *metrics_json(const zb_task *t) {
+    json_t *list = json_array();
+    for (int i = 0; i < t->n_metrics; i++) {
+        const zb_score_kind *k = t->metric[i].kind;
+        if (i > 0 && k == t->metric[i - 1].kind) continue;
+        json_array_append_new(list,
+                              json_pack("{s:s,s:s,s:b}", "metric", k->name, "aggregation",
+                                        sum_name(k->sum), "higher_is_better", k->higher_is_better));
+    }
+    return list;
 }
 
 /* How the row was made, under the harness's names; templates stand as they do in the task file. */
 static json_t *config_json(const zb_eval_row *row) {
     const zb_task *t = row->task;
-    json_t *o = json_object(), *metrics = json_array();
+    json_t *o = json_object();
     json_object_set_new(o, "task", json_string(row->name));
     json_object_set_new(o, "dataset_path", json_string(t->data));
     if (t->description.source)
@@ -158,20 +230,19 @@ static json_t *config_json(const zb_eval_row *row) {
         if (i == 0) json_object_set_new(o, "doc_to_text", json_array());
         json_array_append_new(json_object_get(o, "doc_to_text"), json_string(t->prompts[i].source));
     }
-    json_object_set_new(o, "doc_to_target", json_string(t->gold.source));
+    const char *target = t->output == ZB_TASK_CHOICE     ? t->gold.source
+                         : t->output == ZB_TASK_GENERATE ? t->target.source
+                                                         : t->continuation.source;
+    json_object_set_new(o, "doc_to_target", json_string(target));
     json_object_set_new(o, "target_delimiter", json_string(" "));
-    json_object_set_new(o, "output_type", json_string("multiple_choice"));
-    json_object_set_new(o, "num_fewshot", json_integer(0));
-    if (t->fewshot_data)
-        json_object_set_new(
-            o, "fewshot_config",
-            json_pack("{s:s,s:s}", "path", t->fewshot_data, "sampler", t->fewshot_sampler));
-    json_array_append_new(metrics, json_pack("{s:s,s:s,s:b}", "metric", "acc", "aggregation",
-                                             "mean", "higher_is_better", 1));
-    if (row->has_norm)
-        json_array_append_new(metrics, json_pack("{s:s,s:s,s:b}", "metric", "acc_norm",
-                                                 "aggregation", "mean", "higher_is_better", 1));
-    json_object_set_new(o, "metric_list", metrics);
+    json_object_set_new(o, "fewshot_delimiter", json_string("\n\n"));
+    json_object_set_new(o, "output_type", json_string(zb_task_output_name(t->output)));
+    json_object_set_new(o, "num_fewshot", json_integer(row->shots));
+    if (t->fewshot.data)
+        json_object_set_new(o, "fewshot_config",
+                            json_pack("{s:s,s:s}", "path", t->fewshot.data, "sampler",
+                                      t->fewshot.first_n ? "first_n" : "default"));
+    json_object_set_new(o, "metric_list", metrics_json(t));
     return o;
 }
 
@@ -200,6 +271,10 @@ static json_t *run_config_json(const zb_eval_result *r) {
     json_object_set_new(o, "device", json_string("cpu"));
     json_object_set_new(o, "profile", json_string(r->profile));
     json_object_set_new(o, "add_bos_token", json_boolean(r->bos));
+    json_object_set_new(o, "apply_chat_template", json_boolean(r->chat));
+    json_object_set_new(o, "bootstrap_iters", json_integer(100000));
+    json_object_set_new(o, "fewshot_seed", json_integer(1234));
+    if (r->log_samples) json_object_set_new(o, "log_samples", json_string(r->log_samples));
     return o;
 }
 
@@ -211,8 +286,10 @@ json_t *zb_eval_json(const zb_eval_result *r) {
     for (int i = 0; i < N; i++) json_object_set_new(out, keys[i], o[i] = json_object());
     for (int i = 0; i < r->n_rows; i++) {
         const zb_eval_row *row = &r->row[i];
-        json_t *higher = json_pack("{s:b}", "acc", 1);
-        if (row->has_norm) json_object_set_new(higher, "acc_norm", json_true());
+        json_t *higher = json_object();
+        for (int k = 0; k < row->n_scores; k++)
+            json_object_set_new(higher, row->score[k].kind->name,
+                                json_boolean(row->score[k].kind->higher_is_better));
         json_object_set_new(o[RESULTS], row->name, row_json(row));
         json_object_set_new(o[SUBTASKS], row->name, children(r, i));
         json_object_set_new(o[VERSIONS], row->name, version_json(row));
@@ -222,7 +299,7 @@ json_t *zb_eval_json(const zb_eval_result *r) {
             continue;
         }
         json_object_set_new(o[CONFIGS], row->name, config_json(row));
-        json_object_set_new(o[SHOTS], row->name, json_integer(0));
+        json_object_set_new(o[SHOTS], row->name, json_integer(row->shots));
         json_object_set_new(o[SAMPLES], row->name,
                             json_pack("{s:I,s:I}", "original", (json_int_t)row->total, "effective",
                                       (json_int_t)row->n));

@@ -2,6 +2,7 @@
 #include "eval/suite.h"
 
 #include "base/json.h"
+#include "eval/cache.h"
 #include "eval/model_scorer.h"
 #include "eval/table.h"
 
@@ -70,13 +71,20 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
     if (!x->tokenizer)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: tasks need a model with a tokenizer.json",
                        o->model);
-    ZB_TRY(zb_model_scorer_new(&m, x->runner, 0, err));
-    zb_scorer scorer = zb_model_scorer_get(m);
     zb_eval_opts named = *e;
     named.model = o->model;
+    zb_precision p;
+    char key[65];
+    if (e->cache && *e->cache) {
+        ZB_TRY(zb_precision_choose(o->precision, &p, err));
+        ZB_TRY(zb_cache_model_digest(o->model, p == ZB_PREC_BF16 ? "bf16" : "f32", key, err));
+        named.model_key = key;
+    }
+    ZB_TRY(zb_model_scorer_new(&m, x->runner, 0, err));
+    zb_scorer scorer = zb_model_scorer_get(m);
     zb_eval_result r = {0};
     zb_status s = zb_eval_run(&named, x->tokenizer, &scorer, &r, err);
-    if (s == ZB_OK) zb_eval_table(&r, table);
+    if (s == ZB_OK && e->shard.rank == 0) zb_eval_table(&r, table);
     zb_eval_result_free(&r);
     zb_model_scorer_free(m);
     return s;
@@ -85,7 +93,7 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
 zb_status zb_suite_run(const zb_suite_opts *o, const zb_eval_opts *e, zb_buf *table, zb_err *err) {
     opened x = {0};
     zb_status s = open_all(o, &x, err);
-    if (s == ZB_OK && o->text) s = run_text(o, &x, table, err);
+    if (s == ZB_OK && o->text && e->shard.rank == 0) s = run_text(o, &x, table, err);
     if (s == ZB_OK && e->tasks && e->tasks[0]) s = run_tasks(o, e, &x, table, err);
     zb_runner_free(x.runner);
     zb_runner_free(x.teacher_runner);

@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { COLUMNS = 9, CELL = 96 };
@@ -26,32 +27,42 @@ static void put(cells *c, int column, const char *text) {
     snprintf((*c)[column], CELL, "%s", text);
 }
 
-static void put_metric(cells *c, const char *metric, zb_metric m) {
-    put(c, FILTER, "none");
-    put(c, METRIC, metric);
-    put(c, ARROW, "↑");
-    snprintf((*c)[VALUE], CELL, "%.4f", m.value);
+static void put_score(cells *c, const zb_eval_score *s) {
+    put(c, FILTER, s->filter);
+    put(c, METRIC, s->kind->name);
+    put(c, ARROW, s->kind->higher_is_better ? "↑" : "↓");
+    snprintf((*c)[VALUE], CELL, "%.4f", s->m.value);
     put(c, SIGN, "±");
-    if (isnan(m.stderr_of))
+    if (isnan(s->m.stderr_of))
         put(c, STDERR, "   N/A");
     else
-        snprintf((*c)[STDERR], CELL, "%.4f", m.stderr_of);
+        snprintf((*c)[STDERR], CELL, "%.4f", s->m.stderr_of);
 }
 
-/* One or two lines of cells; a group has no number of shots. */
-static void put_row(grid *g, const zb_eval_row *row) {
-    cells *c = &g->row[g->n++];
+/* The harness lists "metric,filter" in the order of the text. */
+static int by_key(const void *a, const void *b) {
+    const zb_eval_score *const *x = a, *const *y = b;
+    int order = strcmp((*x)->kind->name, (*y)->kind->name);
+    return order ? order : strcmp((*x)->filter, (*y)->filter);
+}
+
+/* One line of cells per score; a group has no number of shots. */
+static void put_row(grid *g, const zb_eval_row *row, zb_arena *a) {
     const char *text = row->group ? row->task->group_version : row->task->version;
+    const zb_eval_score **score = ZB_NEW_ARRAY(a, const zb_eval_score *, row->n_scores + 1);
     double number;
-    put(c, NAME, row->alias);
-    put(c, VERSION, text);
-    if (zb_parse_f64(text, &number)) snprintf((*c)[VERSION], CELL, "%g", number);
-    if (!row->group) put(c, SHOTS, "0");
-    put_metric(c, "acc", row->acc);
-    if (!row->has_norm) return;
-    c = &g->row[g->n++];
-    if (!row->group) put(c, SHOTS, "0");
-    put_metric(c, "acc_norm", row->acc_norm);
+    for (int i = 0; i < row->n_scores; i++) score[i] = &row->score[i];
+    qsort(score, (size_t)row->n_scores, sizeof *score, by_key);
+    for (int i = 0; i < row->n_scores; i++) {
+        cells *c = &g->row[g->n++];
+        if (i == 0) {
+            put(c, NAME, row->alias);
+            put(c, VERSION, text);
+            if (zb_parse_f64(text, &number)) snprintf((*c)[VERSION], CELL, "%g", number);
+        }
+        if (!row->group) snprintf((*c)[SHOTS], CELL, "%d", row->shots);
+        put_score(c, score[i]);
+    }
 }
 
 static void pad(zb_buf *out, int n) {
@@ -95,24 +106,42 @@ static void print_rows(const zb_eval_result *r, bool groups, zb_buf *out) {
     static const char *const titles[COLUMNS] = {"", "Version", "Filter", "n-shot", "Metric",
                                                 "", "Value",   "",       "Stderr"};
     zb_arena a = {0};
-    grid g = {.row = ZB_NEW_ARRAY(&a, cells, 2 * r->n_rows + 1), .n = 1};
+    int lines = 1;
+    for (int i = 0; i < r->n_rows; i++) lines += r->row[i].n_scores;
+    grid g = {.row = ZB_NEW_ARRAY(&a, cells, lines), .n = 1};
     for (int c = 0; c < COLUMNS; c++) put(&g.row[0], c, titles[c]);
     put(&g.row[0], NAME, groups ? "Groups" : "Tasks");
     g.right[VERSION] = g.right[VALUE] = g.right[STDERR] = true;
     for (int i = 0; i < r->n_rows; i++) {
         if (groups && !r->row[i].group) continue;
-        put_row(&g, &r->row[i]);
+        put_row(&g, &r->row[i], &a);
         if (!r->row[i].group) g.right[SHOTS] = true; /* a column of numbers unless all are blank */
     }
     if (g.n > 1) print_grid(&g, out);
     zb_arena_free(&a);
 }
 
+/* Which letters were chosen, of the rows that count in the average. */
+static void print_letters(const zb_eval_result *r, zb_buf *out) {
+    for (int i = 0; i < r->n_rows; i++) {
+        const zb_eval_letters *l = &r->row[i].letters;
+        if (r->row[i].depth > 0 || l->n == 0) continue;
+        zb_buf_addf(out, "\n%s, share of each letter (right answers):", r->row[i].name);
+        for (int k = 0; k < l->n; k++)
+            zb_buf_addf(out, "%s %c %.1f %% (%.1f)", k ? "," : "", 'A' + k,
+                        100.0 * (double)l->chosen[k] / (double)r->row[i].n,
+                        100.0 * (double)l->right[k] / (double)r->row[i].n);
+        zb_buf_addc(out, '\n');
+    }
+}
+
 void zb_eval_table(const zb_eval_result *r, zb_buf *out) {
     print_rows(r, false, out);
     bool groups = false;
     for (int i = 0; i < r->n_rows; i++) groups = groups || r->row[i].group;
-    if (!groups) return;
-    zb_buf_addc(out, '\n');
-    print_rows(r, true, out);
+    if (groups) {
+        zb_buf_addc(out, '\n');
+        print_rows(r, true, out);
+    }
+    print_letters(r, out);
 }

@@ -7,6 +7,7 @@
  *   spaces          each underscore becomes a space
  *   before:X        what stands before the first X
  *   after:X         what stands behind the first X
+ *   before_last:X, after_last:X    the same with the last X
  *   hellaswag       HellaSwag's clean-up: strip; " [title]" becomes ". "; shortest spans [...] on
  * one line go; each pair of spaces becomes one, in a single pass (lm_eval/tasks/hellaswag/utils.py;
  * design note: ecosystem.md 3.5) */
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-static bool is_space(uint32_t c) {
+bool zb_text_is_space(uint32_t c) {
     return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 ||
            c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
            c == 0x202f || c == 0x205f || c == 0x3000;
@@ -24,7 +25,8 @@ static bool is_space(uint32_t c) {
 static size_t leading_space(zb_str s) {
     size_t i = 0;
     uint32_t c;
-    for (size_t n; i < s.n && (n = zb_utf8_decode(s.p + i, s.n - i, &c)) > 0 && is_space(c);)
+    for (size_t n;
+         i < s.n && (n = zb_utf8_decode(s.p + i, s.n - i, &c)) > 0 && zb_text_is_space(c);)
         i += n;
     return i;
 }
@@ -35,7 +37,7 @@ size_t zb_text_trailing_space(zb_str s) {
         size_t at = end - 1;
         while (at > 0 && end - at < 4 && ((unsigned char)s.p[at] & 0xc0) == 0x80) at--;
         uint32_t c;
-        if (zb_utf8_decode(s.p + at, end - at, &c) != end - at || !is_space(c)) break;
+        if (zb_utf8_decode(s.p + at, end - at, &c) != end - at || !zb_text_is_space(c)) break;
         end = at;
     }
     return s.n - end;
@@ -100,6 +102,23 @@ static bool after(zb_str in, zb_str arg, zb_arena *a, zb_str *out) {
     return true;
 }
 
+static bool before_last(zb_str in, zb_str arg, zb_arena *a, zb_str *out) {
+    (void)a;
+    for (size_t i = in.n < arg.n ? 0 : in.n - arg.n + 1; i-- > 0;)
+        if (!memcmp(in.p + i, arg.p, arg.n)) {
+            *out = (zb_str){in.p, i};
+            return true;
+        }
+    return false;
+}
+
+static bool after_last(zb_str in, zb_str arg, zb_arena *a, zb_str *out) {
+    zb_str head;
+    if (!before_last(in, arg, a, &head)) return false;
+    *out = (zb_str){in.p + head.n + arg.n, in.n - head.n - arg.n};
+    return true;
+}
+
 /* Length of the span "[...]" that starts at p, 0 if none: it ends at the first ']' and crosses no
  * line end. */
 static size_t bracket_span(const char *p, size_t n) {
@@ -150,8 +169,14 @@ static bool hellaswag(zb_str in, zb_str arg, zb_arena *a, zb_str *out) {
 }
 
 static const zb_text_rule rules[] = {
-    {"strip", false, strip},         {"lstrip", false, lstrip}, {"capitalize", false, capitalize},
-    {"spaces", false, spaces},       {"before", true, before},  {"after", true, after},
+    {"strip", false, strip},
+    {"lstrip", false, lstrip},
+    {"capitalize", false, capitalize},
+    {"spaces", false, spaces},
+    {"before", true, before},
+    {"after", true, after},
+    {"before_last", true, before_last},
+    {"after_last", true, after_last},
     {"hellaswag", false, hellaswag},
 };
 
@@ -162,5 +187,6 @@ const zb_text_rule *zb_text_rule_find(zb_str name) {
 }
 
 const char *zb_text_rule_names(void) {
-    return "strip, lstrip, capitalize, spaces, before:X, after:X, hellaswag";
+    return "strip, lstrip, capitalize, spaces, before:X, after:X, before_last:X, after_last:X, "
+           "hellaswag";
 }

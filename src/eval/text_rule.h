@@ -18,6 +18,9 @@ typedef struct zb_text_rule {
 const zb_text_rule *zb_text_rule_find(zb_str name); /* NULL: unknown */
 const char *zb_text_rule_names(void);               /* for messages */
 
+/* White space as Python's str.isspace() and the \s of its re see it. */
+bool zb_text_is_space(uint32_t c);
+
 /* Bytes of white space, as Python's str.isspace() sees it, at the end of s. */
 size_t zb_text_trailing_space(zb_str s);
 

@@ -17,7 +17,7 @@ TOLERANCE = 2e-3  # f32 sums of up to a few hundred log-probabilities, in anothe
 @pytest.mark.skipif(not MODEL.exists(), reason="data/model is not there: tools/prepare_data.py fetches it")
 def test_log_likelihoods_equal_the_harness(tmp_path):
     p = subprocess.run(
-        [ZEBRA, "eval", "-m", MODEL, "--precision", "f32", "--tasks", ",".join(TASKS), "--limit", str(DOCUMENTS), "--samples", tmp_path, "-o", tmp_path / "results.json"],
+        [ZEBRA, "eval", "-m", MODEL, "--precision", "f32", "--tasks", ",".join(TASKS), "--limit", str(DOCUMENTS), "--log-samples", tmp_path, "-o", tmp_path / "results.json"],
         cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert p.returncode == 0, p.stderr
     results = json.loads((tmp_path / "results.json").read_text())["results"]

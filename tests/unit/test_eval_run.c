@@ -154,25 +154,14 @@ static const char *get_text(const json_t *o, const char *key) {
 
 /* The task file without its number of rows, as the golden files hold the first documents only. */
 static void copy_task(const char *task) {
-    zb_lines *lines;
-    zb_str line;
-    bool more = true, found = false;
-    zb_buf out;
-    zb_buf_init(&out, 1 << 20);
+    zb_str text;
     assert_int_equal(
-        zb_lines_open(&lines, zb_asprintf(&arena, "tasks/%s.yaml", task), 1 << 16, NULL), ZB_OK);
-    while (zb_lines_next(lines, &line, &more, NULL) == ZB_OK && more) {
-        if (zb_str_starts(line, ZB_STR("rows:"))) {
-            found = true;
-            continue;
-        }
-        zb_buf_add(&out, line.p, line.n);
-        zb_buf_addc(&out, '\n');
-    }
-    zb_lines_close(lines);
-    assert_true(found);
-    write_text(zb_asprintf(&arena, "%s.yaml", task), out.p);
-    zb_buf_free(&out);
+        zb_file_read(zb_asprintf(&arena, "tasks/%s.yaml", task), 1 << 20, &arena, &text, NULL),
+        ZB_OK);
+    const char *rows = strstr(text.p, "\nrows:");
+    assert_non_null(rows);
+    write_text(zb_asprintf(&arena, "%s.yaml", task),
+               zb_asprintf(&arena, "%.*s%s", (int)(rows - text.p), text.p, strchr(rows + 1, '\n')));
 }
 
 /* Rows of the golden file as data file, and its log-likelihoods as answers. */
@@ -240,7 +229,7 @@ static void check_golden(const char *task) {
     use_golden(task, golden, &list);
     zb_eval_opts o = options(task);
     o.add_bos = "off";
-    o.samples = in_folder("samples");
+    o.log_samples = in_folder("samples");
     o.output = in_folder("results.json");
     zb_scorer s = {.self = &list, .max_length = 100000, .prefix_token = -1, .loglik = look_up};
     zb_eval_result result;
@@ -255,21 +244,22 @@ static void check_golden(const char *task) {
         const char *leaf = get_text(g, "task");
         if (strcmp(leaf, open) != 0) {
             json_decref(samples);
-            samples = read_lines(zb_asprintf(&arena, "%s/samples_%s.jsonl", o.samples, leaf));
+            samples = read_lines(zb_asprintf(&arena, "%s/samples_%s.jsonl", o.log_samples, leaf));
             open = leaf;
         }
         check_sample(
             g, json_array_get(samples, (size_t)json_integer_value(json_object_get(g, "doc_id"))));
         const zb_eval_row *row = zb_eval_find(&result, leaf);
         assert_non_null(row);
-        check_mean(golden, leaf, "acc", row->acc);
-        if (row->has_norm) check_mean(golden, leaf, "acc_norm", row->acc_norm);
+        check_mean(golden, leaf, "acc", *zb_eval_metric(row, "acc"));
+        if (zb_eval_metric(row, "acc_norm"))
+            check_mean(golden, leaf, "acc_norm", *zb_eval_metric(row, "acc_norm"));
     }
     json_t *file;
     assert_int_equal(zb_json_read(o.output, 1 << 24, &file, NULL), ZB_OK);
     const json_t *entry = json_object_get(json_object_get(file, "results"), task);
     check_near(json_real_value(json_object_get(entry, "acc,none")),
-               zb_eval_find(&result, task)->acc.value, 1e-9);
+               zb_eval_metric(zb_eval_find(&result, task), "acc")->value, 1e-9);
     json_decref(file);
     json_decref(samples);
     json_decref(golden);
@@ -305,12 +295,15 @@ static void test_golden_mmlu(void **state) {
     double spread = 0, right = 0;
     for (int i = 0; i < r.n_rows; i++) {
         if (r.row[i].group || &r.row[i] == marketing) continue;
-        right += 2 * r.row[i].acc.value;
-        spread += 1 * r.row[i].acc.stderr_of * r.row[i].acc.stderr_of * 2;
+        right += 2 * zb_eval_metric(&r.row[i], "acc")->value;
+        spread += 1 * zb_eval_metric(&r.row[i], "acc")->stderr_of *
+                  zb_eval_metric(&r.row[i], "acc")->stderr_of * 2;
     }
-    check_near(stem->acc.value, right / 38, 1e-12);
-    check_near(stem->acc.stderr_of, sqrt(spread / (38 - 19) / 38), 1e-12);
-    check_near(zb_eval_average(&r, true), (stem->acc.value + marketing->acc.value) / 2, 1e-12);
+    check_near(zb_eval_metric(stem, "acc")->value, right / 38, 1e-12);
+    check_near(zb_eval_metric(stem, "acc")->stderr_of, sqrt(spread / (38 - 19) / 38), 1e-12);
+    check_near(zb_eval_average(&r, true),
+               (zb_eval_metric(stem, "acc")->value + zb_eval_metric(marketing, "acc")->value) / 2,
+               1e-12);
     zb_eval_result_free(&r);
 }
 
@@ -337,8 +330,8 @@ static void check_count(double limit, int64_t n, double acc, double norm) {
     if (zb_eval_run(&o, tokenizer, &counting, &r, &err) != ZB_OK) fail_msg("%s", err.msg);
     assert_int_equal(r.row[0].n, n);
     assert_int_equal(r.row[0].total, 5);
-    check_near(r.row[0].acc.value, acc, 1e-12);
-    check_near(r.row[0].acc_norm.value, norm, 1e-12);
+    check_near(zb_eval_metric(&r.row[0], "acc")->value, acc, 1e-12);
+    check_near(zb_eval_metric(&r.row[0], "acc_norm")->value, norm, 1e-12);
     zb_eval_result_free(&r);
 }
 
@@ -361,7 +354,7 @@ static void test_limit_and_scores(void **state) {
     zb_eval_opts o = options("toy");
     zb_eval_result r;
     assert_int_equal(zb_eval_run(&o, tokenizer, &counting, &r, NULL), ZB_OK);
-    check_near(r.row[0].acc_norm.value, 1, 0);
+    check_near(zb_eval_metric(&r.row[0], "acc_norm")->value, 1, 0);
     zb_eval_result_free(&r);
 }
 
@@ -511,7 +504,9 @@ static void test_order(void **state) {
     zb_buf order;
     zb_buf_init(&order, 1 << 12);
     zb_scorer s = {.self = &order, .max_length = 99, .loglik = note_order};
-    assert_int_equal(zb_request_score(&s, r, 6, "order", &arena, out, NULL), ZB_OK);
+    zb_shard alone = {0, 1};
+    zb_request_run run = {.scorer = &s, .shard = &alone, .what = "order", .arena = &arena};
+    assert_int_equal(zb_request_score(&run, r, 6, out, NULL), ZB_OK);
     assert_string_equal(order.p, "1:10 0:3 0:7 3:7 2:3 2:2 ");
     const double expected[] = {-1, -5, 99, 198, 199, 299};
     for (int i = 0; i < 6; i++) check_near(out[i].logprob, expected[i], 0);
@@ -642,7 +637,7 @@ static void test_broken_task(void **state) {
         {"gold: {value: \"{g}\"}", "gold: {value: a, from: 1, among: c}",
          "toy.yaml:5: gold: expected either from or among"},
         {"metrics: [acc, acc_norm]", "metrics: [acc, f1]",
-         "toy.yaml:6: item: expected acc or acc_norm, found \"f1\""},
+         "toy.yaml:6: item: expected acc, acc_norm, acc_bytes, mc2, found \"f1\""},
         {"metrics: [acc, acc_norm]", "metrics: acc", "toy.yaml:6: metrics: expected a list"},
         {"metrics: [acc, acc_norm]", "metrics: [acc]\nsplit_by: s",
          "toy.yaml: split_by and groups go together"},
@@ -691,7 +686,14 @@ static void test_wrong_options(void **state) {
     check_options(&o, ZB_ERR_USAGE, "expected names of tasks");
     o = options("toy");
     o.num_fewshot = 5;
-    check_options(&o, ZB_ERR_UNSUPPORTED, "num_fewshot: expected 0, found 5");
+    check_options(&o, ZB_ERR_CONFIG, "toy.yaml names no pool of examples (fewshot: data), found 5");
+    o = options("toy");
+    o.samples = "answers";
+    check_options(&o, ZB_ERR_USAGE, "a folder for answers is --log-samples");
+    o.samples = "{\"toy\": [5]}";
+    check_options(&o, ZB_ERR_USAGE, "samples: toy: expected numbers from 0 to 4");
+    o.samples = "{\"toy\": []}";
+    check_options(&o, ZB_ERR_USAGE, "samples: toy: expected at least one document");
     o = options("toy");
     o.max_length = 5000;
     check_options(&o, ZB_ERR_CONFIG, "max_length: expected at most 4096");
@@ -701,7 +703,7 @@ static void test_wrong_options(void **state) {
     o = options("toy");
     o.data_dir = "/no/such/folder";
     check_options(&o, ZB_ERR_IO,
-                  "/no/such/folder/toy.jsonl: data of task toy not found: run ./run test");
+                  "/no/such/folder/toy.jsonl: data of task toy not found: run ./run prepare");
     o = options("toy");
     zb_scorer s = {.max_length = 99, .prefix_token = -1, .loglik = broken};
     zb_eval_result r;

@@ -1,0 +1,238 @@
+/* compare.c - paired comparison (contract in compare.h).
+ *
+ * With d_i = b_i - a_i over the n documents that both files hold: difference = mean(d), its error
+ * sqrt(sum (d_i - mean)^2 / (n - 1) / n). Sign test: of the documents with d_i != 0, p = 2 min(P(X
+ * <= better), P(X <= worse)), X binomial with one half, at most 1. The last row is the mean over
+ * the tasks' first metrics, its error that of independent tasks, sqrt(sum se^2) / k.
+ *
+ * Documents belong together by task, number and filter, and must have the same digest: two files
+ * made from different data are refused. */
+#include "eval/compare.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "eval/metric.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { LINE_MAX_BYTES = 1 << 26, RESULTS_MAX = 1 << 28, METRICS_MAX = 32 };
+
+double zb_compare_sign_test(int64_t wins, int64_t losses) {
+    int64_t n = wins + losses, least = wins < losses ? wins : losses;
+    double p = 0;
+    for (int64_t k = 0; k <= least; k++)
+        p += exp(lgamma((double)n + 1) - lgamma((double)k + 1) - lgamma((double)(n - k) + 1) -
+                 (double)n * log(2));
+    return 2 * p < 1 ? 2 * p : 1;
+}
+
+/* The folder of the samples files that belong to `path`. */
+static zb_status samples_folder(const char *path, zb_arena *a, const char **out, zb_err *err) {
+    *out = path;
+    if (zb_dir_exists(path)) return ZB_OK;
+    json_t *file;
+    ZB_TRY(zb_json_read(path, RESULTS_MAX, &file, err));
+    const char *named =
+        json_string_value(json_object_get(json_object_get(file, "config"), "log_samples"));
+    const char *own = zb_strndup(a, path, (size_t)(zb_path_base(path) - path));
+    if (!*own) own = ".";
+    *out = named && zb_dir_exists(named) ? zb_strdup(a, named) : NULL;
+    if (!*out && named && named[0] != '/') {
+        const char *beside = zb_path_join(a, own, named);
+        if (zb_dir_exists(beside)) *out = beside;
+    }
+    if (!*out) *out = own;
+    json_decref(file);
+    return ZB_OK;
+}
+
+/* "samples_piqa_2026-01-31T10-00-00.123.jsonl" and "samples_piqa.jsonl" are of the task piqa. */
+static const char *task_of(const char *name, zb_arena *a) {
+    static const char head[] = "samples_", tail[] = ".jsonl";
+    zb_str s = zb_str_from(name);
+    if (!zb_str_starts(s, zb_str_from(head)) || !zb_str_ends(s, zb_str_from(tail))) return NULL;
+    s = (zb_str){s.p + sizeof head - 1, s.n - (sizeof head - 1) - (sizeof tail - 1)};
+    for (size_t i = 0; i + 11 < s.n; i++)
+        if (s.p[i] == '_' && s.p[i + 5] == '-' && s.p[i + 8] == '-' && s.p[i + 11] == 'T') s.n = i;
+    return zb_strndup(a, s.p, s.n);
+}
+
+static zb_status read_samples(const char *path, json_t **out, zb_err *err) {
+    zb_lines *lines;
+    *out = json_object();
+    ZB_TRY(zb_lines_open(&lines, path, LINE_MAX_BYTES, err));
+    zb_status s;
+    for (;;) {
+        zb_str line;
+        bool more;
+        json_t *v;
+        int64_t id = 0;
+        const char *filter = "none";
+        char where[512], key[128];
+        s = zb_lines_next(lines, &line, &more, err);
+        if (s != ZB_OK || !more) break;
+        snprintf(where, sizeof where, "%.480s:%lld", path, (long long)zb_lines_number(lines));
+        s = zb_json_parse(line.p, line.n, where, &v, err);
+        if (s != ZB_OK) break;
+        s = zb_json_int(v, where, "doc_id", true, 0, INT64_MAX, &id, err);
+        if (s == ZB_OK) s = zb_json_str(v, where, "filter", false, &filter, err);
+        snprintf(key, sizeof key, "%lld,%.90s", (long long)id, filter);
+        json_object_del(v, "doc");
+        json_object_del(v, "arguments");
+        if (s == ZB_OK) json_object_set(*out, key, v);
+        json_decref(v);
+        if (s != ZB_OK) break;
+    }
+    zb_lines_close(lines);
+    return s;
+}
+
+/* One metric of one task: its pairs. */
+typedef struct pairs {
+    char name[128]; /* "acc" or "exact_match,strict-match" */
+    double *a, *b;
+    int64_t n;
+} pairs;
+
+static double number(const json_t *v) {
+    return json_is_true(v) ? 1 : json_is_false(v) ? 0 : json_number_value(v);
+}
+
+static pairs *pairs_of(pairs *list, int *n, const char *metric, const char *filter, size_t cap,
+                       zb_arena *arena) {
+    char name[128];
+    snprintf(name, sizeof name, "%.60s%s%.60s", metric, strcmp(filter, "none") ? "," : "",
+             strcmp(filter, "none") ? filter : "");
+    for (int i = 0; i < *n; i++)
+        if (!strcmp(list[i].name, name)) return &list[i];
+    if (*n == METRICS_MAX) return NULL;
+    pairs *p = &list[(*n)++];
+    memcpy(p->name, name, sizeof name);
+    p->a = ZB_NEW_ARRAY(arena, double, cap);
+    p->b = ZB_NEW_ARRAY(arena, double, cap);
+    return p;
+}
+
+/* The values of all metrics that are numbers in both. */
+static zb_status pair_up(json_t *a, const json_t *b, const char *where, pairs *list, int *n,
+                         zb_arena *arena, zb_err *err) {
+    const char *key;
+    json_t *x, *metric;
+    size_t i, cap = json_object_size(a) + 1;
+    json_object_foreach(a, key, x) {
+        const json_t *y = json_object_get(b, key);
+        const char *ha = json_string_value(json_object_get(x, "doc_hash"));
+        const char *hb = json_string_value(json_object_get(y, "doc_hash"));
+        const char *filter = json_string_value(json_object_get(x, "filter"));
+        if (!y) continue;
+        if (ha && hb && strcmp(ha, hb) != 0)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: document %s: the two evaluations saw different data", where, key);
+        json_array_foreach(json_object_get(x, "metrics"), i, metric) {
+            const char *name = json_string_value(metric);
+            const json_t *vx = name ? json_object_get(x, name) : NULL;
+            const json_t *vy = name ? json_object_get(y, name) : NULL;
+            if (!(json_is_number(vx) || json_is_boolean(vx)) ||
+                !(json_is_number(vy) || json_is_boolean(vy)))
+                continue;
+            pairs *p = pairs_of(list, n, name, filter ? filter : "none", cap, arena);
+            if (!p) continue;
+            p->a[p->n] = number(vx);
+            p->b[p->n++] = number(vy);
+        }
+    }
+    return ZB_OK;
+}
+
+static void put_line(zb_buf *out, const char *task, const pairs *p, zb_metric d) {
+    int64_t better = 0, worse = 0;
+    for (int64_t i = 0; i < p->n; i++) {
+        better += p->b[i] > p->a[i];
+        worse += p->b[i] < p->a[i];
+    }
+    zb_buf_addf(out, "|%s|%s|%lld|%.4f|%.4f|%+.4f|%.4f|%lld|%lld|%.4g|\n", task, p->name,
+                (long long)p->n, zb_metric_mean(p->a, p->n).value, zb_metric_mean(p->b, p->n).value,
+                d.value, d.stderr_of, (long long)better, (long long)worse,
+                zb_compare_sign_test(better, worse));
+}
+
+typedef struct total {
+    double a, b, difference, variance;
+    int tasks;
+} total;
+
+static zb_status compare_files(const char *task, const char *path_a, const char *path_b, total *sum,
+                               zb_buf *out, zb_err *err) {
+    zb_arena arena = {0};
+    json_t *a = NULL, *b = NULL;
+    pairs list[METRICS_MAX] = {0};
+    int n = 0;
+    zb_status s = read_samples(path_a, &a, err);
+    if (s == ZB_OK) s = read_samples(path_b, &b, err);
+    if (s == ZB_OK) s = pair_up(a, b, path_b, list, &n, &arena, err);
+    for (int m = 0; m < n && s == ZB_OK; m++) {
+        double *d = ZB_NEW_ARRAY(&arena, double, list[m].n);
+        for (int64_t i = 0; i < list[m].n; i++) d[i] = list[m].b[i] - list[m].a[i];
+        zb_metric mean = zb_metric_mean(d, list[m].n);
+        put_line(out, task, &list[m], mean);
+        if (m > 0) continue;
+        sum->a += zb_metric_mean(list[m].a, list[m].n).value;
+        sum->b += zb_metric_mean(list[m].b, list[m].n).value;
+        sum->difference += mean.value;
+        sum->variance += mean.stderr_of * mean.stderr_of;
+        sum->tasks++;
+    }
+    json_decref(a);
+    json_decref(b);
+    zb_arena_free(&arena);
+    return s;
+}
+
+/* The newest file of the task (their names end in the time). */
+static const char *find_task(char **name, size_t n, const char *task, zb_arena *a) {
+    for (size_t i = n; i-- > 0;) {
+        const char *found = task_of(name[i], a);
+        if (found && !strcmp(found, task)) return name[i];
+    }
+    return NULL;
+}
+
+static zb_status compare_folders(const char *a, const char *b, zb_arena *arena, zb_buf *out,
+                                 zb_err *err) {
+    char **name_a, **name_b;
+    size_t n_a, n_b;
+    total sum = {0};
+    ZB_TRY(zb_dir_list(a, "samples_", arena, &name_a, &n_a, err));
+    ZB_TRY(zb_dir_list(b, "samples_", arena, &name_b, &n_b, err));
+    zb_buf_adds(out, "|Task|Metric|Documents|A|B|B - A|Stderr|Better|Worse|Sign test|\n"
+                     "|----|------|--------:|--:|--:|----:|-----:|-----:|----:|--------:|\n");
+    for (size_t i = 0; i < n_a; i++) {
+        const char *task = task_of(name_a[i], arena), *other;
+        if (!task || strcmp(find_task(name_a, n_a, task, arena), name_a[i]) != 0) continue;
+        other = find_task(name_b, n_b, task, arena);
+        if (!other) continue;
+        ZB_TRY(compare_files(task, zb_path_join(arena, a, name_a[i]), zb_path_join(arena, b, other),
+                             &sum, out, err));
+    }
+    if (sum.tasks == 0)
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s, %s: expected samples files of the same tasks (--log-samples), found "
+                       "none",
+                       a, b);
+    double k = sum.tasks;
+    if (sum.tasks > 1)
+        zb_buf_addf(out, "|mean of %d tasks|||%.4f|%.4f|%+.4f|%.4f||||\n", sum.tasks, sum.a / k,
+                    sum.b / k, sum.difference / k, sqrt(sum.variance) / k);
+    return ZB_OK;
+}
+
+zb_status zb_compare_run(const char *a, const char *b, zb_buf *out, zb_err *err) {
+    zb_arena arena = {0};
+    const char *folder_a, *folder_b;
+    zb_status s = samples_folder(a, &arena, &folder_a, err);
+    if (s == ZB_OK) s = samples_folder(b, &arena, &folder_b, err);
+    if (s == ZB_OK) s = compare_folders(folder_a, folder_b, &arena, out, err);
+    zb_arena_free(&arena);
+    return s;
+}

@@ -1,0 +1,246 @@
+/* request_run.c - the order of the questions, and who answers them (contract in request.h).
+ *
+ * Requests are put into calls of about CALL_TOKENS tokens, the longest first. The calls depend on
+ * the requests alone, so any number of processes and any cache lead to the same calls, and to the
+ * same numbers: call k belongs to process k mod size, and of a call that the cache holds in part
+ * only the missing groups are computed. */
+#include "eval/request.h"
+
+#include "base/log.h"
+#include "eval/digest.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    CALL_TOKENS = 4096, /* of one call of the scorer: seconds of work, so that progress and Ctrl-C
+                            stay alive */
+    CALL_REQUESTS = 4096,
+    WRITE_REQUESTS = 16, /* texts are written side by side */
+};
+
+/* Neighbouring requests with one context: requests [first, first + n). */
+typedef struct group {
+    size_t first, n;
+    size_t longest, tokens; /* of its longest request; the context once and all continuations */
+} group;
+
+static int longest_first(const void *a, const void *b) {
+    const group *x = a, *y = b;
+    if (x->longest != y->longest) return x->longest < y->longest ? 1 : -1;
+    return x->first < y->first ? -1 : x->first > y->first;
+}
+
+static size_t make_groups(zb_loglik_request *r, size_t n, group *groups) {
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        bool same =
+            i > 0 && r[i].context == r[i - 1].context && r[i].n_context == r[i - 1].n_context;
+        if (!same) groups[count++] = (group){.first = i, .tokens = (size_t)r[i].n_context};
+        group *u = &groups[count - 1];
+        size_t length = (size_t)r[i].n_context + (size_t)r[i].n_continuation;
+        u->n++;
+        u->tokens += (size_t)r[i].n_continuation;
+        if (length > u->longest) u->longest = length;
+        r[i].group = (int64_t)count - 1;
+    }
+    return count;
+}
+
+/* The end of the groups that go into one call together with group `from`; *n counts their
+ * requests. */
+static size_t call_end(const group *groups, size_t count, size_t from, size_t *n) {
+    size_t to = from, tokens = 0;
+    for (*n = 0; to < count; to++) {
+        tokens += groups[to].tokens;
+        if (to > from && (tokens > CALL_TOKENS || *n + groups[to].n > CALL_REQUESTS)) break;
+        *n += groups[to].n;
+    }
+    return to;
+}
+
+/* What a request is found by. */
+static zb_cache_key loglik_key(const zb_loglik_request *r, zb_arena *a) {
+    size_t n = (size_t)r->n_context + (size_t)r->n_continuation;
+    zb_mark mark = zb_arena_mark(a);
+    int32_t *all = ZB_NEW_ARRAY(a, int32_t, n + 2);
+    all[0] = 'L';
+    all[1] = r->n_context;
+    memcpy(all + 2, r->context, (size_t)r->n_context * sizeof *all);
+    memcpy(all + 2 + r->n_context, r->continuation, (size_t)r->n_continuation * sizeof *all);
+    zb_cache_key key;
+    zb_digest_sha256(all, (n + 2) * sizeof *all, key.hex);
+    zb_arena_pop(a, mark);
+    return key;
+}
+
+/* A record: the double, then one byte for greedy. */
+enum { ANSWER = sizeof(double) + 1 };
+
+static bool cached(const zb_request_run *run, const zb_loglik_request *r, zb_loglik *out) {
+    if (!run->cache) return false;
+    zb_cache_key key = loglik_key(r, run->arena);
+    zb_str value;
+    if (!zb_cache_find(run->cache, &key, &value) || value.n != ANSWER) return false;
+    memcpy(&out->logprob, value.p, sizeof(double));
+    out->greedy = value.p[sizeof(double)] != 0;
+    return true;
+}
+
+static zb_status keep(const zb_request_run *run, const zb_loglik_request *r, const zb_loglik *l,
+                      zb_err *err) {
+    if (!run->cache) return ZB_OK;
+    char value[ANSWER];
+    memcpy(value, &l->logprob, sizeof(double));
+    value[sizeof(double)] = l->greedy ? 1 : 0;
+    zb_cache_key key = loglik_key(r, run->arena);
+    return zb_cache_add(run->cache, &key, (zb_str){value, ANSWER}, err);
+}
+
+/* Answers `count` groups; the answers go to their requests' places in out. */
+static zb_status call(const zb_request_run *run, const zb_loglik_request *r, const group *groups,
+                      size_t count, zb_loglik *out, zb_err *err) {
+    size_t n = 0, k = 0;
+    for (size_t i = 0; i < count; i++) n += groups[i].n;
+    zb_loglik_request *batch = ZB_NEW_ARRAY(run->arena, zb_loglik_request, n);
+    zb_loglik *answer = ZB_NEW_ARRAY(run->arena, zb_loglik, n);
+    size_t *place = ZB_NEW_ARRAY(run->arena, size_t, n);
+    for (size_t i = 0; i < count; i++) {
+        const group *g = &groups[i];
+        bool known = true;
+        for (size_t q = g->first; q < g->first + g->n && known; q++)
+            known = cached(run, &r[q], &out[q]);
+        for (size_t q = g->first; q < g->first + g->n && !known; q++) {
+            place[k] = q;
+            batch[k++] = r[q];
+        }
+    }
+    if (k == 0) return ZB_OK;
+    ZB_TRY(run->scorer->loglik(run->scorer->self, batch, (int)k, answer, err));
+    for (size_t i = 0; i < k; i++) {
+        if (isnan(answer[i].logprob))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "the model gives a log-probability that is not a number");
+        out[place[i]] = answer[i];
+        ZB_TRY(keep(run, &batch[i], &answer[i], err));
+    }
+    return run->cache ? zb_cache_flush(run->cache, err) : ZB_OK;
+}
+
+/* Every process receives the answers of the others' calls. */
+static void share(const zb_request_run *run, const group *groups, size_t count, zb_loglik *out) {
+    if (run->shard->size == 1) return;
+    size_t k = 0, requests;
+    for (size_t from = 0, to; from < count; from = to, k++) {
+        to = call_end(groups, count, from, &requests);
+        for (size_t i = from; i < to; i++)
+            zb_shard_share(run->shard, (int)(k % (size_t)run->shard->size), out + groups[i].first,
+                           groups[i].n * sizeof *out);
+    }
+}
+
+static zb_status stopped(const zb_request_run *run, size_t done, size_t n, zb_err *err) {
+    return zb_fail(err, ZB_ERR_INTERRUPTED, "%s: interrupted after %zu of %zu requests", run->what,
+                   done, n);
+}
+
+zb_status zb_request_score(const zb_request_run *run, zb_loglik_request *r, size_t n,
+                           zb_loglik *out, zb_err *err) {
+    group *groups = ZB_NEW_ARRAY(run->arena, group, n + 1);
+    size_t count = make_groups(r, n, groups), done = 0, k = 0;
+    qsort(groups, count, sizeof *groups, longest_first);
+    zb_progress progress;
+    zb_progress_begin(&progress, run->what, "requests", 0, (double)n);
+    zb_status status = ZB_OK;
+    for (size_t from = 0; from < count && status == ZB_OK; k++) {
+        if (zb_interrupted()) {
+            status = stopped(run, done, n, err);
+            break;
+        }
+        size_t requests, to = call_end(groups, count, from, &requests);
+        zb_mark mark = zb_arena_mark(run->arena);
+        if (k % (size_t)run->shard->size == (size_t)run->shard->rank)
+            status = call(run, r, groups + from, to - from, out, err);
+        zb_arena_pop(run->arena, mark);
+        done += requests;
+        zb_progress_update(&progress, (double)done, NULL);
+        from = to;
+    }
+    zb_progress_end(&progress, (double)done, NULL);
+    ZB_TRY(zb_shard_agree(run->shard, status, err));
+    share(run, groups, count, out);
+    return ZB_OK;
+}
+
+static zb_cache_key write_key(const zb_write_request *r, zb_str salt) {
+    zb_buf all;
+    zb_cache_key key;
+    zb_buf_init(&all, (size_t)1 << 30);
+    zb_buf_addf(&all, "W%d %d\n", r->max, r->n_context);
+    zb_buf_add(&all, r->context, (size_t)r->n_context * sizeof *r->context);
+    zb_buf_add(&all, salt.p, salt.n);
+    zb_digest_sha256(all.p, all.n, key.hex);
+    zb_buf_free(&all);
+    return key;
+}
+
+/* Writes texts [from, from + n), those the cache lacks. */
+static zb_status write_call(const zb_request_run *run, zb_write_request *r, size_t n, zb_str salt,
+                            zb_err *err) {
+    zb_write_request batch[WRITE_REQUESTS];
+    size_t place[WRITE_REQUESTS], k = 0;
+    for (size_t i = 0; i < n; i++) {
+        zb_str value;
+        zb_cache_key key = write_key(&r[i], salt);
+        if (run->cache && zb_cache_find(run->cache, &key, &value) &&
+            value.n <= (size_t)r[i].max * sizeof *r[i].ids) {
+            memcpy(r[i].ids, value.p, value.n);
+            r[i].n_ids = (int)(value.n / sizeof *r[i].ids);
+        } else {
+            place[k] = i;
+            batch[k++] = r[i];
+        }
+    }
+    if (k == 0) return ZB_OK;
+    ZB_TRY(run->scorer->write(run->scorer->self, batch, (int)k, err));
+    for (size_t i = 0; i < k; i++) {
+        r[place[i]].n_ids = batch[i].n_ids;
+        if (!run->cache) continue;
+        zb_cache_key key = write_key(&batch[i], salt);
+        ZB_TRY(zb_cache_add(
+            run->cache, &key,
+            (zb_str){(const char *)batch[i].ids, (size_t)batch[i].n_ids * sizeof *batch[i].ids},
+            err));
+    }
+    return run->cache ? zb_cache_flush(run->cache, err) : ZB_OK;
+}
+
+zb_status zb_request_write(const zb_request_run *run, zb_write_request *r, size_t n, zb_str salt,
+                           zb_err *err) {
+    if (!run->scorer->write)
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: this scorer cannot write texts", run->what);
+    zb_progress progress;
+    zb_progress_begin(&progress, run->what, "texts", 0, (double)n);
+    zb_status status = ZB_OK;
+    size_t size = (size_t)run->shard->size, done = 0;
+    for (size_t k = 0; done < n && status == ZB_OK; k++) {
+        if (zb_interrupted()) {
+            status = stopped(run, done, n, err);
+            break;
+        }
+        size_t count = n - done < WRITE_REQUESTS ? n - done : WRITE_REQUESTS;
+        if (k % size == (size_t)run->shard->rank)
+            status = write_call(run, r + done, count, salt, err);
+        done += count;
+        zb_progress_update(&progress, (double)done, NULL);
+    }
+    zb_progress_end(&progress, (double)done, NULL);
+    ZB_TRY(zb_shard_agree(run->shard, status, err));
+    for (size_t i = 0; i < n; i++) {
+        int owner = (int)(i / WRITE_REQUESTS % size);
+        zb_shard_share(run->shard, owner, &r[i].n_ids, sizeof r[i].n_ids);
+        zb_shard_share(run->shard, owner, r[i].ids, (size_t)r[i].n_ids * sizeof *r[i].ids);
+    }
+    return ZB_OK;
+}
