@@ -7,13 +7,14 @@
 
 static const char yaml[] = "/tmp/zebra-fuzz-eval/t.yaml", rows[] = "/tmp/zebra-fuzz-eval/t.jsonl";
 
-static void check(const zb_document_set *s) {
+static void check(const zb_task *t, const zb_document_set *s) {
     for (size_t i = 0; i < s->n; i++) {
         const zb_document *d = &s->doc[i];
         ZB_ASSERT(d->n_choices >= 1 && d->n_choices <= ZB_CHOICES_MAX);
         ZB_ASSERT(d->gold >= 0 && d->gold < d->n_choices && d->target);
         for (int c = 0; c < d->n_choices; c++)
-            ZB_ASSERT(d->choice[c].continuation.n >= 1 && d->choice[c].length >= 0);
+            ZB_ASSERT(d->choice[c].length >= 0 &&
+                      (t->output != ZB_TASK_CHOICE || d->choice[c].continuation.n >= 1));
     }
 }
 
@@ -27,12 +28,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     ZB_ASSERT(zb_dir_make("/tmp/zebra-fuzz-eval", NULL) == ZB_OK);
     ZB_ASSERT(zb_file_write(yaml, data, n, NULL) == ZB_OK);
     ZB_ASSERT(zb_file_write(rows, nul ? nul + 1 : data, nul ? size - n - 1 : 0, NULL) == ZB_OK);
-    if (zb_task_read(yaml, "t", &a, &t, &err) == ZB_OK) {
+    if (zb_task_read(yaml, "t", "lm-eval", &a, &t, &err) == ZB_OK) {
         t.data = "t.jsonl";
-        t.rows = 0;
+        t.rows = t.fewshot.rows = 0;
+        if (t.fewshot.data) t.fewshot.data = "t.jsonl";
         for (int i = 0; i < t.n_leaves; i++) t.leaf[i].selected = true;
         zb_document_set s;
-        if (zb_document_set_read(&t, "/tmp/zebra-fuzz-eval", 0, &a, &s, &err) == ZB_OK) check(&s);
+        zb_document_opts o = {.data_dir = "/tmp/zebra-fuzz-eval", .shots = -1};
+        if (zb_document_set_read(&t, &o, &a, &s, &err) == ZB_OK) check(&t, &s);
         zb_document_set_free(&s);
     } else {
         ZB_ASSERT(err.code != ZB_OK && err.msg[0]);
