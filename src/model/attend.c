@@ -1,98 +1,398 @@
-/* attend.c - softmax attention by blocks of queries (contract in attend.h).
+/* attend.c - softmax attention by tiles of queries and keys (contract in attend.h).
  *
- * For a block of queries i0 .. i0+b-1 only keys 0 .. past+i0+b-1 matter:
- *   S = scale·Q Kᵀ,  P = softmax(S) with the causal mask,  O = P V.
- * Backward recomputes P from the saved log-sum-exp (Dao et al. 2022, algorithm 4, without tiling
- * over keys): dV += Pᵀ dO,  dP = dO Vᵀ,  dS = scale·P ∘ (dP − rowsum(dO ∘ O)),  dQ = dS K,  dK +=
- * dSᵀ Q. K and V are transposed once per head so that the products read rows. */
+ * Forward, per block of queries (all heads of the group, a few tokens each, gathered to rows and
+ * scaled) and tile of TILE keys, with the running maximum m, sum l and values o of each row:
+ *
+ *   S = Q Kᵀ,  m' = max(m, max S),  P = exp(S - m'),  l = l·exp(m - m') + ΣP,  o = o·exp(m - m') +
+ * P V
+ *
+ * and o/l at the end (Milakov and Gimelshein 2018; Dao et al. 2022, algorithm 1). The keys of a
+ * group are read once for all its heads and tokens, packed rows are widened a tile at a time into
+ * the cache. Many queries: each block walks over all its keys. Few queries (one block, as in
+ * decoding): the keys are cut into chunks of a fixed length, which are jobs of their own, and their
+ * (m, l, o) are joined in the order of the chunks. What is a job depends on the attention alone,
+ * so threads and neighbours do not change a sum.
+ *
+ * Backward recomputes P from the log-sum-exp (Dao et al. 2022, algorithm 4): per tile of keys and
+ * block of queries  P = exp(scale·Q Kᵀ - lse),  dV += Pᵀ dO,  dP = dO Vᵀ,  dS = scale·P ∘ (dP −
+ * rowsum(dO ∘ O)),  dQ += dS K,  dK += dSᵀ Q. */
 #include "model/attend.h"
 
-#include "kernels/kernels.h"
 #include "model/product.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
-enum { BLOCK = 64 };
+/* ROWS: queries of a block. From MANY rows on it pays to transpose a tile of keys. */
+enum { ROWS = 96, TILE = 64, MANY = 12 };
 
-size_t zb_attend_work(int keys, int dk, int dv) {
-    return (size_t)keys * (size_t)(dk + dv + 2 * BLOCK);
+typedef struct job {
+    const zb_attend *a;
+    int t0, t1, key0, key1; /* tokens; rows of k */
+    float *partial;         /* m [M], l [M], o [M,dv] of a chunk; NULL: the job finishes its rows */
+} job;
+
+/* One thread's scratch. */
+typedef struct work {
+    float *q, *s, *o, *max, *sum, *k, *kt, *v; /* [M,dk] [M,TILE] [M,dv] [M] [M], tiles */
+} work;
+
+typedef struct tile {
+    int n;
+    const float *k, *v;
+    ptrdiff_t k_row, v_row;
+} tile;
+
+static int block_tokens(const zb_attend *a) {
+    int t = ROWS / a->heads;
+    if (t < 1) t = 1;
+    return t < a->T ? t : a->T;
 }
 
-/* One query: dot products are cheaper than a transposed copy of all keys. */
-static void forward_one(const zb_attend *a, float *p) {
-    const zb_kernels *kn = zb_kernels_get();
-    int keys = a->past + 1;
-    for (int j = 0; j < keys; j++) p[j] = kn->dot(a->dk, a->q, a->k + j * a->k_row);
-    float lse = kn->softmax(keys, a->scale, p);
-    if (a->lse) a->lse[0] = lse;
-    memset(a->o, 0, (size_t)a->dv * sizeof(float));
-    for (int j = 0; j < keys; j++) kn->axpy(a->dv, p[j], a->v + j * a->v_row, a->o);
+static int keys_of(const zb_attend *a) { return a->n_keys ? a->n_keys : a->past + a->T - a->first; }
+
+/* Key rows that token t sees. */
+static int visible(const zb_attend *a, int t) {
+    int keys = keys_of(a), seen = a->past + t + 1 - a->first;
+    return seen < 0 ? 0 : seen < keys ? seen : keys;
 }
 
-void zb_attend_forward(const zb_attend *a, float *work) {
-    if (a->T == 1) {
-        forward_one(a, work);
+static bool is_split(const zb_attend *a) {
+    return block_tokens(a) == a->T && keys_of(a) > ZB_ATTEND_CHUNK;
+}
+
+static int chunks_of(const zb_attend *a) {
+    return (keys_of(a) + ZB_ATTEND_CHUNK - 1) / ZB_ATTEND_CHUNK;
+}
+
+static size_t partial_floats(const zb_attend *a) {
+    return (size_t)a->T * (size_t)a->heads * (size_t)(a->dv + 2);
+}
+
+static const float *row_f32(const zb_cells *c, int at) {
+    return (const float *)(const void *)((const uint8_t *)c->p + (size_t)at * c->row);
+}
+
+/* Keys and values key..key+n-1 as f32: where they lie if they are, else widened into w. */
+static tile load_tile(const zb_attend *a, int key, int n, const work *w) {
+    tile t = {.n = n, .k = w->k, .k_row = a->dk, .v = w->k, .v_row = a->dk};
+    if (a->k.type == ZB_F32 && a->k_tail.width == 0) {
+        t.k = t.v = row_f32(&a->k, key);
+        t.k_row = t.v_row = (ptrdiff_t)(a->k.row / sizeof(float));
+    } else {
+        zb_cells_read(&a->k, key, n, w->k, a->dk);
+        if (a->k_tail.width) zb_cells_read(&a->k_tail, key, n, w->k + a->k.width, a->dk);
+    }
+    if (!a->v.p) return t;
+    t.v = w->v;
+    t.v_row = a->dv;
+    if (a->v.type == ZB_F32) {
+        t.v = row_f32(&a->v, key);
+        t.v_row = (ptrdiff_t)(a->v.row / sizeof(float));
+    } else {
+        zb_cells_read(&a->v, key, n, w->v, a->dv);
+    }
+    return t;
+}
+
+static void load_queries(const zb_attend *a, int t0, int t1, float *out) {
+    for (int t = t0; t < t1; t++)
+        for (int h = 0; h < a->heads; h++, out += a->dk) {
+            const float *q = a->q + t * a->q_row + h * a->q_head;
+            for (int i = 0; i < a->dk; i++) out[i] = q[i] * a->scale;
+        }
+}
+
+/* S [M, TILE] = Q Kᵀ */
+static void scores(const zb_attend *a, int M, const tile *t, const work *w) {
+    if (M < MANY) {
+        zb_gemm_args g = {.m = M, .n = t->n, .k = a->dk, .a = w->q, .a_row = a->dk, .a_col = 1};
+        g.b = t->k;
+        g.ldb = t->k_row;
+        g.c = w->s;
+        g.ldc = TILE;
+        g.alpha = 1;
+        zb_kernels_get()->gemm_bt(&g);
         return;
     }
+    zb_transpose(t->k, t->k_row, t->n, a->dk, w->kt);
+    zb_product((zb_shape){M, t->n, a->dk}, zb_rows(w->q, a->dk), (zb_right){w->kt, t->n},
+               (zb_out){w->s, TILE});
+}
+
+/* Takes the tile's scores of row m, of which the first `seen` count, into its maximum and sum; they
+ * become weights. */
+static void soften(const zb_attend *a, int m, int seen, int n, const work *w) {
     const zb_kernels *kn = zb_kernels_get();
-    int keys = a->past + a->T;
-    float *kt = work, *s = work + (size_t)keys * a->dk;
-    zb_transpose(a->k, a->k_row, keys, a->dk, kt);
-    for (int i0 = 0; i0 < a->T; i0 += BLOCK) {
-        int b = a->T - i0 < BLOCK ? a->T - i0 : BLOCK, seen = a->past + i0 + b;
-        zb_product((zb_shape){b, seen, a->dk}, zb_rows(a->q + i0 * a->q_row, a->q_row),
-                   (zb_right){kt, keys}, (zb_out){s, seen});
-        for (int i = 0; i < b; i++) {
-            float *row = s + (size_t)i * seen;
-            int visible = a->past + i0 + i + 1;
-            float lse = kn->softmax(visible, a->scale, row);
-            if (a->lse) a->lse[i0 + i] = lse;
-            memset(row + visible, 0, (size_t)(seen - visible) * sizeof(float));
-        }
-        zb_product((zb_shape){b, a->dv, seen}, zb_rows(s, seen), (zb_right){a->v, a->v_row},
-                   (zb_out){a->o + i0 * a->o_row, a->o_row});
+    float *s = w->s + (size_t)m * TILE, old = w->max[m];
+    float sum = seen > 0 ? kn->softmax_step(seen, &w->max[m], s) : 0;
+    if (seen < n) memset(s + (seen > 0 ? seen : 0), 0, (size_t)(n - (seen > 0 ? seen : 0)) * 4);
+    if (w->max[m] > old && w->sum[m] != 0) {
+        float f = expf(old - w->max[m]);
+        w->sum[m] *= f;
+        kn->scale(a->dv, f, w->o + (size_t)m * a->dv);
+    }
+    w->sum[m] += sum;
+}
+
+/* Maximum, sum and values of one query: carried on if more keys come, else divided and done. */
+static void finish(const zb_attend *a, int t, int h, float max, float sum, const float *o) {
+    float *out = a->o + t * a->o_row + h * a->o_head;
+    bool done = !a->running || a->last;
+    float f = !done ? 1 : sum == 0 ? 0 : 1 / sum;
+    for (int i = 0; i < a->dv; i++) out[i] = o[i] * f;
+    if (!done) {
+        float *r = a->running + ((size_t)t * a->heads + h) * 2;
+        r[0] = max;
+        r[1] = sum;
+    } else if (a->lse) {
+        a->lse[h * a->lse_head + t] = max + logf(sum);
     }
 }
 
-/* P of one block from scores and log-sum-exp, in place; masked entries 0. */
-static void probabilities(const zb_attend *a, int i0, int b, int seen, float *s) {
+/* What earlier pieces of the keys have left of a query; nothing before the first. */
+static void resume(const zb_attend *a, int t, int h, float *max, float *sum, float *o) {
+    *max = -INFINITY;
+    *sum = 0;
+    if (!a->running || a->first == 0) {
+        memset(o, 0, (size_t)a->dv * sizeof *o);
+        return;
+    }
+    const float *r = a->running + ((size_t)t * a->heads + h) * 2,
+                *from = a->o + t * a->o_row + h * a->o_head;
+    *max = r[0];
+    *sum = r[1];
+    if (o != from) memcpy(o, from, (size_t)a->dv * sizeof *o);
+}
+
+static void run_job(const job *j, const work *w) {
+    const zb_attend *a = j->a;
+    int M = (j->t1 - j->t0) * a->heads, end = visible(a, j->t1 - 1);
+    load_queries(a, j->t0, j->t1, w->q);
+    for (int m = 0; m < M; m++) {
+        float *o = w->o + (size_t)m * a->dv;
+        w->max[m] = -INFINITY;
+        w->sum[m] = 0;
+        if (j->partial)
+            memset(o, 0, (size_t)a->dv * sizeof *o);
+        else
+            resume(a, j->t0 + m / a->heads, m % a->heads, &w->max[m], &w->sum[m], o);
+    }
+    if (end > j->key1) end = j->key1;
+    for (int key = j->key0; key < end; key += TILE) {
+        tile t = load_tile(a, key, end - key < TILE ? end - key : TILE, w);
+        scores(a, M, &t, w);
+        for (int m = 0; m < M; m++) {
+            int seen = visible(a, j->t0 + m / a->heads) - key;
+            soften(a, m, seen < t.n ? seen : t.n, t.n, w);
+        }
+        zb_product_add((zb_shape){M, a->dv, t.n}, zb_rows(w->s, TILE), (zb_right){t.v, t.v_row},
+                       (zb_out){w->o, a->dv});
+    }
+    if (j->partial) {
+        memcpy(j->partial, w->max, (size_t)M * sizeof(float));
+        memcpy(j->partial + M, w->sum, (size_t)M * sizeof(float));
+        memcpy(j->partial + 2 * M, w->o, (size_t)M * a->dv * sizeof(float));
+        return;
+    }
+    for (int m = 0; m < M; m++)
+        finish(a, j->t0 + m / a->heads, m % a->heads, w->max[m], w->sum[m],
+               w->o + (size_t)m * a->dv);
+}
+
+/* Joins the chunks of query m in their order, straight into its place in o. */
+static void join(const zb_attend *a, int m, const float *partial) {
+    const zb_kernels *kn = zb_kernels_get();
+    int M = a->T * a->heads, t = m / a->heads, h = m % a->heads;
+    size_t step = partial_floats(a);
+    float *o = a->o + t * a->o_row + h * a->o_head, old, max, sum;
+    resume(a, t, h, &old, &sum, o);
+    max = old;
+    for (int c = 0; c < chunks_of(a); c++)
+        if (partial[c * step + m] > max) max = partial[c * step + m];
+    if (sum != 0 && max > old) {
+        sum *= expf(old - max);
+        kn->scale(a->dv, expf(old - max), o);
+    }
+    for (int c = 0; c < chunks_of(a); c++) {
+        const float *p = partial + c * step;
+        if (p[M + m] == 0) continue;
+        float f = expf(p[m] - max);
+        sum += f * p[M + m];
+        kn->axpy(a->dv, f, p + 2 * (size_t)M + (size_t)m * a->dv, o);
+    }
+    finish(a, t, h, max, sum, o);
+}
+
+/* Work of all attentions: their jobs, and the chunks' results of those that are cut. */
+typedef struct plan {
+    job *jobs;
+    int n_jobs;
+    float **partial; /* [n] */
+    size_t M, dk, dv;
+} plan;
+
+static plan make_plan(zb_arena *arena, const zb_attend *a, int n) {
+    plan p = {.partial = zb_alloc_array(arena, (size_t)n, sizeof *p.partial)};
+    int most = 0;
+    for (int i = 0; i < n; i++)
+        most += is_split(&a[i]) ? chunks_of(&a[i])
+                                : (a[i].T + block_tokens(&a[i]) - 1) / block_tokens(&a[i]);
+    p.jobs = zb_alloc_raw_array(arena, (size_t)most, sizeof *p.jobs);
+    for (int i = 0; i < n; i++) {
+        int step = block_tokens(&a[i]), keys = keys_of(&a[i]);
+        size_t rows = (size_t)step * (size_t)a[i].heads, each = partial_floats(&a[i]);
+        if (rows > p.M) p.M = rows;
+        if ((size_t)a[i].dk > p.dk) p.dk = (size_t)a[i].dk;
+        if ((size_t)a[i].dv > p.dv) p.dv = (size_t)a[i].dv;
+        if (is_split(&a[i])) {
+            p.partial[i] = ZB_RAW_ARRAY(arena, float, each *(size_t)chunks_of(&a[i]));
+            for (int c = 0; c < chunks_of(&a[i]); c++)
+                p.jobs[p.n_jobs++] = (job){&a[i],
+                                           0,
+                                           a[i].T,
+                                           c * ZB_ATTEND_CHUNK,
+                                           (c + 1) * ZB_ATTEND_CHUNK,
+                                           p.partial[i] + (size_t)c * each};
+        } else {
+            for (int t = 0; t < a[i].T; t += step)
+                p.jobs[p.n_jobs++] =
+                    (job){&a[i], t, t + step < a[i].T ? t + step : a[i].T, 0, keys, NULL};
+        }
+    }
+    ZB_ASSERT(p.n_jobs == most);
+    return p;
+}
+
+/* Bytes of an allocation, which are whole lines of the cache. */
+static size_t lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+/* A multiple of 16 floats, so that every part of the scratch is aligned like its beginning. */
+static size_t rounded(size_t floats) { return (floats + 15) / 16 * 16; }
+
+static size_t work_floats(const plan *p) {
+    return rounded(p->M * p->dk) + rounded(p->M * TILE) + rounded(p->M * p->dv) +
+           2 * rounded(p->M) + 2 * TILE * p->dk + TILE * p->dv;
+}
+
+static work work_at(const plan *p, float *at) {
+    work w = {.q = at};
+    w.s = w.q + rounded(p->M * p->dk);
+    w.o = w.s + rounded(p->M * TILE);
+    w.max = w.o + rounded(p->M * p->dv);
+    w.sum = w.max + rounded(p->M);
+    w.k = w.sum + rounded(p->M);
+    w.kt = w.k + TILE * p->dk;
+    w.v = w.kt + TILE * p->dk;
+    return w;
+}
+
+void zb_attend_forward(zb_arena *arena, int threads, const zb_attend *a, int n) {
+    zb_mark mark = zb_arena_mark(arena);
+    plan p = make_plan(arena, a, n);
+    size_t size = work_floats(&p);
+    float *scratch = ZB_RAW_ARRAY(arena, float, size *(size_t)threads);
+#pragma omp parallel num_threads(threads) if (p.n_jobs > 1)
+    {
+        work w = work_at(&p, scratch + size * (size_t)omp_get_thread_num());
+#pragma omp for schedule(dynamic)
+        for (int j = 0; j < p.n_jobs; j++) run_job(&p.jobs[j], &w);
+        for (int i = 0; i < n; i++) {
+            if (!p.partial[i]) continue;
+#pragma omp for schedule(static) nowait
+            for (int m = 0; m < a[i].T * a[i].heads; m++) join(&a[i], m, p.partial[i]);
+        }
+    }
+    zb_arena_pop(arena, mark);
+}
+
+/* ---- backward ---- */
+
+typedef struct back {
+    float *kt, *vt, *p, *dp; /* [dk,TILE] [dv,TILE] [TILE,TILE] twice */
+} back;
+
+static size_t back_floats(size_t dk, size_t dv) { return TILE * (dk + dv + 2 * TILE); }
+
+/* P in place of the scores [b, n] of queries i0.. and keys j0.., then dS in place of dP. */
+static void slopes(const zb_attend *a, const zb_attend_grad *g, int h, int i0, int b, int j0, int n,
+                   const back *w) {
     const zb_kernels *kn = zb_kernels_get();
     for (int i = 0; i < b; i++) {
-        float *row = s + (size_t)i * seen, lse = a->lse[i0 + i];
-        int visible = i0 + i + 1;
-        for (int j = 0; j < visible; j++) row[j] = row[j] * a->scale - lse;
-        kn->exp(visible, row, row);
-        memset(row + visible, 0, (size_t)(seen - visible) * sizeof(float));
+        float *p = w->p + (size_t)i * TILE, *dp = w->dp + (size_t)i * TILE;
+        int seen = i0 + i + 1 - j0 < n ? i0 + i + 1 - j0 : n;
+        if (seen < 0) seen = 0;
+        float lse = a->lse[h * a->lse_head + i0 + i];
+        ptrdiff_t at = (i0 + i) * a->o_row + h * a->o_head;
+        float delta = kn->dot(a->dv, g->d_o + at, a->o + at);
+        for (int j = 0; j < seen; j++) p[j] = p[j] * a->scale - lse;
+        kn->exp(seen, p, p);
+        for (int j = 0; j < seen; j++) dp[j] = p[j] * (dp[j] - delta) * a->scale;
+        memset(p + seen, 0, (size_t)(n - seen) * sizeof(float));
+        memset(dp + seen, 0, (size_t)(n - seen) * sizeof(float));
     }
 }
 
-void zb_attend_backward(const zb_attend *a, const zb_attend_grad *g, float *work) {
-    const zb_kernels *kn = zb_kernels_get();
-    int keys = a->T;
-    float *kt = work, *vt = kt + (size_t)keys * a->dk, *p = vt + (size_t)keys * a->dv,
-          *dp = p + (size_t)keys * BLOCK;
-    zb_transpose(a->k, a->k_row, keys, a->dk, kt);
-    zb_transpose(a->v, a->v_row, keys, a->dv, vt);
-    for (int i0 = 0; i0 < a->T; i0 += BLOCK) {
-        int b = a->T - i0 < BLOCK ? a->T - i0 : BLOCK, seen = i0 + b;
-        const float *d_o = g->d_o + i0 * a->o_row;
-        zb_product((zb_shape){b, seen, a->dk}, zb_rows(a->q + i0 * a->q_row, a->q_row),
-                   (zb_right){kt, keys}, (zb_out){p, seen});
-        probabilities(a, i0, b, seen, p);
-        zb_product((zb_shape){b, seen, a->dv}, zb_rows(d_o, a->o_row), (zb_right){vt, keys},
-                   (zb_out){dp, seen});
-        zb_product_add((zb_shape){seen, a->dv, b}, zb_columns(p, seen), (zb_right){d_o, a->o_row},
-                       (zb_out){g->dv, a->v_row});
-        for (int i = 0; i < b; i++) {
-            float delta = kn->dot(a->dv, d_o + i * a->o_row, a->o + (i0 + i) * a->o_row);
-            float *row = p + (size_t)i * seen;
-            const float *dr = dp + (size_t)i * seen;
-            for (int j = 0; j < seen; j++) row[j] *= (dr[j] - delta) * a->scale;
-        }
-        zb_product((zb_shape){b, a->dk, seen}, zb_rows(p, seen), (zb_right){a->k, a->k_row},
-                   (zb_out){g->dq + i0 * a->q_row, a->q_row});
-        zb_product_add((zb_shape){seen, a->dk, b}, zb_columns(p, seen),
-                       (zb_right){a->q + i0 * a->q_row, a->q_row}, (zb_out){g->dk, a->k_row});
+/* One block of queries against one tile of keys. */
+static void backward_tile(const zb_attend *a, const zb_attend_grad *g, int h, int i0, int j0, int n,
+                          const back *w) {
+    int b = a->T - i0 < TILE ? a->T - i0 : TILE;
+    ptrdiff_t at_q = i0 * a->q_row + h * a->q_head, at_o = i0 * a->o_row + h * a->o_head;
+    ptrdiff_t k_row = (ptrdiff_t)(a->k.row / sizeof(float)),
+              v_row = (ptrdiff_t)(a->v.row / sizeof(float));
+    zb_right q = {a->q + at_q, a->q_row}, d_o = {g->d_o + at_o, a->o_row};
+    zb_product((zb_shape){b, n, a->dk}, zb_rows(q.p, q.row), (zb_right){w->kt, n},
+               (zb_out){w->p, TILE});
+    zb_product((zb_shape){b, n, a->dv}, zb_rows(d_o.p, d_o.row), (zb_right){w->vt, n},
+               (zb_out){w->dp, TILE});
+    slopes(a, g, h, i0, b, j0, n, w);
+    zb_product_add((zb_shape){n, a->dv, b}, zb_columns(w->p, TILE), d_o,
+                   (zb_out){g->dv + j0 * v_row, v_row});
+    zb_product_add((zb_shape){n, a->dk, b}, zb_columns(w->dp, TILE), q,
+                   (zb_out){g->dk + j0 * k_row, k_row});
+    zb_product_to((zb_shape){b, a->dk, n}, zb_rows(w->dp, TILE),
+                  (zb_right){row_f32(&a->k, j0), k_row}, (zb_out){g->dq + at_q, a->q_row}, j0 > 0);
+}
+
+static void backward_one(const zb_attend *a, const zb_attend_grad *g, const back *w) {
+    for (int j0 = 0; j0 < a->T; j0 += TILE) {
+        int n = a->T - j0 < TILE ? a->T - j0 : TILE;
+        zb_transpose(row_f32(&a->k, j0), (ptrdiff_t)(a->k.row / sizeof(float)), n, a->dk, w->kt);
+        zb_transpose(row_f32(&a->v, j0), (ptrdiff_t)(a->v.row / sizeof(float)), n, a->dv, w->vt);
+        for (int h = 0; h < a->heads; h++)
+            for (int i0 = j0; i0 < a->T; i0 += TILE) backward_tile(a, g, h, i0, j0, n, w);
     }
+}
+
+void zb_attend_backward(zb_arena *arena, int threads, const zb_attend *a, const zb_attend_grad *g,
+                        int n) {
+    zb_mark mark = zb_arena_mark(arena);
+    size_t dk = 0, dv = 0;
+    for (int i = 0; i < n; i++) {
+        ZB_ASSERT(a[i].past == 0 && a[i].lse && a[i].k_tail.width == 0 && a[i].v.p);
+        if ((size_t)a[i].dk > dk) dk = (size_t)a[i].dk;
+        if ((size_t)a[i].dv > dv) dv = (size_t)a[i].dv;
+    }
+    size_t size = back_floats(dk, dv);
+    float *scratch = ZB_RAW_ARRAY(arena, float, size *(size_t)threads);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int i = 0; i < n; i++) {
+        back w = {.kt = scratch + size * (size_t)omp_get_thread_num()};
+        w.vt = w.kt + TILE * dk;
+        w.p = w.vt + TILE * dv;
+        w.dp = w.p + TILE * TILE;
+        backward_one(&a[i], &g[i], &w);
+    }
+    zb_arena_pop(arena, mark);
+}
+
+size_t zb_attend_room(const zb_attend *like, int n, int threads, bool backward) {
+    int step = block_tokens(like);
+    size_t rows = (size_t)step * (size_t)like->heads, count = (size_t)n;
+    plan p = {.M = rows, .dk = (size_t)like->dk, .dv = (size_t)like->dv};
+    if (backward) return lines(back_floats(p.dk, p.dv) * (size_t)threads * sizeof(float));
+    return lines(count * sizeof *p.partial) +
+           lines(count * (size_t)((like->T + step - 1) / step) * sizeof *p.jobs) +
+           lines(work_floats(&p) * (size_t)threads * sizeof(float));
 }

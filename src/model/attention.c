@@ -2,17 +2,17 @@
  *
  *   q = Wq x + bq [H·dh],  k = Wk x + bk [G·dh],  v = Wv x + bv [G·dh],  q and k rotated in the
  * half layout (pairs i, i + dh/2), head h attends with key/value head h / (H/G), scale dh^-1/2;  y
- * = Wo concat_h(o) (+ bo). (Touvron et al. 2023; method.md 1.) State: keys [tokens_max, G·dh],
- * rotated, then values [tokens_max, G·dh]. */
+ * = Wo concat_h(o) (+ bo). (Touvron et al. 2023; method.md 1.) State: planes of the
+ * rotated keys of each kv head, then of the values of each. */
 #include "kernels/kernels.h"
 #include "model/attend.h"
 #include "model/mixer.h"
+#include "model/rope.h"
 
 #include <math.h>
-#include <omp.h>
-#include <string.h>
 
 enum { WQ = ZB_P_MIXER, WK, WV, WO, BQ, BK, BV, BO };
+enum { FEW = 8 }; /* tokens up to which starting threads costs more than they save */
 
 typedef struct tape {
     float *q, *k, *v, *o,
@@ -36,64 +36,73 @@ static void params(const zb_config *c, int l, zb_param_table *t) {
 /* Turns every head of rows [n, heads·dh] by its position (backwards when inverse). */
 static void rotate(zb_run *run, float *x, int heads, bool inverse) {
     const zb_kernels *kn = zb_kernels_get();
+    int n = run->batch->n, dh = run->config->dh, half = dh / 2;
+    zb_mark mark = zb_arena_mark(run->arena);
+    const int *position = zb_rope_positions(run);
+#pragma omp parallel for schedule(static) if (n > FEW)
+    for (int i = 0; i < n; i++) {
+        size_t at = (size_t)position[i] * half;
+        float *row = x + (size_t)i * heads * dh;
+        for (int h = 0; h < heads; h++)
+            kn->rope_halves(half, run->rope.cos + at, run->rope.sin + at, inverse, row + h * dh);
+    }
+    zb_arena_pop(run->arena, mark);
+}
+
+/* Appends the keys and values of every span to its state. */
+static void remember(const zb_run *run, int layer, const tape *t) {
     const zb_config *c = run->config;
-    int half = c->dh / 2;
+    int G = c->G, dh = c->dh;
+#pragma omp parallel if (run->batch->n > FEW)
     for (int s = 0; s < run->batch->n_spans; s++) {
         const zb_span *sp = &run->batch->span[s];
-        int past = zb_span_past(sp);
-#pragma omp parallel for schedule(static)
-        for (int i = 0; i < sp->n; i++) {
-            const float *cs = run->rope.cos + (size_t)(past + i) * half,
-                        *sn = run->rope.sin + (size_t)(past + i) * half;
-            float *row = x + (size_t)(sp->start + i) * heads * c->dh;
-            for (int h = 0; h < heads; h++) kn->rope_halves(half, cs, sn, inverse, row + h * c->dh);
+        for (int g = 0; sp->state && g < 2 * G; g++) {
+            zb_cells plane = zb_state_plane(sp->state, c, layer, g);
+            const float *x = (g < G ? t->k : t->v) + ((size_t)sp->start * G + g % G) * dh;
+#pragma omp for schedule(static) nowait
+            for (int i = 0; i < sp->n; i++)
+                zb_state_put(sp->state, &plane, sp->state->len + i, x + (size_t)i * G * dh);
         }
     }
 }
 
-/* Appends the span's keys and values to its state. */
-static void remember(const zb_run *run, int layer, const zb_span *sp, const float *k,
-                     const float *v) {
+/* Attention of one span to kv head g. */
+static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int g, const tape *t) {
     const zb_config *c = run->config;
-    size_t width = (size_t)c->G * c->dh;
-    float *cache = zb_state_layer(sp->state, c, layer);
-    float *keys = cache + (size_t)sp->state->len * width;
-    float *values = keys + (size_t)sp->state->tokens_max * width;
-    memcpy(keys, k + (size_t)sp->start * width, (size_t)sp->n * width * sizeof(float));
-    memcpy(values, v + (size_t)sp->start * width, (size_t)sp->n * width * sizeof(float));
-}
-
-static zb_attend head_args(const zb_run *run, int layer, const zb_span *sp, int h, const tape *t) {
-    const zb_config *c = run->config;
-    size_t hq = (size_t)c->H * c->dh, hk = (size_t)c->G * c->dh,
-           kv = (size_t)(h / (c->H / c->G)) * c->dh;
+    int per = c->H / c->G, hq = c->H * c->dh, hk = c->G * c->dh;
     zb_attend a = {.T = sp->n,
+                   .heads = per,
                    .past = zb_span_past(sp),
                    .dk = c->dh,
                    .dv = c->dh,
-                   .scale = (float)(1 / sqrt((double)c->dh))};
-    a.q = t->q + sp->start * hq + (size_t)h * c->dh;
-    a.o = t->o + sp->start * hq + (size_t)h * c->dh;
-    a.q_row = a.o_row = (ptrdiff_t)hq;
-    a.k_row = a.v_row = (ptrdiff_t)hk;
+                   .scale = (float)(1 / sqrt((double)c->dh)),
+                   .q_row = hq,
+                   .q_head = c->dh,
+                   .o_row = hq,
+                   .o_head = c->dh};
+    size_t at_q = (size_t)sp->start * hq + (size_t)g * per * c->dh,
+           at_k = (size_t)sp->start * hk + (size_t)g * c->dh;
+    a.q = t->q + at_q;
+    a.o = t->o + at_q;
     if (sp->state) {
-        a.k = zb_state_layer(sp->state, c, layer) + kv;
-        a.v = a.k + (size_t)sp->state->tokens_max * hk;
+        a.k = zb_state_plane(sp->state, c, layer, g);
+        a.v = zb_state_plane(sp->state, c, layer, c->G + g);
     } else {
-        a.k = t->k + sp->start * hk + kv;
-        a.v = t->v + sp->start * hk + kv;
+        a.k = zb_cells_f32(t->k + at_k, hk, c->dh);
+        a.v = zb_cells_f32(t->v + at_k, hk, c->dh);
     }
-    if (t->lse) a.lse = t->lse + (size_t)h * run->batch->n + sp->start;
+    a.lse_head = run->batch->n;
+    if (t->lse) a.lse = t->lse + (size_t)g * per * run->batch->n + sp->start;
     return a;
 }
 
-static int keys_max(const zb_batch *b) {
-    int most = 0;
-    for (int s = 0; s < b->n_spans; s++) {
-        int keys = zb_span_past(&b->span[s]) + b->span[s].n;
-        if (keys > most) most = keys;
-    }
-    return most;
+/* All spans and kv heads of the batch; n receives how many. */
+static zb_attend *all_groups(const zb_run *run, int layer, const tape *t, int *n) {
+    int G = run->config->G;
+    *n = run->batch->n_spans * G;
+    zb_attend *a = zb_alloc_raw_array(run->arena, (size_t)*n, sizeof *a);
+    for (int i = 0; i < *n; i++) a[i] = group_args(run, layer, &run->batch->span[i / G], i % G, t);
+    return a;
 }
 
 static void forward(zb_run *run, int layer, const float *x, float *y, void **tape_out) {
@@ -113,17 +122,11 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     zb_linear(run, p[WV], p[BV], x, n, t->v);
     rotate(run, t->q, c->H, false);
     rotate(run, t->k, c->G, false);
-    for (int s = 0; s < run->batch->n_spans; s++)
-        if (run->batch->span[s].state) remember(run, layer, &run->batch->span[s], t->k, t->v);
+    remember(run, layer, t);
     zb_mark keep = zb_arena_mark(run->arena);
-    size_t work_size = zb_attend_work(keys_max(run->batch), c->dh, c->dh);
-    float *work = zb_scratch(run, work_size);
-    int jobs = run->batch->n_spans * c->H;
-#pragma omp parallel for schedule(dynamic) num_threads(run->threads)
-    for (int j = 0; j < jobs; j++) {
-        zb_attend a = head_args(run, layer, &run->batch->span[j / c->H], j % c->H, t);
-        zb_attend_forward(&a, work + work_size * (size_t)omp_get_thread_num());
-    }
+    int groups;
+    const zb_attend *a = all_groups(run, layer, t, &groups);
+    zb_attend_forward(run->arena, run->threads, a, groups);
     zb_arena_pop(run->arena, keep);
     zb_linear(run, p[WO], p[BO], t->o, n, y);
     if (!tape_out) zb_arena_pop(run->arena, mark);
@@ -134,27 +137,22 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     const zb_config *c = run->config;
     zb_param **p = run->params->layer[layer];
     const tape *t = tape_in;
-    int n = run->batch->n, hq = c->H * c->dh, hk = c->G * c->dh, per = c->H / c->G;
+    int n = run->batch->n, hq = c->H * c->dh, hk = c->G * c->dh;
     zb_mark mark = zb_arena_mark(run->arena);
     float *d_o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq),
           *dq = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq);
     float *dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk),
           *dv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk);
     zb_linear_backward_to(run, p[WO], p[BO], t->o, dy, n, d_o);
-    size_t work_size = zb_attend_work(keys_max(run->batch), c->dh, c->dh);
-    float *work = zb_scratch(run, work_size);
-    int jobs = run->batch->n_spans * c->G; /* heads of one group share dk and dv */
-#pragma omp parallel for schedule(dynamic) num_threads(run->threads)
-    for (int j = 0; j < jobs; j++) {
-        const zb_span *sp = &run->batch->span[j / c->G];
-        for (int h = j % c->G * per; h < (j % c->G + 1) * per; h++) {
-            zb_attend a = head_args(run, layer, sp, h, t);
-            size_t at_q = (size_t)(a.q - t->q), at_k = (size_t)(a.k - t->k);
-            zb_attend_grad g = {
-                .d_o = d_o + at_q, .dq = dq + at_q, .dk = dk + at_k, .dv = dv + at_k};
-            zb_attend_backward(&a, &g, work + work_size * (size_t)omp_get_thread_num());
-        }
+    int groups;
+    const zb_attend *a = all_groups(run, layer, t, &groups);
+    zb_attend_grad *g = zb_alloc_raw_array(run->arena, (size_t)groups, sizeof *g);
+    for (int i = 0; i < groups; i++) {
+        size_t at_q = (size_t)(a[i].q - t->q), at_k = (size_t)((const float *)a[i].k.p - t->k);
+        g[i] =
+            (zb_attend_grad){.d_o = d_o + at_q, .dq = dq + at_q, .dk = dk + at_k, .dv = dv + at_k};
     }
+    zb_attend_backward(run->arena, run->threads, a, g, groups);
     rotate(run, dq, c->H, true);
     rotate(run, dk, c->G, true);
     zb_linear_backward(run, p[WQ], p[BQ], x, dq, n, dx);
@@ -165,11 +163,14 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
 
 static zb_room room(const zb_config *c, int layer, const zb_load *load) {
     (void)layer;
-    size_t n = (size_t)load->n, q = zb_room_of(n * c->H * c->dh), k = zb_room_of(n * c->G * c->dh),
-           work = zb_room_of(zb_attend_work(load->longest, c->dh, c->dh) * load->threads);
+    size_t n = (size_t)load->n, q = zb_room_of(n * c->H * c->dh), k = zb_room_of(n * c->G * c->dh);
+    zb_attend like = {.T = load->longest, .heads = c->H / c->G, .dk = c->dh, .dv = c->dh};
+    int groups = load->spans * c->G;
+    size_t args = (size_t)groups * sizeof like, grads = (size_t)groups * sizeof(zb_attend_grad);
     return (zb_room){.tape = (sizeof(tape) + 63) / 64 * 64 + 2 * q + 2 * k + zb_room_of(n * c->H),
-                     .forward = work,
-                     .backward = 2 * q + 2 * k + work};
+                     .forward = args + zb_attend_room(&like, groups, load->threads, false),
+                     .backward = 2 * q + 2 * k + args + grads +
+                                 zb_attend_room(&like, groups, load->threads, true)};
 }
 
 const zb_mixer zb_mixer_attention = {"attention", params, forward, backward, room};

@@ -9,6 +9,7 @@
 
 #include "base/err.h"
 #include "format/gguf.h"
+#include "tensor/dtype.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -53,6 +54,8 @@ typedef struct zb_config {
     int bos, n_eos, eos[ZB_EOS_MAX]; /* -1: none */
     bool hybrid;
     zb_layer_config layer[ZB_LAYERS_MAX];
+    zb_dtype cache; /* how states keep keys, values and latents (ZB_F32: exactly); a choice of who
+                       runs the model, not part of any file */
 } zb_config;
 
 const char *zb_kind_name(zb_kind k);

@@ -6,10 +6,10 @@
  *   score = (q_nope·k_nope + rope(q_pe)·rope(k_pe)) · scale,  y = Wo concat_h Σ softmax · v
  *
  * Rotary pairs are interleaved (2i, 2i+1). Only c (after its norm) and the rotated k_pe are cached:
- * [tokens_max, r_kv+d_rope]. Two forms that agree: expanded builds keys and values of every head;
+ * a plane of each. Two forms that agree: expanded builds keys and values of every head;
  * absorbed carries W_uk over to the query, q' = [q_nope·W_uk | q_pe], and attends to the cached
- * rows themselves (keys c|k_pe, values c), then maps the sum by W_uv. Each span takes the form that
- * needs fewer products. */
+ * rows themselves (keys c|k_pe, values c; one kv head for all query heads), then maps the sum by
+ * W_uv. Each span takes the form that costs less. */
 #include "kernels/kernels.h"
 #include "model/attend.h"
 #include "model/mixer.h"
@@ -20,6 +20,9 @@
 #include <string.h>
 
 enum { WQA = ZB_P_MIXER, WQB, WQ, WKVA, WKVB, WO, NQ, NKV };
+
+/* Tokens up to which starting threads costs more than they save; keys that are expanded at once. */
+enum { FEW = 8, PIECE = 1024 };
 
 typedef struct dims {
     int H, G, dn, dr, dk, dv, r, rq; /* G: kv heads of kv_b; dk = dn + dr */
@@ -68,18 +71,18 @@ static void params(const zb_config *c, int l, zb_param_table *t) {
 /* Turns the last dr of every `width` values of rows [n, heads·width]. */
 static void rotate(zb_run *run, float *x, int heads, int width, int dr, bool inverse) {
     const zb_kernels *kn = zb_kernels_get();
-    for (int s = 0; s < run->batch->n_spans; s++) {
-        const zb_span *sp = &run->batch->span[s];
-        int past = zb_span_past(sp);
-#pragma omp parallel for schedule(static)
-        for (int i = 0; i < sp->n; i++) {
-            size_t at = (size_t)(past + i) * (dr / 2);
-            float *row = x + (size_t)(sp->start + i) * heads * width + (width - dr);
-            for (int h = 0; h < heads; h++)
-                kn->rope_interleaved(dr / 2, run->mla_rope.cos + at, run->mla_rope.sin + at,
-                                     inverse, row + h * width);
-        }
+    int n = run->batch->n;
+    zb_mark mark = zb_arena_mark(run->arena);
+    const int *position = zb_rope_positions(run);
+#pragma omp parallel for schedule(static) if (n > FEW)
+    for (int i = 0; i < n; i++) {
+        size_t at = (size_t)position[i] * (dr / 2);
+        float *row = x + (size_t)i * heads * width + (width - dr);
+        for (int h = 0; h < heads; h++)
+            kn->rope_interleaved(dr / 2, run->mla_rope.cos + at, run->mla_rope.sin + at, inverse,
+                                 row + h * width);
     }
+    zb_arena_pop(run->arena, mark);
 }
 
 static void project_queries(zb_run *run, zb_param **p, const dims *d, const float *x, tape *t) {
@@ -118,163 +121,250 @@ static void project_latents(zb_run *run, zb_param **p, const dims *d, const floa
     zb_norm(run, p[NKV], t->c, n, d->r, t->cn, t->c_r);
 }
 
-/* Keys [n, G·dk] of latents already mapped by kv_b; pe [n, dr] stands pe_row floats apart. */
-static void join_keys(const dims *d, int n, const float *kvb, const float *pe, int pe_row,
-                      float *k) {
-#pragma omp parallel for schedule(static)
+/* Keys [n, G·dk] of latents already mapped by kv_b and rotary keys pe [n, dr]. */
+static void join_keys(const dims *d, int n, const float *kvb, const float *pe, float *k) {
+#pragma omp parallel for schedule(static) if (n > FEW)
     for (int i = 0; i < n; i++)
         for (int g = 0; g < d->G; g++) {
             float *to = k + ((size_t)i * d->G + g) * d->dk;
             memcpy(to, kvb + ((size_t)i * d->G + g) * (d->dn + d->dv),
                    (size_t)d->dn * sizeof(float));
-            memcpy(to + d->dn, pe + (size_t)i * pe_row, (size_t)d->dr * sizeof(float));
+            memcpy(to + d->dn, pe + (size_t)i * d->dr, (size_t)d->dr * sizeof(float));
         }
 }
 
-static void remember(const zb_run *run, int layer, const dims *d, const zb_span *sp,
-                     const tape *t) {
-    size_t width = (size_t)(d->r + d->dr);
-    float *cache = zb_state_layer(sp->state, run->config, layer) + (size_t)sp->state->len * width;
-    for (int i = 0; i < sp->n; i++) {
-        memcpy(cache + i * width, t->cn + (size_t)(sp->start + i) * d->r,
-               (size_t)d->r * sizeof(float));
-        memcpy(cache + i * width + d->r, t->pe + (size_t)(sp->start + i) * d->dr,
-               (size_t)d->dr * sizeof(float));
+/* Appends the latents and rotary keys of every span to its state. The batch goes on with the rows
+ * as the state holds them: a token sees the same keys whether they came with it or before it. */
+static void remember(const zb_run *run, int layer, const dims *d, const tape *t) {
+    const zb_config *c = run->config;
+#pragma omp parallel if (run->batch->n > FEW)
+    for (int s = 0; s < run->batch->n_spans; s++) {
+        const zb_span *sp = &run->batch->span[s];
+        if (!sp->state) continue;
+        zb_cells latent = zb_state_plane(sp->state, c, layer, 0),
+                 rotary = zb_state_plane(sp->state, c, layer, 1);
+#pragma omp for schedule(static) nowait
+        for (int i = 0; i < sp->n; i++) {
+            int at = sp->state->len + i;
+            float *row = t->cn + (size_t)(sp->start + i) * d->r,
+                  *pe = t->pe + (size_t)(sp->start + i) * d->dr;
+            zb_state_put(sp->state, &latent, at, row);
+            zb_state_put(sp->state, &rotary, at, pe);
+            if (c->cache == ZB_F32) continue;
+            zb_cells_read(&latent, at, 1, row, d->r);
+            zb_cells_read(&rotary, at, 1, pe, d->dr);
+        }
     }
 }
 
+/* How a span meets its keys. OWN: expanded, all of them stand in the batch. */
+typedef enum form { OWN, EXPANDED, ABSORBED } form;
+
 /* Products of either form over one span; see the essay. */
-static bool absorbed_is_cheaper(const zb_run *run, const dims *d, const zb_span *sp) {
-    if (!sp->state) return false;
-    if (run->mla_form != ZB_MLA_AUTO) return run->mla_form == ZB_MLA_ABSORBED;
+static form form_of(const zb_run *run, const dims *d, const zb_span *sp) {
+    if (!sp->state) return OWN;
     double T = sp->n, keys = sp->state->len + sp->n;
     double absorbed = T * d->H * d->r * (d->dn + d->dv) + T * keys * d->H * (2 * d->r + d->dr);
     double expanded = keys * d->r * d->G * (d->dn + d->dv) + T * keys * d->H * (d->dk + d->dv);
-    return absorbed < expanded;
+    bool absorb =
+        run->mla_form == ZB_MLA_AUTO ? absorbed < expanded : run->mla_form == ZB_MLA_ABSORBED;
+    return absorb ? ABSORBED : sp->state->len ? EXPANDED : OWN;
 }
 
-static zb_attend expanded_args(const zb_run *run, const dims *d, const zb_span *sp, int h,
-                               const tape *t) {
-    size_t g = (size_t)(h / (d->H / d->G)), kv_row = (size_t)d->G * (d->dn + d->dv);
-    zb_attend a = {
-        .T = sp->n, .past = zb_span_past(sp), .dk = d->dk, .dv = d->dv, .scale = d->scale};
-    a.q_row = (ptrdiff_t)d->H * d->dk;
-    a.o_row = (ptrdiff_t)d->H * d->dv;
-    a.k_row = (ptrdiff_t)d->G * d->dk;
-    a.v_row = (ptrdiff_t)kv_row;
-    a.q = t->q + (size_t)sp->start * d->H * d->dk + (size_t)h * d->dk;
-    a.o = t->o + (size_t)sp->start * d->H * d->dv + (size_t)h * d->dv;
-    a.k = t->k + (size_t)sp->start * d->G * d->dk + g * d->dk;
-    a.v = t->kvb + (size_t)sp->start * kv_row + g * (d->dn + d->dv) + d->dn;
-    if (t->lse) a.lse = t->lse + (size_t)h * run->batch->n + sp->start;
+/* Attention of one span to kv head g with keys k [·, G·dk] and mapped latents kvb [·, G·(dn+dv)],
+ * whose first rows are those of the span's first key. */
+static zb_attend expanded_args(const zb_run *run, const dims *d, const zb_span *sp, int g,
+                               const tape *t, const float *k, const float *kvb) {
+    int per = d->H / d->G, kv_row = d->G * (d->dn + d->dv);
+    zb_attend a = {.T = sp->n,
+                   .heads = per,
+                   .past = zb_span_past(sp),
+                   .dk = d->dk,
+                   .dv = d->dv,
+                   .scale = d->scale,
+                   .q_row = (ptrdiff_t)d->H * d->dk,
+                   .q_head = d->dk,
+                   .o_row = (ptrdiff_t)d->H * d->dv,
+                   .o_head = d->dv,
+                   .lse_head = run->batch->n};
+    a.q = t->q + (size_t)sp->start * a.q_row + (size_t)g * per * d->dk;
+    a.o = t->o + (size_t)sp->start * a.o_row + (size_t)g * per * d->dv;
+    a.k = zb_cells_f32(k + (size_t)g * d->dk, (ptrdiff_t)d->G * d->dk, d->dk);
+    a.v = zb_cells_f32(kvb + (size_t)g * (d->dn + d->dv) + d->dn, kv_row, d->dv);
+    if (t->lse) a.lse = t->lse + (size_t)g * per * run->batch->n + sp->start;
     return a;
 }
 
-/* Attention of one span whose keys and values are those of `t` (span offsets already apply). */
-static void attend_expanded(zb_run *run, const dims *d, const zb_span *sp, const tape *t) {
+/* The attentions of all OWN spans and their kv heads; t->k and t->kvb hold the rows of the batch
+ * from token `first` on. */
+static zb_attend *own_args(const zb_run *run, const dims *d, const form *forms, const tape *t,
+                           int first, int *n) {
+    const zb_batch *b = run->batch;
+    zb_attend *a = zb_alloc_raw_array(run->arena, (size_t)b->n_spans * (size_t)d->G, sizeof *a);
+    *n = 0;
+    for (int s = 0; s < b->n_spans; s++) {
+        size_t row = (size_t)(b->span[s].start - first) * (size_t)d->G;
+        for (int g = 0; forms[s] == OWN && g < d->G; g++)
+            a[(*n)++] = expanded_args(run, d, &b->span[s], g, t, t->k + row * d->dk,
+                                      t->kvb + row * (d->dn + d->dv));
+    }
+    return a;
+}
+
+/* All spans whose keys stand in the batch. */
+static void attend_own(zb_run *run, const dims *d, zb_param **p, const form *forms, tape *t) {
+    const zb_batch *b = run->batch;
+    int first = b->n, end = 0, groups;
+    for (int s = 0; s < b->n_spans; s++) {
+        if (forms[s] != OWN) continue;
+        if (b->span[s].start < first) first = b->span[s].start;
+        end = b->span[s].start + b->span[s].n;
+    }
+    if (end == 0) return;
+    int n = end - first;
+    t->kvb = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->G * (d->dn + d->dv));
+    t->k = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->G * d->dk);
+    zb_linear(run, p[WKVB], NULL, t->cn + (size_t)first * d->r, n, t->kvb);
+    join_keys(d, n, t->kvb, t->pe + (size_t)first * d->dr, t->k);
     zb_mark mark = zb_arena_mark(run->arena);
-    size_t size = zb_attend_work(zb_span_past(sp) + sp->n, d->dk, d->dv);
-    float *work = zb_scratch(run, size);
-#pragma omp parallel for schedule(dynamic) num_threads(run->threads)
-    for (int h = 0; h < d->H; h++) {
-        zb_attend a = expanded_args(run, d, sp, h, t);
-        zb_attend_forward(&a, work + size * (size_t)omp_get_thread_num());
+    const zb_attend *a = own_args(run, d, forms, t, first, &groups);
+    zb_attend_forward(run->arena, run->threads, a, groups);
+    zb_arena_pop(run->arena, mark);
+}
+
+/* Expanded form over the cache of a continued span: keys and values are built a piece at a time. */
+static void attend_expanded(zb_run *run, int layer, const dims *d, zb_param **p, const zb_span *sp,
+                            const tape *t) {
+    zb_mark mark = zb_arena_mark(run->arena);
+    int keys = sp->state->len + sp->n, most = keys < PIECE ? keys : PIECE;
+    zb_cells latent = zb_state_plane(sp->state, run->config, layer, 0),
+             rotary = zb_state_plane(sp->state, run->config, layer, 1);
+    float *c = ZB_RAW_ARRAY(run->arena, float, (size_t)most * d->r),
+          *pe = ZB_RAW_ARRAY(run->arena, float, (size_t)most * d->dr),
+          *kvb = ZB_RAW_ARRAY(run->arena, float, (size_t)most * d->G * (d->dn + d->dv)),
+          *k = ZB_RAW_ARRAY(run->arena, float, (size_t)most * d->G * d->dk),
+          *running = ZB_RAW_ARRAY(run->arena, float, (size_t)sp->n * d->H * 2);
+    zb_attend *a = zb_alloc_raw_array(run->arena, (size_t)d->G, sizeof *a);
+    for (int first = 0; first < keys; first += PIECE) {
+        int n = keys - first < PIECE ? keys - first : PIECE;
+        zb_cells_read(&latent, first, n, c, d->r);
+        zb_cells_read(&rotary, first, n, pe, d->dr);
+        zb_linear(run, p[WKVB], NULL, c, n, kvb);
+        join_keys(d, n, kvb, pe, k);
+        for (int g = 0; g < d->G; g++) {
+            a[g] = expanded_args(run, d, sp, g, t, k, kvb);
+            a[g].first = first;
+            a[g].n_keys = n;
+            a[g].running = running + (size_t)g * sp->n * (d->H / d->G) * 2;
+            a[g].last = first + n == keys;
+        }
+        zb_attend_forward(run->arena, run->threads, a, d->G);
     }
     zb_arena_pop(run->arena, mark);
 }
 
-/* Expanded form over the cache of a continued span. */
-static void attend_cached(zb_run *run, int layer, const dims *d, zb_param **p, const zb_span *sp,
-                          const tape *t) {
-    zb_mark mark = zb_arena_mark(run->arena);
-    int keys = sp->state->len + sp->n, width = d->r + d->dr;
-    const float *cache = zb_state_layer(sp->state, run->config, layer);
-    float *c = ZB_NEW_ARRAY(run->arena, float, (size_t)keys * d->r);
-    for (int i = 0; i < keys; i++)
-        memcpy(c + (size_t)i * d->r, cache + (size_t)i * width, (size_t)d->r * sizeof(float));
-    tape all = *t;
-    all.kvb = ZB_NEW_ARRAY(run->arena, float, (size_t)keys * d->G * (d->dn + d->dv));
-    all.k = ZB_NEW_ARRAY(run->arena, float, (size_t)keys * d->G * d->dk);
-    zb_linear(run, p[WKVB], NULL, c, keys, all.kvb);
-    join_keys(d, keys, all.kvb, cache + d->r, width, all.k);
-    all.q = t->q + (size_t)sp->start * d->H * d->dk; /* keys start at row 0, so queries must too */
-    all.o = t->o + (size_t)sp->start * d->H * d->dv;
-    all.lse = NULL;
-    zb_span at_zero = *sp;
-    at_zero.start = 0;
-    attend_expanded(run, d, &at_zero, &all);
-    zb_arena_pop(run->arena, mark);
-}
-
-/* kv_b as f32 rows, unpacked into the arena where it is stored otherwise. */
-static const float *wide_kv_b(zb_run *run, const zb_param *w) {
-    if (w->dtype == ZB_F32) return w->data;
-    float *out = ZB_NEW_ARRAY(run->arena, float, (size_t)w->rows * w->cols);
+/* n rows of kv_b from row `at` on as f32: where they lie, or unpacked into `out`. */
+static const float *map_rows(const zb_param *w, int at, int n, float *out) {
     size_t bytes;
     bool ok = zb_dtype_size(w->dtype, w->cols, &bytes);
     ZB_ASSERT(ok);
-    for (int r = 0; r < w->rows; r++)
-        zb_dtype_to_f32(w->dtype, (const uint8_t *)w->data + (size_t)r * bytes,
-                        out + (size_t)r * w->cols, w->cols);
+    const uint8_t *from = (const uint8_t *)w->data + (size_t)at * bytes;
+    if (w->dtype == ZB_F32) return (const float *)(const void *)from;
+    if (w->dtype == ZB_BF16 || w->dtype == ZB_F16 || w->dtype == ZB_Q8_0)
+        zb_cells_read(&(zb_cells){w->dtype, w->cols, bytes, from}, 0, n, out, w->cols);
+    else
+        for (int i = 0; i < n; i++)
+            zb_dtype_to_f32(w->dtype, from + (size_t)i * bytes, out + (size_t)i * w->cols, w->cols);
     return out;
 }
 
-/* One head of the absorbed form. work: q' [T,r+dr], o' [T,r], W_uvᵀ [r,dv], then the attention's
- * own. */
-static void absorbed_head(const dims *d, const zb_span *sp, int h, const float *kvb,
-                          const float *cache, const tape *t, float *work) {
-    int T = sp->n, width = d->r + d->dr;
-    float *qc = work, *oc = qc + (size_t)T * width, *uv = oc + (size_t)T * d->r,
-          *rest = uv + (size_t)d->r * d->dv;
-    const float *uk = kvb + (size_t)(h / (d->H / d->G)) * (d->dn + d->dv) * d->r,
-                *uv_rows = uk + (size_t)d->dn * d->r;
-    const float *q = t->q + ((size_t)sp->start * d->H + h) * d->dk;
-    float *o = t->o + ((size_t)sp->start * d->H + h) * d->dv;
-    zb_product((zb_shape){T, d->r, d->dn}, zb_rows(q, (ptrdiff_t)d->H * d->dk),
-               (zb_right){uk, d->r}, (zb_out){qc, width});
-    for (int i = 0; i < T; i++)
-        memcpy(qc + (size_t)i * width + d->r, q + (size_t)i * d->H * d->dk + d->dn,
-               (size_t)d->dr * sizeof(float));
-    zb_attend a = {.T = T,
-                   .past = sp->state->len,
-                   .dk = width,
-                   .dv = d->r,
-                   .scale = d->scale,
-                   .q = qc,
-                   .q_row = width,
-                   .k = cache,
-                   .k_row = width,
-                   .v = cache,
-                   .v_row = width,
-                   .o = oc,
-                   .o_row = d->r};
-    zb_attend_forward(&a, rest);
-    for (int j = 0; j < d->dv; j++)
-        for (int i = 0; i < d->r; i++) uv[(size_t)i * d->dv + j] = uv_rows[(size_t)j * d->r + i];
-    zb_product((zb_shape){T, d->dv, d->r}, zb_rows(oc, d->r), (zb_right){uv, d->dv},
-               (zb_out){o, (ptrdiff_t)d->H * d->dv});
-}
-
-static void attend_absorbed(zb_run *run, int layer, const dims *d, zb_param **p, const zb_span *sp,
-                            const tape *t) {
+/* q' [N,H,r+dr] = [q_nope·W_uk | q_pe] of tokens t0 .. t0+N-1, one product per head. */
+static void absorb_queries(zb_run *run, const dims *d, const zb_param *kvb, int t0, int N,
+                           const float *q, float *qc) {
+    int width = d->r + d->dr, per = d->H / d->G;
     zb_mark mark = zb_arena_mark(run->arena);
-    const float *kvb = wide_kv_b(run, p[WKVB]),
-                *cache = zb_state_layer(sp->state, run->config, layer);
-    int width = d->r + d->dr;
-    size_t size = (size_t)sp->n * (width + d->r) + (size_t)d->r * d->dv +
-                  zb_attend_work(sp->state->len + sp->n, width, d->r);
-    float *work = zb_scratch(run, size);
-#pragma omp parallel for schedule(dynamic) num_threads(run->threads)
-    for (int h = 0; h < d->H; h++)
-        absorbed_head(d, sp, h, kvb, cache, t, work + size * (size_t)omp_get_thread_num());
+    size_t size = (size_t)d->dn * d->r;
+    float *scratch = zb_scratch(run, size);
+    q += (size_t)t0 * d->H * d->dk;
+#pragma omp parallel for schedule(static) num_threads(run->threads)
+    for (int g = 0; g < d->G; g++) {
+        const float *uk = map_rows(kvb, g * (d->dn + d->dv), d->dn,
+                                   scratch + size * (size_t)omp_get_thread_num());
+        for (int h = g * per; h < (g + 1) * per; h++) {
+            zb_product((zb_shape){N, d->r, d->dn}, zb_rows(q + h * d->dk, d->H * d->dk),
+                       (zb_right){uk, d->r}, (zb_out){qc + h * width, d->H * width});
+            for (int i = 0; i < N; i++)
+                memcpy(qc + ((size_t)i * d->H + h) * width + d->r,
+                       q + ((size_t)i * d->H + h) * d->dk + d->dn, (size_t)d->dr * sizeof(float));
+        }
+    }
     zb_arena_pop(run->arena, mark);
 }
 
-/* Keys and values of the batch's own tokens are needed by fresh spans only. */
-static bool any_fresh(const zb_batch *b) {
-    for (int s = 0; s < b->n_spans; s++)
-        if (!b->span[s].state) return true;
-    return false;
+/* o [N,H,dv] = oc [N,H,r]·W_uvᵀ */
+static void map_values(zb_run *run, const dims *d, const zb_param *kvb, int N, const float *oc,
+                       float *o) {
+    int per = d->H / d->G;
+    zb_mark mark = zb_arena_mark(run->arena);
+    size_t size = (size_t)d->dv * d->r;
+    float *scratch = zb_scratch(run, size);
+#pragma omp parallel for schedule(static) num_threads(run->threads)
+    for (int g = 0; g < d->G; g++) {
+        const float *uv = map_rows(kvb, g * (d->dn + d->dv) + d->dn, d->dv,
+                                   scratch + size * (size_t)omp_get_thread_num());
+        for (int h = g * per; h < (g + 1) * per; h++)
+            zb_kernels_get()->gemm_bt(&(zb_gemm_args){.m = N,
+                                                      .n = d->dv,
+                                                      .k = d->r,
+                                                      .a = oc + (size_t)h * d->r,
+                                                      .a_row = (ptrdiff_t)d->H * d->r,
+                                                      .a_col = 1,
+                                                      .b = uv,
+                                                      .ldb = d->r,
+                                                      .c = o + (size_t)h * d->dv,
+                                                      .ldc = (ptrdiff_t)d->H * d->dv,
+                                                      .alpha = 1});
+    }
+    zb_arena_pop(run->arena, mark);
+}
+
+/* Absorbed form of spans s0 .. s1-1, which stand side by side: one kv head that all heads share,
+ * and whose values are the latents themselves. */
+static void attend_absorbed(zb_run *run, int layer, const dims *d, zb_param **p, int s0, int s1,
+                            const tape *t) {
+    zb_mark mark = zb_arena_mark(run->arena);
+    const zb_span *span = run->batch->span;
+    int t0 = span[s0].start, N = span[s1 - 1].start + span[s1 - 1].n - t0, width = d->r + d->dr;
+    float *qc = ZB_RAW_ARRAY(run->arena, float, (size_t)N * d->H * width),
+          *oc = ZB_RAW_ARRAY(run->arena, float, (size_t)N * d->H * d->r);
+    zb_attend *a = zb_alloc_array(run->arena, (size_t)(s1 - s0), sizeof *a);
+    absorb_queries(run, d, p[WKVB], t0, N, t->q, qc);
+    for (int s = s0; s < s1; s++) {
+        size_t at = (size_t)(span[s].start - t0) * (size_t)d->H;
+        a[s - s0] = (zb_attend){.T = span[s].n,
+                                .heads = d->H,
+                                .past = zb_span_past(&span[s]),
+                                .dk = width,
+                                .dv = d->r,
+                                .scale = d->scale,
+                                .q = qc + at * width,
+                                .q_row = (ptrdiff_t)d->H * width,
+                                .q_head = width,
+                                .o = oc + at * d->r,
+                                .o_row = (ptrdiff_t)d->H * d->r,
+                                .o_head = d->r,
+                                .k = zb_state_plane(span[s].state, run->config, layer, 0),
+                                .k_tail = zb_state_plane(span[s].state, run->config, layer, 1)};
+    }
+    zb_attend_forward(run->arena, run->threads, a, s1 - s0);
+    map_values(run, d, p[WKVB], N, oc, t->o + (size_t)t0 * d->H * d->dv);
+    zb_arena_pop(run->arena, mark);
+}
+
+static form *choose_forms(const zb_run *run, const dims *d) {
+    form *f = zb_alloc_raw_array(run->arena, (size_t)run->batch->n_spans, sizeof *f);
+    for (int s = 0; s < run->batch->n_spans; s++) f[s] = form_of(run, d, &run->batch->span[s]);
+    return f;
 }
 
 static void forward(zb_run *run, int layer, const float *x, float *y, void **tape_out) {
@@ -288,21 +378,15 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     project_latents(run, p, &d, x, t);
     t->o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.H *d.dv);
     if (tape_out) t->lse = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.H);
-    if (any_fresh(run->batch)) {
-        t->kvb = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.G *(d.dn + d.dv));
-        t->k = ZB_RAW_ARRAY(run->arena, float, (size_t)n *d.G *d.dk);
-        zb_linear(run, p[WKVB], NULL, t->cn, n, t->kvb);
-        join_keys(&d, n, t->kvb, t->pe, d.dr, t->k);
-    }
-    for (int s = 0; s < run->batch->n_spans; s++) {
-        const zb_span *sp = &run->batch->span[s];
-        if (sp->state) remember(run, layer, &d, sp, t);
-        if (!sp->state)
-            attend_expanded(run, &d, sp, t);
-        else if (absorbed_is_cheaper(run, &d, sp))
-            attend_absorbed(run, layer, &d, p, sp, t);
-        else
-            attend_cached(run, layer, &d, p, sp, t);
+    remember(run, layer, &d, t);
+    const form *forms = choose_forms(run, &d);
+    attend_own(run, &d, p, forms, t);
+    for (int s = 0, end; s < run->batch->n_spans; s = end) {
+        end = s + 1;
+        if (forms[s] == EXPANDED) attend_expanded(run, layer, &d, p, &run->batch->span[s], t);
+        if (forms[s] != ABSORBED) continue;
+        while (end < run->batch->n_spans && forms[end] == ABSORBED) end++;
+        attend_absorbed(run, layer, &d, p, s, end, t);
     }
     zb_linear(run, p[WO], NULL, t->o, n, y);
     if (!tape_out) zb_arena_pop(run->arena, mark);
@@ -312,21 +396,15 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
 static void backward_attention(zb_run *run, const dims *d, const tape *t, const float *d_o,
                                float *dq, float *dk, float *dkvb) {
     zb_mark mark = zb_arena_mark(run->arena);
-    int most = 0, per = d->H / d->G, jobs = run->batch->n_spans * d->G;
-    for (int s = 0; s < run->batch->n_spans; s++)
-        if (run->batch->span[s].n > most) most = run->batch->span[s].n;
-    size_t size = zb_attend_work(most, d->dk, d->dv);
-    float *work = zb_scratch(run, size);
-#pragma omp parallel for schedule(dynamic) num_threads(run->threads)
-    for (int j = 0; j < jobs; j++)
-        for (int h = j % d->G * per; h < (j % d->G + 1) * per; h++) {
-            zb_attend a = expanded_args(run, d, &run->batch->span[j / d->G], h, t);
-            zb_attend_grad g = {.d_o = d_o + (a.o - t->o),
-                                .dq = dq + (a.q - t->q),
-                                .dk = dk + (a.k - t->k),
-                                .dv = dkvb + (a.v - t->kvb)};
-            zb_attend_backward(&a, &g, work + size * (size_t)omp_get_thread_num());
-        }
+    int n;
+    const zb_attend *a = own_args(run, d, choose_forms(run, d), t, 0, &n);
+    zb_attend_grad *g = zb_alloc_raw_array(run->arena, (size_t)n, sizeof *g);
+    for (int i = 0; i < n; i++)
+        g[i] = (zb_attend_grad){.d_o = d_o + (a[i].o - t->o),
+                                .dq = dq + (a[i].q - t->q),
+                                .dk = dk + ((const float *)a[i].k.p - t->k),
+                                .dv = dkvb + ((const float *)a[i].v.p - t->kvb)};
+    zb_attend_backward(run->arena, run->threads, a, g, n);
     zb_arena_pop(run->arena, mark);
 }
 
@@ -399,12 +477,15 @@ static zb_room room(const zb_config *c, int layer, const zb_load *load) {
     size_t n = (size_t)load->n, q = zb_room_of(n * d.H * d.dk), o = zb_room_of(n * d.H * d.dv),
            kvb = zb_room_of(n * d.G * (d.dn + d.dv)), k = zb_room_of(n * d.G * d.dk),
            low = zb_room_of(n * d.rq), latent = zb_room_of(n * d.r), pe = zb_room_of(n * d.dr),
-           joined = zb_room_of(n * (d.r + d.dr)),
-           work = zb_room_of(zb_attend_work(load->longest, d.dk, d.dv) * load->threads);
+           joined = zb_room_of(n * (d.r + d.dr)), forms = zb_room_of((size_t)load->spans);
+    zb_attend like = {.T = load->longest, .heads = d.H / d.G, .dk = d.dk, .dv = d.dv};
+    int groups = load->spans * d.G;
+    size_t args = (size_t)groups * sizeof like, grads = (size_t)groups * sizeof(zb_attend_grad),
+           work = args + grads + zb_attend_room(&like, groups, load->threads, true);
     size_t copies = norm ? 2 : 1; /* before and after a norm */
     zb_room r = {.tape = (sizeof(tape) + 63) / 64 * 64 + q + o + kvb + k + pe + joined +
-                         copies * latent + zb_room_of(n * d.H),
-                 .forward = work};
+                         copies * latent + zb_room_of(n * d.H) + forms,
+                 .forward = args + zb_attend_room(&like, groups, load->threads, false)};
     if (d.rq) r.tape += copies * low;
     if (norm) r.tape += (d.rq ? 2 : 1) * zb_room_of(n);
     size_t later = (d.rq ? copies * low : 0) + pe + copies * latent + joined;

@@ -67,6 +67,15 @@ void zb_rope_reserve(zb_rope_table *t, const zb_rope *r, int dim, int rows, zb_a
     t->half = half;
 }
 
+const int *zb_rope_positions(const zb_run *run) {
+    int *at = ZB_RAW_ARRAY(run->arena, int, run->batch->n);
+    for (int s = 0; s < run->batch->n_spans; s++) {
+        const zb_span *sp = &run->batch->span[s];
+        for (int i = 0; i < sp->n; i++) at[sp->start + i] = zb_span_past(sp) + i;
+    }
+    return at;
+}
+
 double zb_mla_scale(const zb_rope *r, int d_nope, int d_rope) {
     double scale = 1 / sqrt((double)(d_nope + d_rope));
     if (r->type == ZB_ROPE_YARN && r->mscale_all_dim != 0) {

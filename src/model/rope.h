@@ -13,6 +13,9 @@ double zb_rope_frequencies(const zb_rope *r, int dim, double *out);
 /* Grows the table to at least `rows` positions (doubling); memory from the arena. */
 void zb_rope_reserve(zb_rope_table *t, const zb_rope *r, int dim, int rows, zb_arena *a);
 
+/* The position of every token of the run's batch [n]; from the run's arena. */
+const int *zb_rope_positions(const zb_run *run);
+
 /* Softmax scale of an MLA layer: (d_nope+d_rope)^-1/2, times mscale² where YaRN's mscale_all_dim is
  * set. */
 double zb_mla_scale(const zb_rope *r, int d_nope, int d_rope);

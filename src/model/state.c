@@ -1,14 +1,18 @@
 /* state.c - layout of a sequence's memory (contract in state.h).
  *
- *   header | recurrent parts of layers 0..L-1 | cache rows of layer 0 | cache rows of layer 1 | ...
+ *   header | recurrent parts of layers 0..L-1 | planes of layer 0 | planes of layer 1 | ...
  *
- * A layer's cache holds tokens_max rows, so its offset depends on the capacity: copying between
- * capacities moves each layer on its own. */
+ * A plane holds tokens_max rows side by side and begins at a multiple of 64 bytes: whoever attends
+ * to it reads one run of memory. Its place depends on the capacity, so copying between capacities
+ * moves each plane on its own.
+ *
+ * In a q8_0 cache the rotary keys of MLA stay bf16: they are a small part of a row, and a shared
+ * scale would round their slow pairs, which carry distance, by their fast ones. */
 #include "model/state.h"
 
 #include <string.h>
 
-static const uint64_t state_magic = 0x3165746174735a42; /* "BZstate1" */
+static const uint64_t state_magic = 0x3265746174735a42; /* "BZstate2" */
 
 static int64_t recurrent_total(const zb_config *c) {
     int64_t n = 0;
@@ -16,21 +20,44 @@ static int64_t recurrent_total(const zb_config *c) {
     return n;
 }
 
-static int64_t offset_of(const zb_config *c, int layer, int tokens_max) {
-    int64_t at = 0;
-    if (c->layer[layer].kind == ZB_MAMBA2) {
-        for (int l = 0; l < layer; l++) at += zb_config_state(c, l);
-        return at;
+static size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+int zb_state_planes(const zb_config *c, int l) {
+    zb_kind k = c->layer[l].kind;
+    return k == ZB_ATTENTION ? 2 * c->G : k == ZB_MLA ? 2 : 0;
+}
+
+/* Type and width of a plane, without its place. */
+static zb_cells shape_of(const zb_config *c, int l, int plane) {
+    zb_cells p = {.type = c->cache, .width = c->dh};
+    if (c->layer[l].kind == ZB_MLA) {
+        p.width = plane == 0 ? c->layer[l].r_kv : c->layer[l].d_rope;
+        if (plane == 1 && c->cache == ZB_Q8_0) p.type = ZB_BF16;
     }
-    at = recurrent_total(c);
-    for (int l = 0; l < layer; l++) at += (int64_t)zb_config_cache(c, l) * tokens_max;
-    return at;
+    p.row = zb_cells_row(p.type, p.width);
+    return p;
+}
+
+static size_t plane_bytes(const zb_config *c, int l, int plane, int tokens_max) {
+    return rounded(shape_of(c, l, plane).row * (size_t)tokens_max);
+}
+
+/* Of the first n planes; those of attention are all alike. */
+static size_t planes_bytes(const zb_config *c, int l, int n, int tokens_max) {
+    if (n == 0) return 0;
+    size_t first = plane_bytes(c, l, 0, tokens_max);
+    if (c->layer[l].kind == ZB_ATTENTION) return first * (size_t)n;
+    return first + (n > 1 ? plane_bytes(c, l, 1, tokens_max) : 0);
+}
+
+static size_t layer_bytes(const zb_config *c, int l, int tokens_max) {
+    return planes_bytes(c, l, zb_state_planes(c, l), tokens_max);
 }
 
 size_t zb_state_size(const zb_config *c, int tokens_max) {
-    int64_t floats = recurrent_total(c);
-    for (int l = 0; l < c->L; l++) floats += (int64_t)zb_config_cache(c, l) * tokens_max;
-    return (sizeof(zb_state) + (size_t)floats * sizeof(float) + 63) / 64 * 64;
+    size_t bytes = sizeof(zb_state) + rounded((size_t)recurrent_total(c) * sizeof(float));
+    for (int l = 0; l < c->L; l++) bytes += layer_bytes(c, l, tokens_max);
+    return bytes;
 }
 
 zb_state *zb_state_init(void *mem, const zb_config *c, int tokens_max) {
@@ -38,6 +65,7 @@ zb_state *zb_state_init(void *mem, const zb_config *c, int tokens_max) {
     memset(s, 0, sizeof *s + (size_t)recurrent_total(c) * sizeof(float));
     s->magic = state_magic;
     s->tokens_max = tokens_max;
+    s->cache = (int32_t)c->cache;
     s->bytes = (uint64_t)recurrent_total(c) * sizeof(float);
     return s;
 }
@@ -48,28 +76,42 @@ void zb_state_reset(zb_state *s) {
 }
 
 float *zb_state_layer(zb_state *s, const zb_config *c, int l) {
-    return s->data + offset_of(c, l, s->tokens_max);
+    int64_t at = 0;
+    ZB_ASSERT(c->layer[l].kind == ZB_MAMBA2);
+    for (int i = 0; i < l; i++) at += zb_config_state(c, i);
+    return s->data + at;
 }
 
-static void copy_rows(float *dst, const float *src, int64_t rows, int64_t width) {
-    memcpy(dst, src, (size_t)(rows * width) * sizeof(float));
+zb_cells zb_state_plane(const zb_state *s, const zb_config *c, int l, int plane) {
+    ZB_ASSERT(s->cache == (int32_t)c->cache);
+    size_t at = rounded(s->bytes);
+    for (int i = 0; i < l; i++) at += layer_bytes(c, i, s->tokens_max);
+    at += planes_bytes(c, l, plane, s->tokens_max);
+    zb_cells cells = shape_of(c, l, plane);
+    cells.p = (const uint8_t *)s->data + at;
+    return cells;
+}
+
+void zb_state_put(zb_state *s, const zb_cells *plane, int at, const float *x) {
+    size_t from = (size_t)((const uint8_t *)plane->p - (const uint8_t *)s->data);
+    zb_cells_write(plane->type, plane->width, x,
+                   (uint8_t *)s->data + from + (size_t)at * plane->row);
+}
+
+size_t zb_state_token_bytes(const zb_config *c, int l) {
+    size_t bytes = 0;
+    for (int p = 0; p < zb_state_planes(c, l); p++) bytes += shape_of(c, l, p).row;
+    return bytes;
 }
 
 void zb_state_copy(zb_state *dst, const zb_state *src, const zb_config *c) {
-    ZB_ASSERT(dst->tokens_max >= src->len && dst->bytes == src->bytes);
+    ZB_ASSERT(dst->tokens_max >= src->len && dst->bytes == src->bytes && dst->cache == src->cache);
     dst->len = src->len;
     memcpy(dst->data, src->data, src->bytes);
-    for (int l = 0; l < c->L; l++) {
-        int width = zb_config_cache(c, l);
-        if (width == 0) continue;
-        float *to = dst->data + offset_of(c, l, dst->tokens_max);
-        const float *from = src->data + offset_of(c, l, src->tokens_max);
-        if (c->layer[l].kind != ZB_ATTENTION) {
-            copy_rows(to, from, src->len, width);
-        } else { /* keys and values are two blocks */
-            int64_t half = width / 2;
-            copy_rows(to, from, src->len, half);
-            copy_rows(to + half * dst->tokens_max, from + half * src->tokens_max, src->len, half);
+    for (int l = 0; l < c->L; l++)
+        for (int p = 0; p < zb_state_planes(c, l); p++) {
+            zb_cells to = zb_state_plane(dst, c, l, p), from = zb_state_plane(src, c, l, p);
+            size_t at = (size_t)((const uint8_t *)to.p - (const uint8_t *)dst->data);
+            memcpy((uint8_t *)dst->data + at, from.p, (size_t)src->len * from.row);
         }
-    }
 }

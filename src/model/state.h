@@ -3,11 +3,14 @@
  * One zb_state holds the memory of every layer for one sequence: keys and values (attention),
  * latents and rotated keys (MLA), convolution tail and SSM matrix (Mamba2). It is one block of
  * zb_state_size() bytes without pointers, so a snapshot is a copy and saving is a write. The
- * recurrent parts come first and have a fixed size; the caches follow, one row per token and layer.
- * A state belongs to one thread at a time. */
+ * recurrent parts come first, in f32 and of a fixed size; the caches follow, rows in the config's
+ * cache type, one per token and plane. A plane is what one kv head reads of a layer: attention has
+ * 2·G (the keys of each head, then the values of each), MLA two (the latents, the shared rotary
+ * keys). A state belongs to one thread at a time. */
 #ifndef ZB_MODEL_STATE_H
 #define ZB_MODEL_STATE_H
 
+#include "model/cells.h"
 #include "model/config.h"
 
 #include <stddef.h>
@@ -15,8 +18,9 @@
 typedef struct zb_state {
     uint64_t magic;
     int32_t tokens_max, len; /* capacity and tokens seen */
-    uint64_t bytes;
-    uint8_t pad[40];
+    uint64_t bytes;          /* of the recurrent parts */
+    int32_t cache;           /* zb_dtype of the caches */
+    uint8_t pad[36];
     float data[];
 } zb_state;
 
@@ -25,12 +29,21 @@ zb_state *zb_state_init(void *mem, const zb_config *c,
                         int tokens_max); /* mem: that many bytes, 64-aligned; emptied */
 void zb_state_reset(zb_state *s);        /* length 0, recurrent parts zero */
 
-/* Copies src into dst, which may have another capacity of at least src->len tokens. */
+/* Copies src into dst, which may have another capacity of at least src->len tokens. Both are of c,
+ * with its cache type. */
 void zb_state_copy(zb_state *dst, const zb_state *src, const zb_config *c);
 
-/* Layer l: recurrent values (mamba2: convolution tail [k-1, C], then SSM [H, dh, dh]), or cache
- * rows [tokens_max, width] (attention: keys [T, G·dh] then values [T, G·dh]; mla: [T, r_kv +
- * d_rope]). */
+/* Layer l (mamba2): convolution tail [k-1, C], then SSM [H, dh, dh]. */
 float *zb_state_layer(zb_state *s, const zb_config *c, int l);
+
+/* Planes of layer l (0: none), and one of them: tokens_max rows. */
+int zb_state_planes(const zb_config *c, int l);
+zb_cells zb_state_plane(const zb_state *s, const zb_config *c, int l, int plane);
+
+/* Rounds x (f32, as wide as the plane) into row `at` of a plane of s. */
+void zb_state_put(zb_state *s, const zb_cells *plane, int at, const float *x);
+
+/* Bytes of cache that a token adds to layer l. */
+size_t zb_state_token_bytes(const zb_config *c, int l);
 
 #endif
