@@ -57,6 +57,8 @@ typedef struct zb_engine_opts {
     int context;           /* most tokens of a session; 0: what the model was made for */
     const char *precision; /* of prompts' matrix products: "f32", "bf16"; NULL or "auto": bf16 where
                               the processor has it */
+    const char *cache; /* keys, values and latents of a sequence: "f32", "bf16", "f16" (NULL), or
+                          "q8_0" */
 } zb_engine_opts;
 
 /* `path`: a Hugging Face folder or a .gguf file; the tokenizer is optional. o NULL: all defaults.

@@ -141,8 +141,10 @@ zb_status zb_cli_ids(zb_cli *cli, const char *list, const char *flag, int vocab,
 
 zb_status zb_cli_engine(zb_cli *cli, const char *model, int64_t context, zb_engine **out) {
     ZB_TRY(zb_cli_need(cli, model, "a model: -m FOLDER or -m FILE.gguf"));
-    zb_engine_opts o = {
-        .threads = (int)cli->threads, .context = (int)context, .precision = cli->precision};
+    zb_engine_opts o = {.threads = (int)cli->threads,
+                        .context = (int)context,
+                        .precision = cli->precision,
+                        .cache = cli->cache_type};
     return zb_engine_open(out, model, &o, &cli->err);
 }
 

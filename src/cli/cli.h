@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/opts.h"
 #include "format/tokenizer.h"
+#include "model/cells.h"
 #include "zebra.h"
 
 #include <stdbool.h>
@@ -24,6 +25,8 @@ typedef struct zb_cli {
     bool help, version, quiet, verbose;
     int64_t threads; /* 0: all processors; already set for OpenMP */
     const char *precision;
+    const char *cache_type; /* set by commands that have the option, before zb_cli_engine; NULL:
+                               the engine's default */
     const char *pos[ZB_CLI_POS_MAX]; /* arguments that are no options */
     int n_pos;
 } zb_cli;

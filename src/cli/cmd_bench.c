@@ -18,7 +18,7 @@
 
 typedef struct options {
     const char *model, *prompt, *tokens, *pg, *depth, *batch, *thread_counts, *fill, *budget;
-    const char *output;
+    const char *output, *cache_type;
     int64_t runs, context;
     bool kernels;
 } options;
@@ -46,6 +46,7 @@ static const zb_opt table[] = {
     ROW(ZB_OPT_INT, "runs", 'r', runs, "3", 1, 1000, "runs of each, after one that is not counted"),
     ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304,
         "most tokens; 0: what the model was made for"),
+    ZB_CELLS_OPTION(options, cache_type, "f16"),
     ROW(ZB_OPT_BOOL, "kernels", 0, kernels, NULL, 0, 0,
         "measure the inner loops on one core, without a model"),
     {ZB_OPT_CHOICE, "output", 'o', offsetof(options, output), "md", 0, 0, "md|csv|json",
@@ -335,6 +336,7 @@ static zb_status run(zb_cli *cli, const options *o) {
         zb_engine *e;
         omp_set_num_threads(p->threads[t]);
         cli->threads = p->threads[t];
+        cli->cache_type = o->cache_type;
         ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
         zb_status s = run_tests(cli, o, p, e, r);
         zb_engine_close(e);

@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 typedef struct options {
-    const char *model, *system;
+    const char *model, *system, *cache_type;
     int64_t n, context;
     zb_cli_sampling sampling;
 } options;
@@ -29,6 +29,7 @@ static const zb_opt table[] = {
         "most tokens of an answer; -1: as many as the context holds"),
     ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304,
         "most tokens of the conversation; 0: what the model was made for"),
+    ZB_CELLS_OPTION(options, cache_type, "f16"),
     {0},
 };
 
@@ -111,6 +112,7 @@ static zb_status run(zb_cli *cli, const options *o) {
     zb_engine *e;
     zb_session *session = NULL;
     zb_sampler *sampler = NULL;
+    cli->cache_type = o->cache_type;
     ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
     zb_status s = zb_session_new(&session, e, 0, &cli->err);
     if (s == ZB_OK) s = zb_cli_sampler(cli, &o->sampling, e, &sampler);

@@ -5,7 +5,7 @@
 #include "generate/prompt.h"
 
 typedef struct options {
-    const char *model, *prompt, *file, *prompt_ids, *system;
+    const char *model, *prompt, *file, *prompt_ids, *system, *cache_type;
     int64_t n, context;
     bool chat, ids, json, ignore_eos;
     zb_cli_sampling sampling;
@@ -25,6 +25,7 @@ static const zb_opt table[] = {
         "most tokens to generate; -1: as many as the context holds"),
     ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304,
         "most tokens of prompt and answer; 0: what the model was made for"),
+    ZB_CELLS_OPTION(options, cache_type, "f16"),
     ROW(ZB_OPT_BOOL, "chat", 0, chat, NULL, 0, 0,
         "the prompt is a user's message: apply the model's chat template"),
     ROW(ZB_OPT_STR, "system", 0, system, NULL, 0, 0, "system message for --chat"),
@@ -91,6 +92,7 @@ static zb_status generate(zb_cli *cli, const options *o, zb_engine *e, zb_sessio
 static zb_status run(zb_cli *cli, const options *o) {
     zb_engine *e;
     zb_session *session;
+    cli->cache_type = o->cache_type;
     ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
     zb_status s = zb_session_new(&session, e, 0, &cli->err);
     if (s == ZB_OK) {

@@ -100,7 +100,8 @@ static zb_status pass_contexts(zb_model_scorer *m, plan *p, zb_err *err) {
     want *w = ZB_NEW_ARRAY(&m->pass, want, p->n);
     for (int g = 0; g < p->groups; g++) {
         const zb_loglik_request *r = &p->r[p->first[g]];
-        bool more = false;
+        /* a state that rounds what it keeps is part of what is measured */
+        bool more = zb_runner_run(m->runner)->config->cache != ZB_F32;
         for (int i = p->first[g]; i < p->first[g + 1]; i++) {
             p->out[i] = (zb_loglik){0, true};
             more = more || p->r[i].n_continuation > 1;

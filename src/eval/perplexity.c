@@ -9,6 +9,22 @@
 #include <jansson.h>
 #include <math.h>
 
+/* The same spans with states where these round what they keep, so that the text is read as a
+ * running model would; the teacher's own stay as they are. */
+static zb_batch with_states(zb_runner *r, const zb_batch *b, zb_arena *a) {
+    const zb_config *c = zb_runner_run(r)->config;
+    zb_batch out = *b;
+    if (c->cache == ZB_F32) return out;
+    zb_span *span = ZB_NEW_ARRAY(a, zb_span, b->n_spans);
+    for (int i = 0; i < b->n_spans; i++) {
+        int n = b->span[i].n;
+        span[i] = b->span[i];
+        span[i].state = zb_state_init(zb_alloc(a, zb_state_size(c, n)), c, n);
+    }
+    out.span = span;
+    return out;
+}
+
 static zb_status row_pass(const zb_perplexity_job *j, const zb_batch *b, zb_vocab_sums *sums,
                           zb_err *err) {
     zb_arena *a = zb_runner_arena(j->model), *ta = j->teacher ? zb_runner_arena(j->teacher) : NULL;
@@ -16,7 +32,8 @@ static zb_status row_pass(const zb_perplexity_job *j, const zb_batch *b, zb_voca
     float *h = ZB_NEW_ARRAY(a, float, (size_t)b->n *zb_runner_run(j->model)->config->D), *ht = NULL;
     int32_t *labels = ZB_NEW_ARRAY(a, int32_t, b->n);
     zb_labels_next(b, labels);
-    zb_status s = zb_runner_begin(j->model, b, err);
+    zb_batch stated = with_states(j->model, b, a);
+    zb_status s = zb_runner_begin(j->model, &stated, err);
     if (s == ZB_OK) zb_runner_forward(j->model, h, NULL);
     if (s == ZB_OK && j->teacher) {
         tm = zb_arena_mark(ta);

@@ -21,6 +21,7 @@ const zb_opt zb_suite_opt_table[] = {
      "file for the perplexity as JSON"},
     {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16",
      "matrix products; auto: bf16 where the CPU has it"},
+    ZB_CELLS_OPTION(zb_suite_opts, cache_type, "f32"),
     {0},
 };
 
@@ -33,7 +34,10 @@ typedef struct opened {
 static zb_status open_all(const zb_suite_opts *o, opened *x, zb_err *err) {
     zb_precision p;
     ZB_TRY(zb_precision_choose(o->precision, &p, err));
+    zb_dtype cache;
+    ZB_TRY(zb_cells_type(o->cache_type ? o->cache_type : "f32", &cache, err));
     ZB_TRY(zb_model_open(&x->model, o->model, ZB_MODEL_RUN, err));
+    zb_model_set_cache(x->model, cache);
     ZB_TRY(zb_runner_new(&x->runner, x->model, p, err));
     ZB_TRY(zb_model_tokenizer(&x->tokenizer, o->model, err));
     if (!o->text || !o->teacher) return ZB_OK;

@@ -11,6 +11,7 @@ typedef struct zb_suite_opts {
     int64_t text_tokens, sequence_length;
     const char *perplexity_out; /* JSON; NULL: none */
     const char *precision;
+    const char *cache_type; /* of the model, not the teacher */
 } zb_suite_opts;
 
 extern const zb_opt zb_suite_opt_table[];

@@ -29,7 +29,10 @@ static zb_status open_all(zb_engine *e, const char *path, const zb_engine_opts *
     if (!zb_str_ends(zb_str_from(path), ZB_STR(".gguf")) && !zb_dir_exists(path))
         return zb_fail(err, ZB_ERR_IO, "%s: expected a model folder or a .gguf file, found neither",
                        path);
+    zb_dtype cache;
+    ZB_TRY(zb_cells_type(o->cache ? o->cache : "f16", &cache, err));
     ZB_TRY(zb_model_open(&e->model, path, ZB_MODEL_RUN, err));
+    zb_model_set_cache(e->model, cache);
     ZB_TRY(zb_precision_choose(o->precision ? o->precision : "auto", &e->precision, err));
     ZB_TRY(zb_runner_new(&e->runner, e->model, e->precision, err));
     int made_for = zb_model_config(e->model)->context_max;

@@ -62,8 +62,9 @@ zb_status zb_score(zb_engine *e, const int32_t *ids, int n, zb_token_score *out,
             return zb_fail(err, ZB_ERR_CONFIG, "token %d: expected an id from 0 to %d, found %d", i,
                            c->V - 1, ids[i]);
     zb_arena own = {0};
-    zb_state *state =
-        n > ZB_CHUNK ? zb_state_init(zb_alloc(&own, zb_state_size(c, n)), c, n) : NULL;
+    zb_state *state = n > ZB_CHUNK || c->cache != ZB_F32
+                          ? zb_state_init(zb_alloc(&own, zb_state_size(c, n)), c, n)
+                          : NULL;
     out[0] = (zb_token_score){.best = -1};
     zb_status s = ZB_OK;
     for (int at = 0; at < n && s == ZB_OK; at += ZB_CHUNK) {

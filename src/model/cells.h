@@ -7,6 +7,7 @@
 #ifndef ZB_MODEL_CELLS_H
 #define ZB_MODEL_CELLS_H
 
+#include "base/opts.h"
 #include "tensor/dtype.h"
 
 typedef struct zb_cells {
@@ -18,6 +19,13 @@ typedef struct zb_cells {
 
 /* ZB_F32, ZB_BF16, ZB_F16 or ZB_Q8_0 by their names in lower case; others are an error. */
 zb_status zb_cells_type(const char *name, zb_dtype *out, zb_err *err);
+
+/* The row of an option table for the cache type. */
+#define ZB_CELLS_OPTION(type, field, def)                                                          \
+    {                                                                                              \
+        ZB_OPT_CHOICE, "cache_type", 0, offsetof(type, field), def, 0, 0, "f32|bf16|f16|q8_0",     \
+            "how keys, values and latents of a sequence are kept"                                  \
+    }
 
 size_t zb_cells_row(zb_dtype type, int width); /* bytes of one row */
 

@@ -15,6 +15,7 @@ enum { POSITIONS_MAX = 1 << 22 };
 static const size_t step_reserve = (size_t)1 << 40;
 
 const zb_config *zb_model_config(const zb_model *m) { return &m->config; }
+void zb_model_set_cache(zb_model *m, zb_dtype type) { m->config.cache = type; }
 zb_param_table *zb_model_params(zb_model *m) { return &m->params; }
 const char *zb_model_path(const zb_model *m) { return m->path ? m->path : ""; }
 

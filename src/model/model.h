@@ -22,6 +22,7 @@ zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err); /* f32,
 void zb_model_free(zb_model *m);                                         /* NULL is legal */
 
 const zb_config *zb_model_config(const zb_model *m);
+void zb_model_set_cache(zb_model *m, zb_dtype type); /* of states that are made from now on */
 zb_param_table *zb_model_params(zb_model *m);
 const char *zb_model_path(const zb_model *m); /* "" for a new one */
 /* Turns a tied head into a matrix of its own (f32 models only). */

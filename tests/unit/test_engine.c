@@ -22,12 +22,15 @@ typedef struct fixture {
     bool recurrent;
 } fixture;
 
+static const char *cache_type = "f32"; /* of the engines that are opened next */
+
 static void open_threads(fixture *f, const char *dir, int threads) {
     char path[128];
     zb_err err = {0};
     memset(f, 0, sizeof *f);
     snprintf(path, sizeof path, "tests/golden/%s", dir);
-    zb_engine_opts o = {.threads = threads, .context = CONTEXT, .precision = "f32"};
+    zb_engine_opts o = {
+        .threads = threads, .context = CONTEXT, .precision = "f32", .cache = cache_type};
     if (zb_engine_open(&f->e, path, &o, &err) != ZB_OK) fail_msg("%s", err.msg);
     f->V = zb_engine_vocab(f->e);
     const zb_config *c = zb_model_config(zb_engine_model(f->e));
@@ -477,6 +480,72 @@ static void test_bench(void **unused) {
     close_fixture(&f);
 }
 
+/* Logits of a prompt in pieces, of steps behind it and of a step beside another session. */
+static void follow(fixture *f, const int32_t *ids, int n, float *out) {
+    zb_session *s = new_session(f, 0), *other = new_session(f, 0), *both[] = {s, other};
+    CHECK(zb_session_sync(s, ids, n - 3, &err));
+    CHECK(zb_session_step(s, ids[n - 3], &err));
+    CHECK(zb_session_step(s, ids[n - 2], &err));
+    CHECK(zb_session_sync(other, ids, 5, &err));
+    CHECK(zb_step(both, (int32_t[]){ids[n - 1], ids[5]}, 2, &err));
+    memcpy(out, zb_session_logits(s), (size_t)f->V * sizeof *out);
+    /* back into the caches, and the same way again; rotary keys and recurrent parts included */
+    CHECK(zb_session_sync(s, ids, n / 2, &err));
+    CHECK(zb_session_sync(s, ids, n, &err));
+    double worst = 0, size = 0;
+    for (int i = 0; i < f->V; i++) {
+        worst = fmax(worst, fabs((double)zb_session_logits(s)[i] - (double)out[i]));
+        size = fmax(size, fabs((double)out[i]));
+    }
+    assert_true(worst < 1e-3 * size);
+    zb_session_free(s);
+    zb_session_free(other);
+}
+
+/* A cache type costs what its rounding costs: errors of the logits, by the root of their mean
+ * square, are a small multiple of the type's unit; q8_0 keeps a unit of the largest of 32 values,
+ * about 2.2 times their usual size. */
+static void test_cache_types(void **unused) {
+    (void)unused;
+    static const char *const models[] = {"llama", "hybrid", "mla-norm-yarn"};
+    static const struct {
+        const char *name;
+        double unit;
+    } kinds[] = {{"bf16", 0x1p-8}, {"f16", 0x1p-11}, {"q8_0", 2.2 / 254 + 0x1p-11}};
+    enum { N = 400 };
+    for (int d = 0; d < 3; d++) {
+        fixture f;
+        open_fixture(&f, models[d]);
+        int32_t *ids = random_ids(&f, N, 9);
+        float *exact = ZB_NEW_ARRAY(&f.arena, float, f.V),
+              *got = ZB_NEW_ARRAY(&f.arena, float, f.V);
+        follow(&f, ids, N, exact);
+        size_t f32_bytes = zb_state_size(zb_model_config(zb_engine_model(f.e)), N);
+        for (int k = 0; k < 3; k++) {
+            fixture g;
+            cache_type = kinds[k].name;
+            open_fixture(&g, models[d]);
+            cache_type = "f32";
+            follow(&g, ids, N, got);
+            double error = 0, size = 0;
+            for (int i = 0; i < f.V; i++) {
+                error += pow((double)got[i] - (double)exact[i], 2);
+                size += pow((double)exact[i], 2);
+            }
+            double ratio = sqrt(error / size) / kinds[k].unit;
+            if (!(ratio > 0.001 && ratio < 2))
+                fail_msg("%s, %s: error of %.3g units", models[d], kinds[k].name, ratio);
+            assert_true(zb_state_size(zb_model_config(zb_engine_model(g.e)), N) < f32_bytes);
+            close_fixture(&g);
+        }
+        close_fixture(&f);
+    }
+    zb_engine *e;
+    zb_err told = {0};
+    says(zb_engine_open(&e, "tests/golden/llama", &(zb_engine_opts){.cache = "q4_0"}, &told),
+         ZB_ERR_CONFIG, &told, "expected f32, bf16, f16 or q8_0");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_logits),  cmocka_unit_test(test_sync),
@@ -484,7 +553,7 @@ int main(void) {
         cmocka_unit_test(test_refusals),       cmocka_unit_test(test_steps_allocate_nothing),
         cmocka_unit_test(test_score),          cmocka_unit_test(test_generate),
         cmocka_unit_test(test_generate_stops), cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_bench),
+        cmocka_unit_test(test_bench),          cmocka_unit_test(test_cache_types),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
