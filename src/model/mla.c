@@ -160,7 +160,12 @@ static void remember(const zb_run *run, int layer, const dims *d, const tape *t)
 /* How a span meets its keys. OWN: expanded, all of them stand in the batch. */
 typedef enum form { OWN, EXPANDED, ABSORBED } form;
 
-/* Products of either form over one span; see the essay. */
+/* The form with fewer multiply-adds. That is also the faster one: timed on one core over 512 to
+ * 8,192 keys of an f16 cache (9 heads, latents of 44 and 128, spans of 16 to 256 tokens), the times
+ * of the two forms stood to each other as their products did, within a tenth where they are close
+ * (latents of 128: equal at about 75 tokens by products, between 64 and 96 by time). Bytes need no
+ * term of their own: either form reads the cache once, and where that is the limit (a few tokens)
+ * absorbed wins by far. */
 static form form_of(const zb_run *run, const dims *d, const zb_span *sp) {
     if (!sp->state) return OWN;
     double T = sp->n, keys = sp->state->len + sp->n;
