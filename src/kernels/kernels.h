@@ -81,6 +81,19 @@ typedef struct zb_igemm_args {
     ptrdiff_t ldy;
 } zb_igemm_args;
 
+/* The same for n tokens whose activations are in 8 bits (see quantize_q8): y[t][j] = row_j · x_t
+ * with x = d·q. Sums of integers within a block are exact, so instruction sets differ only in the
+ * rounding of the sum over blocks. */
+typedef struct zb_gemv8_args {
+    const uint8_t *w;
+    size_t row_bytes;
+    int first, last, k, n;
+    const int8_t *q;      /* [n, k] */
+    const float *d, *sum; /* [n, k/32] */
+    float *y;             /* [n rows y_row apart], indexed by row number */
+    ptrdiff_t y_row;
+} zb_gemv8_args;
+
 typedef struct zb_kernels {
     const char *name; /* "ref", "avx2", "avx512", "neon": printed at start and in every report */
 
@@ -156,6 +169,14 @@ typedef struct zb_kernels {
     bool igemm_vnni; /* it multiplies bytes straight into 32-bit sums, at twice bf16's rate */
     /* half[i] = Σ q[16i .. 16i+15]; k a multiple of 16. */
     void (*sum_halves)(int k, const int8_t *q, int16_t *half);
+
+    /* Decoding with them; the types with super-blocks need k to be a multiple of 256. */
+    void (*gemv8_q8_0)(const zb_gemv8_args *g);
+    void (*gemv8_q4_0)(const zb_gemv8_args *g);
+    void (*gemv8_q4_1)(const zb_gemv8_args *g);
+    void (*gemv8_q4_k)(const zb_gemv8_args *g);
+    void (*gemv8_q5_k)(const zb_gemv8_args *g);
+    void (*gemv8_q6_k)(const zb_gemv8_args *g);
 
     /* Nearest bf16, ties to even; round_bf16 keeps the value as f32. NaN stays NaN. */
     void (*round_bf16)(int64_t n, const float *x, float *y);

@@ -14,8 +14,9 @@
 #define KERN_EXP_MIN (-87.3f)
 #define KERN_EXP_MAX 88.7f
 
-/* Packed blocks of 32 weights (layouts of GGUF; sizes in bytes). */
+/* Packed blocks of 32 weights and super-blocks of 256 (layouts of GGUF; sizes in bytes). */
 enum { KERN_BLOCK = 32, KERN_Q8_0 = 34, KERN_Q4_0 = 18, KERN_Q4_1 = 20 };
+enum { KERN_SUPER = 256, KERN_Q4_K = 144, KERN_Q5_K = 176, KERN_Q6_K = 210 };
 
 #define KERN_PASTE_(a, b) a##b
 #define KERN_PASTE(a, b) KERN_PASTE_(a, b)
@@ -91,6 +92,23 @@ static inline uint16_t kern_f16_of_f32(float f) {
     if (rest < 0x38800000u)
         return (uint16_t)(sign | (kern_bits_of_f32(kern_f32_of_bits(rest) + 0.5f) - 0x3f000000u));
     return (uint16_t)(sign | ((rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13));
+}
+
+/* Scales and minima of the eight sub-blocks of a Q4_K or Q5_K super-block: 6 bits each in the 12
+ * bytes s. Those of sub-blocks 0..3 are the low six bits of bytes 0..3 and 4..7; those of 4..7 have
+ * their low four bits in the nibbles of bytes 8..11, their upper two in the upper bits of bytes
+ * 0..3 and 4..7. Four at a time as bytes of a word. */
+static inline void kern_scales_k(const uint8_t *s, uint8_t scale[8], uint8_t least[8]) {
+    uint32_t a, b, c;
+    memcpy(&a, s, 4);
+    memcpy(&b, s + 4, 4);
+    memcpy(&c, s + 8, 4);
+    uint32_t sc0 = a & 0x3f3f3f3fu, sc1 = (c & 0x0f0f0f0fu) | (a >> 6 & 0x03030303u) << 4;
+    uint32_t mn0 = b & 0x3f3f3f3fu, mn1 = (c >> 4 & 0x0f0f0f0fu) | (b >> 6 & 0x03030303u) << 4;
+    memcpy(scale, &sc0, 4);
+    memcpy(scale + 4, &sc1, 4);
+    memcpy(least, &mn0, 4);
+    memcpy(least + 4, &mn1, 4);
 }
 
 static inline uint16_t kern_load_u16(const void *p) {

@@ -572,6 +572,94 @@ static void check_gemv(const zb_kernels *k) {
         }
 }
 
+/* Weight p of a row of super-blocks, from the bits as the format describes them, element by
+ * element; *size as above. */
+static double weight_k(int type, const uint8_t *row, int p, double *size) {
+    const uint8_t *b = row + (size_t)(p / 256) * (type == 4 ? 144u : type == 5 ? 176u : 210u);
+    int e = p % 256, k = e / 32, l = e % 32;
+    if (type == 6) {
+        int half = e / 128, quarter = e % 128 / 32;
+        int low = b[64 * half + 32 * (quarter % 2) + l] >> (quarter / 2 ? 4 : 0) & 15;
+        int high = b[128 + 32 * half + l] >> 2 * quarter & 3;
+        double v = half_value(u16_at(b + 208)) * (int8_t)b[192 + e / 16] * (low + 16 * high - 32);
+        *size = fabs(v);
+        return v;
+    }
+    const uint8_t *s = b + 4, *q = b + (type == 4 ? 16 : 48);
+    int scale = k < 4 ? s[k] & 63 : (s[k + 4] & 15) + (s[k - 4] >> 6) * 16;
+    int least = k < 4 ? s[k + 4] & 63 : (s[k + 4] >> 4) + (s[k] >> 6) * 16;
+    int code = k % 2 ? q[32 * (k / 2) + l] >> 4 : q[32 * (k / 2) + l] & 15;
+    if (type == 5) code += (b[16 + l] >> k & 1) * 16;
+    double v = half_value(u16_at(b)) * scale * code, m = half_value(u16_at(b + 2)) * least;
+    *size = fabs(v) + fabs(m);
+    return v - m;
+}
+
+static const struct gemv8_type {
+    const char *name;
+    int packing, super, block, bytes, halves; /* of weight() or of weight_k() */
+} gemv8_types[] = {{"gemv8_q8_0", Q8_0, 0, 32, 34, 1}, {"gemv8_q4_0", Q4_0, 0, 32, 18, 1},
+                   {"gemv8_q4_1", Q4_1, 0, 32, 20, 2}, {"gemv8_q4_k", 0, 4, 256, 144, 2},
+                   {"gemv8_q5_k", 0, 5, 256, 176, 2},  {"gemv8_q6_k", 0, 6, 256, 210, 0}};
+
+/* Σ w·d·q in double; the rounding allowed is that of a sum over the blocks' parts (integers are
+ * exact), each of which adds a product with the scales and one with the sum of the activations. */
+static void check_gemv8_one(const zb_kernels *k, const struct gemv8_type *t, int rows, int p,
+                            int n) {
+    kernel = t->name;
+    void (*const fn[])(const zb_gemv8_args *) = {k->gemv8_q8_0, k->gemv8_q4_0, k->gemv8_q4_1,
+                                                 k->gemv8_q4_k, k->gemv8_q5_k, k->gemv8_q6_k};
+    int first = draw_below(rows + 1), last = first + draw_below(rows + 1 - first);
+    size_t blocks = (size_t)(p / t->block), used = blocks * (size_t)t->bytes;
+    size_t stride = used + (rows > 1 ? (size_t)draw_below(5) : 0);
+    uint8_t *w = guard_take(0, rows ? stride * (size_t)(rows - 1) + used : 0);
+    for (int j = 0; j < rows; j++) {
+        draw_packed(w + stride * (size_t)j, blocks, t->bytes, t->halves);
+        for (size_t b = 0; t->super == 6 && b < blocks; b++)
+            draw_packed(w + stride * (size_t)j + b * 210 + 208, 1, 2, 1);
+        if (rows && !draw_below(4)) /* the extremes of every code */
+            for (size_t i = 0; i < used; i++)
+                if ((int)(i % (size_t)t->bytes) >= 2 * t->halves &&
+                    (t->super != 6 || i % 210 < 208))
+                    w[stride * (size_t)j + i] = draw_below(2) ? 0x80 : 0xff;
+    }
+    int y_row = rows + draw_below(4), scales = p / 32;
+    float *x = take_random(1, (int64_t)n * p, 1), *y = take_random(5, (int64_t)n * y_row, 1);
+    for (int i = 0; i < n * p; i++)
+        if (!draw_below(3)) x[i] = draw_below(2) ? 1 : -1; /* many at ±127 */
+    int8_t *q = guard_take(2, (size_t)(n * p));
+    float *d = take(3, (int64_t)n * scales), *sum = take(4, (int64_t)n * scales);
+    for (int i = 0; i < n; i++)
+        ref->quantize_q8(p, x + i * p, q + i * p, d + i * scales, sum + i * scales);
+    float *y0 = copy_of(y, (int64_t)n * y_row);
+    zb_gemv8_args g = {w, stride, first, last, p, n, q, d, sum, y, y_row};
+    fn[t - gemv8_types](&g);
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < y_row; j++) {
+            double want = 0, size = 0, part;
+            bool inside = j >= first && j < last;
+            const uint8_t *row = w + stride * (size_t)j;
+            for (int c = 0; inside && c < p; c++) {
+                double v = (double)d[i * scales + c / 32] * q[i * p + c];
+                want += v * (t->super ? weight_k(t->super, row, c, &part)
+                                      : weight((packing)t->packing, row, c, &part));
+                size += part * fabs(v);
+            }
+            near(rows * 10000 + p, i * 1000 + j, (double)y[i * y_row + j],
+                 inside ? want : (double)y0[i * y_row + j], inside ? sum_tolerance(p, size) : 0);
+        }
+    guards(rows);
+    free(y0);
+}
+
+static void check_gemv8(const zb_kernels *k) {
+    for (size_t t = 0; t < sizeof gemv8_types / sizeof *gemv8_types; t++)
+        for (int r = 0; r < 60; r++) {
+            int block = gemv8_types[t].block, p = block * draw_below(block == 32 ? 20 : 5);
+            check_gemv8_one(k, &gemv8_types[t], draw_below(14), p, draw_below(11));
+        }
+}
+
 /* Exact: the scale from the largest magnitude, the nearest integers of the f32 products, their
  * sum. Blocks of ordinary numbers, of zeros, of numbers too small for a scale, with exact ties
  * (largest 127, so d = 1, and halves), with an infinity, with a NaN. */
@@ -690,6 +778,7 @@ static const struct {
     {"halves", check_halves},
     {"quantize_q8", check_quantize_q8},
     {"igemm", check_igemm},
+    {"gemv8", check_gemv8},
     {"bf16", check_bf16},
     {"gemm_bt", check_gemm_bt},
     {"softmax_step", check_softmax_step},
