@@ -55,8 +55,9 @@ typedef struct zb_engine zb_engine;
 typedef struct zb_engine_opts {
     int threads;           /* 0: one per processor. Set for the calling thread's OpenMP regions */
     int context;           /* most tokens of a session; 0: what the model was made for */
-    const char *precision; /* of prompts' matrix products: "f32", "bf16"; NULL or "auto": bf16 where
-                              the processor has it */
+    const char *precision; /* "f32", "bf16" of matrix products, or "int8": quantised weights meet
+                              activations in 8 bits; NULL or "auto": int8 where the model has
+                              quantised weights, else bf16 where the processor has it */
     const char *cache; /* keys, values and latents of a sequence: "f32", "bf16", "f16" (NULL), or
                           "q8_0" */
 } zb_engine_opts;

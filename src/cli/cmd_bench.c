@@ -172,7 +172,7 @@ static zb_status run_tests(zb_cli *cli, const options *o, const plan *p, zb_engi
     r->model = zb_path_base(o->model);
     r->mib = (double)zb_model_bytes(m) / 0x1p20;
     r->millions = (double)zb_params_total(zb_model_params(m)) * 1e-6;
-    r->precision = zb_engine_precision(e) == ZB_PREC_BF16 ? "bf16" : "f32";
+    r->precision = zb_precision_name(zb_engine_precision(e));
     ZB_TRY(zb_bench_machine_measure(&r->machine, &cli->err));
     zb_bench *b;
     zb_bench_opts opts = {.runs = (int)o->runs, .random_fill = !strcmp(o->fill, "random")};

@@ -19,8 +19,8 @@ const zb_opt zb_suite_opt_table[] = {
      "tokens per row of the text"},
     {ZB_OPT_STR, "perplexity_out", 0, AT(perplexity_out), NULL, 0, 0, NULL,
      "file for the perplexity as JSON"},
-    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16",
-     "matrix products; auto: bf16 where the CPU has it"},
+    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16|int8",
+     "matrix products; auto: bf16 where the CPU has it; int8: as generation has quantised weights"},
     ZB_CELLS_OPTION(zb_suite_opts, cache_type, "f32"),
     {0},
 };
@@ -45,6 +45,7 @@ static zb_status open_all(const zb_suite_opts *o, opened *x, zb_err *err) {
     if (zb_model_config(x->teacher)->V != zb_model_config(x->model)->V)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the model's vocabulary of %d, found %d",
                        o->teacher, zb_model_config(x->model)->V, zb_model_config(x->teacher)->V);
+    if (p == ZB_PREC_INT8) ZB_TRY(zb_precision_choose("auto", &p, err)); /* measure against exact */
     return zb_runner_new(&x->teacher_runner, x->teacher, p, err);
 }
 

@@ -1,7 +1,8 @@
 /* engine.c - a loaded model ready to run (contract in zebra.h and engine.h).
  *
- * Opens the model for running (weights stay packed), finds out whether this processor multiplies
- * bf16, and reads the tokenizer beside the weights if there is one. */
+ * Opens the model for running (weights stay packed), chooses its precision (weights that were
+ * rounded to a few bits meet activations of 8; others are multiplied in bf16 where the processor
+ * does that), and reads the tokenizer beside the weights if there is one. */
 #include "generate/engine.h"
 
 #include "base/file.h"
@@ -33,7 +34,9 @@ static zb_status open_all(zb_engine *e, const char *path, const zb_engine_opts *
     ZB_TRY(zb_cells_type(o->cache ? o->cache : "f16", &cache, err));
     ZB_TRY(zb_model_open(&e->model, path, ZB_MODEL_RUN, err));
     zb_model_set_cache(e->model, cache);
-    ZB_TRY(zb_precision_choose(o->precision ? o->precision : "auto", &e->precision, err));
+    bool chosen = o->precision && strcmp(o->precision, "auto");
+    ZB_TRY(zb_precision_choose(chosen ? o->precision : "auto", &e->precision, err));
+    if (!chosen && zb_model_is_quantised(e->model)) e->precision = ZB_PREC_INT8;
     ZB_TRY(zb_runner_new(&e->runner, e->model, e->precision, err));
     int made_for = zb_model_config(e->model)->context_max;
     e->context = o->context                               ? o->context

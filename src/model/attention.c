@@ -117,9 +117,8 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     t->v = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hk);
     t->o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq);
     t->lse = tape_out ? ZB_RAW_ARRAY(run->arena, float, (size_t)n * c->H) : NULL;
-    zb_linear(run, p[WQ], p[BQ], x, n, t->q);
-    zb_linear(run, p[WK], p[BK], x, n, t->k);
-    zb_linear(run, p[WV], p[BV], x, n, t->v);
+    const zb_linear_map maps[] = {{p[WQ], p[BQ], t->q}, {p[WK], p[BK], t->k}, {p[WV], p[BV], t->v}};
+    zb_linear_many(run, maps, 3, x, n);
     rotate(run, t->q, c->H, false);
     rotate(run, t->k, c->G, false);
     remember(run, layer, t);

@@ -26,7 +26,7 @@ static float *rows(zb_run *run, int width) {
 static void activate(zb_run *run, const float *gate, const float *up, float *out) {
     const zb_kernels *kn = zb_kernels_get();
     int n = run->batch->n, F = run->config->F;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > 1)
     for (int i = 0; i < n; i++)
         kn->silu_mul(F, gate + (size_t)i * F, up + (size_t)i * F, out + (size_t)i * F);
 }
@@ -34,7 +34,7 @@ static void activate(zb_run *run, const float *gate, const float *up, float *out
 /* out = a + b over [N, D] */
 static void add_rows(zb_run *run, const float *a, const float *b, float *out) {
     int n = run->batch->n, D = run->config->D;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > 1)
     for (int i = 0; i < n; i++)
         for (int j = 0; j < D; j++)
             out[(size_t)i * D + j] = a[(size_t)i * D + j] + b[(size_t)i * D + j];
@@ -48,8 +48,9 @@ static void mlp_forward(zb_run *run, zb_param **p, zb_layer_tape *t, float *y) {
     t->gate = rows(run, c->F);
     t->up = rows(run, c->F);
     zb_norm(run, p[ZB_P_NORM2], t->mid, n, c->D, t->u2, t->r2);
-    zb_linear(run, p[ZB_P_GATE], p[ZB_P_GATE_B], t->u2, n, t->gate);
-    zb_linear(run, p[ZB_P_UP], p[ZB_P_UP_B], t->u2, n, t->up);
+    const zb_linear_map maps[] = {{p[ZB_P_GATE], p[ZB_P_GATE_B], t->gate},
+                                  {p[ZB_P_UP], p[ZB_P_UP_B], t->up}};
+    zb_linear_many(run, maps, 2, t->u2, n);
     zb_mark mark = zb_arena_mark(run->arena);
     float *act = rows(run, c->F), *down = rows(run, c->D);
     activate(run, t->gate, t->up, act);

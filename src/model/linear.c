@@ -1,54 +1,23 @@
 /* linear.c - linear maps and norms of a pass, over all threads (contract in mixer.h).
  *
- * Weights in f32 go straight to the matrix product. Packed weights (bf16, f16, quantised) are
- * multiplied as they are where few tokens make the product a stream over the weights, and unpacked
- * by tiles of rows otherwise, so that no wide copy of a model is ever held. Norm gradients are
+ * Few tokens are a stream over the weights as they are stored (stream.c). For many, weights in f32
+ * go straight to the matrix product and packed ones (bf16, f16, quantised) are unpacked by tiles of
+ * rows, so that no wide copy of a model is ever held. Norm gradients are
  * summed per thread and then in thread order: same threads, same bits. */
 #include "kernels/kernels.h"
 #include "model/mixer.h"
+#include "model/stream.h"
 
 #include <omp.h>
 #include <string.h>
 
-enum { FEW_TOKENS = 4, TILE_ROWS = 512, GEMV_ROWS = 32 };
-
-typedef void (*gemv_fn)(const zb_gemv_args *);
-
-static gemv_fn gemv_of(zb_dtype t) {
-    const zb_kernels *kn = zb_kernels_get();
-    switch (t) {
-    case ZB_F32: return kn->gemv_f32;
-    case ZB_BF16: return kn->gemv_bf16;
-    case ZB_F16: return kn->gemv_f16;
-    case ZB_Q8_0: return kn->gemv_q8_0;
-    case ZB_Q4_0: return kn->gemv_q4_0;
-    case ZB_Q4_1: return kn->gemv_q4_1;
-    default: return NULL;
-    }
-}
+enum { TILE_ROWS = 512 };
 
 static size_t row_bytes(const zb_param *w) {
     size_t b = 0;
     bool ok = zb_dtype_size(w->dtype, w->cols, &b);
     ZB_ASSERT(ok);
     return b;
-}
-
-static void stream_weights(const zb_param *w, gemv_fn f, const float *x, float *y) {
-    size_t bytes = row_bytes(w);
-    int blocks = (w->rows + GEMV_ROWS - 1) / GEMV_ROWS;
-#pragma omp parallel for schedule(static)
-    for (int b = 0; b < blocks; b++) {
-        int first = b * GEMV_ROWS, last = first + GEMV_ROWS < w->rows ? first + GEMV_ROWS : w->rows;
-        zb_gemv_args g = {.w = w->data,
-                          .row_bytes = bytes,
-                          .first = first,
-                          .last = last,
-                          .k = w->cols,
-                          .x = x,
-                          .y = y};
-        f(&g);
-    }
 }
 
 static void product(zb_matmul *mm, const float *x, const float *w, int n, int rows, int cols,
@@ -82,21 +51,32 @@ static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, 
     zb_arena_pop(run->arena, mark);
 }
 
+/* Many tokens: a matrix product. */
+static void multiply(zb_run *run, const zb_linear_map *m, const float *x, int n) {
+    const zb_param *w = m->w;
+    if (w->dtype == ZB_F32)
+        product(run->mm, x, w->data, n, w->rows, w->cols, m->y, w->rows);
+    else
+        unpack_and_multiply(run, w, x, n, m->y);
+    if (!m->bias) return;
+    const zb_kernels *kn = zb_kernels_get();
+    const float *b = m->bias->data; /* vectors are always loaded as f32 */
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < n; i++) kn->add(w->rows, b, m->y + (size_t)i * w->rows);
+}
+
+void zb_linear_many(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n) {
+    bool few = true;
+    for (int i = 0; i < n_maps; i++) few = few && zb_stream_wants(run, maps[i].w, n);
+    if (few)
+        zb_stream_maps(run, maps, n_maps, x, n);
+    else
+        for (int i = 0; i < n_maps; i++) multiply(run, &maps[i], x, n);
+}
+
 void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n,
                float *y) {
-    gemv_fn f = n <= FEW_TOKENS ? gemv_of(w->dtype) : NULL;
-    if (f)
-        for (int i = 0; i < n; i++)
-            stream_weights(w, f, x + (size_t)i * w->cols, y + (size_t)i * w->rows);
-    else if (w->dtype == ZB_F32)
-        product(run->mm, x, w->data, n, w->rows, w->cols, y, w->rows);
-    else
-        unpack_and_multiply(run, w, x, n, y);
-    if (!bias) return;
-    const zb_kernels *kn = zb_kernels_get();
-    const float *b = bias->data; /* vectors are always loaded as f32 */
-#pragma omp parallel for schedule(static)
-    for (int i = 0; i < n; i++) kn->add(w->rows, b, y + (size_t)i * w->rows);
+    zb_linear_many(run, &(zb_linear_map){w, bias, y}, 1, x, n);
 }
 
 /* dx = dy · W (+ dx) */
@@ -154,7 +134,7 @@ void zb_norm(zb_run *run, const zb_param *w, const float *x, int n, int dim, flo
     const zb_kernels *kn = zb_kernels_get();
     float eps = (float)run->config->eps;
     const float *weight = w ? w->data : NULL;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > 1)
     for (int i = 0; i < n; i++) {
         float f = kn->rmsnorm(dim, x + (size_t)i * dim, weight, eps, y + (size_t)i * dim);
         if (r) r[i] = f;

@@ -70,7 +70,13 @@ extern const zb_mixer zb_mixer_attention, zb_mixer_mla, zb_mixer_mamba2;
 const zb_mixer *zb_mixer_of(zb_kind k);
 
 /* Linear maps of a pass: y [n, rows] = x [n, cols] · Wᵀ (+ bias). Packed weights are unpacked by
- * tiles, or multiplied as they are where n is small. */
+ * tiles, or multiplied as they are where n is small. Maps of the same x are best given together:
+ * few tokens then cost one parallel region and one rounding to 8 bits (precision int8). */
+typedef struct zb_linear_map {
+    const zb_param *w, *bias; /* bias may be NULL */
+    float *y;
+} zb_linear_map;
+void zb_linear_many(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n);
 void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n,
                float *y);
 /* dx += dy · W (dx NULL: skipped);  W.grad += dyᵀ · x where the parameter has a gradient; bias.grad

@@ -92,6 +92,12 @@ size_t zb_model_bytes(const zb_model *m) {
     return total;
 }
 
+bool zb_model_is_quantised(const zb_model *m) {
+    for (int i = 0; i < m->params.n; i++)
+        if (zb_dtype_get(m->params.item[i].dtype)->block > 1) return true;
+    return false;
+}
+
 /* ---- runner ---- */
 
 struct zb_runner {
@@ -177,7 +183,7 @@ void zb_runner_embed(zb_runner *r, float *x) {
     size_t bytes = 0;
     bool ok = zb_dtype_size(e->dtype, e->cols, &bytes);
     ZB_ASSERT(ok);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (b->n > 1)
     for (int i = 0; i < b->n; i++)
         zb_dtype_to_f32(e->dtype, (const uint8_t *)e->data + (size_t)b->ids[i] * bytes,
                         x + (size_t)i * e->cols, e->cols);

@@ -88,7 +88,7 @@ def test_version_and_unknown_option_of_each_command(command):
     fails(USAGE, "unknown option", command, "--no-such-option")
     fails(USAGE, "--threads: expected a value", command, "--threads")
     fails(USAGE, "threads: expected an integer from 0 to", command, "--threads", "-3")
-    fails(USAGE, "expected one of auto|f32|bf16", command, "--precision", "f8")
+    fails(USAGE, "expected one of auto|f32|bf16|int8", command, "--precision", "f8")
 
 
 def test_unknown_command():
