@@ -2,8 +2,8 @@
  *
  * Few tokens are a stream over the weights as they are stored (stream.c). For many, weights in f32
  * go straight to the matrix product and packed ones (bf16, f16, quantised) are unpacked by tiles of
- * rows, so that no wide copy of a model is ever held. Norm gradients are
- * summed per thread and then in thread order: same threads, same bits. */
+ * rows, so that no wide copy of a model is ever held. Norm gradients are summed per thread and then
+ * in thread order: same threads, same bits. */
 #include "kernels/kernels.h"
 #include "model/mixer.h"
 #include "model/stream.h"
