@@ -178,9 +178,9 @@ SIMD_INLINE b32 fifth(b32 high, int k) {
  * lane of `least` gathering its sub-block. */
 SIMD_INLINE void super_k45(const args *g, const uint8_t *b, int at, int n, bool five,
                            f8 sum[TOKENS][2], f8 least[TOKENS]) {
-    uint8_t scale[GROUPS], least_of[GROUPS];
+    uint64_t scale, least_of;
     float by[TOKENS][GROUPS];
-    kern_scales_k(b + 4, scale, least_of);
+    kern_scales_k(b + 4, &scale, &least_of);
     f8 d = f8_mul(f8_of_u8(scale), f8_set1(f32_load_f16(b)));
     f8 m = f8_mul(f8_of_u8(least_of), f8_set1(f32_load_f16(b + 2)));
     SIMD_UNROLL

@@ -178,8 +178,8 @@ static float part_q4_1(const uint8_t *b, const int8_t *q, const float *d, const 
 /* `high`: the fifth bits, NULL for Q4_K. */
 static float part_k45(const uint8_t *b, const uint8_t *high, const uint8_t *low, const int8_t *q,
                       const float *d, const float *sum) {
-    uint8_t scale[8], least[8];
-    kern_scales_k(b + 4, scale, least);
+    uint64_t scale, least;
+    kern_scales_k(b + 4, &scale, &least);
     float dw = kern_f32_of_f16(kern_load_u16(b)), dmin = kern_f32_of_f16(kern_load_u16(b + 2));
     float y = 0;
     for (int k = 0; k < KERN_SUPER / KERN_BLOCK; k++, q += KERN_BLOCK) {
@@ -188,8 +188,8 @@ static float part_k45(const uint8_t *b, const uint8_t *high, const uint8_t *low,
             code[l] = low[KERN_BLOCK * (k / 2) + l] >> (k & 1 ? 4 : 0) & 15;
             if (high) code[l] += (high[l] >> k & 1) * 16;
         }
-        y += dw * (float)scale[k] * d[k] * (float)dot_block(code, q, KERN_BLOCK);
-        y -= dmin * (float)least[k] * sum[k];
+        y += dw * (float)(scale >> 8 * k & 63) * d[k] * (float)dot_block(code, q, KERN_BLOCK);
+        y -= dmin * (float)(least >> 8 * k & 63) * sum[k];
     }
     return y;
 }

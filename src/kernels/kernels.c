@@ -42,10 +42,16 @@ FILL(neon)
 
 static void fill_vnni(zb_cpu_level level, zb_kernels *k) {
 #if defined(ZB_KERN_AVX2VNNI)
-    if (level == ZB_CPU_AVX2 && zb_cpu_has_vnni(level)) kern_igemm_fill_avx2vnni(k);
+    if (level == ZB_CPU_AVX2 && zb_cpu_has_vnni(level)) {
+        kern_igemm_fill_avx2vnni(k);
+        kern_int8_fill_avx2vnni(k);
+    }
 #endif
 #if defined(ZB_KERN_AVX512VNNI)
-    if (level == ZB_CPU_AVX512 && zb_cpu_has_vnni(level)) kern_igemm_fill_avx512vnni(k);
+    if (level == ZB_CPU_AVX512 && zb_cpu_has_vnni(level)) {
+        kern_igemm_fill_avx512vnni(k);
+        kern_int8_fill_avx512vnni(k);
+    }
 #endif
     (void)level;
     (void)k;

@@ -40,6 +40,8 @@ KERN_DECLARE(neon)
 /* With byte products into 32-bit sums, where the processor of a level has them on top. */
 void kern_igemm_fill_avx2vnni(zb_kernels *k);
 void kern_igemm_fill_avx512vnni(zb_kernels *k);
+void kern_int8_fill_avx2vnni(zb_kernels *k);
+void kern_int8_fill_avx512vnni(zb_kernels *k);
 
 static inline float kern_f32_of_bits(uint32_t u) {
     float f;
@@ -97,18 +99,16 @@ static inline uint16_t kern_f16_of_f32(float f) {
 /* Scales and minima of the eight sub-blocks of a Q4_K or Q5_K super-block: 6 bits each in the 12
  * bytes s. Those of sub-blocks 0..3 are the low six bits of bytes 0..3 and 4..7; those of 4..7 have
  * their low four bits in the nibbles of bytes 8..11, their upper two in the upper bits of bytes
- * 0..3 and 4..7. Four at a time as bytes of a word. */
-static inline void kern_scales_k(const uint8_t *s, uint8_t scale[8], uint8_t least[8]) {
+ * 0..3 and 4..7. Byte k of each result belongs to sub-block k. */
+static inline void kern_scales_k(const uint8_t *s, uint64_t *scale, uint64_t *least) {
     uint32_t a, b, c;
     memcpy(&a, s, 4);
     memcpy(&b, s + 4, 4);
     memcpy(&c, s + 8, 4);
-    uint32_t sc0 = a & 0x3f3f3f3fu, sc1 = (c & 0x0f0f0f0fu) | (a >> 6 & 0x03030303u) << 4;
-    uint32_t mn0 = b & 0x3f3f3f3fu, mn1 = (c >> 4 & 0x0f0f0f0fu) | (b >> 6 & 0x03030303u) << 4;
-    memcpy(scale, &sc0, 4);
-    memcpy(scale + 4, &sc1, 4);
-    memcpy(least, &mn0, 4);
-    memcpy(least + 4, &mn1, 4);
+    uint32_t upper_scale = (c & 0x0f0f0f0fu) | (a >> 6 & 0x03030303u) << 4;
+    uint32_t upper_least = (c >> 4 & 0x0f0f0f0fu) | (b >> 6 & 0x03030303u) << 4;
+    *scale = (a & 0x3f3f3f3fu) | (uint64_t)upper_scale << 32;
+    *least = (b & 0x3f3f3f3fu) | (uint64_t)upper_least << 32;
 }
 
 static inline uint16_t kern_load_u16(const void *p) {

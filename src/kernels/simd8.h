@@ -73,8 +73,8 @@ SIMD_INLINE f8 f8_set1(float x) { return _mm256_set1_ps(x); }
 SIMD_INLINE f8 f8_load(const float *p) { return _mm256_loadu_ps(p); }
 SIMD_INLINE void f8_store(float *p, f8 x) { _mm256_storeu_ps(p, x); }
 SIMD_INLINE f8 f8_of_i32x8(i32x8 x) { return _mm256_cvtepi32_ps(x); }
-SIMD_INLINE f8 f8_of_u8(const uint8_t *p) { /* 8 bytes */
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+SIMD_INLINE f8 f8_of_u8(uint64_t bytes) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)bytes)));
 }
 SIMD_INLINE f8 f8_of_i8(const uint8_t *p) { /* 8 signed bytes */
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
@@ -165,8 +165,8 @@ SIMD_INLINE void f8_store(float *p, f8 x) {
     vst1q_f32(p + 4, x.hi);
 }
 SIMD_INLINE f8 f8_of_i32x8(i32x8 x) { return (f8){vcvtq_f32_s32(x.lo), vcvtq_f32_s32(x.hi)}; }
-SIMD_INLINE f8 f8_of_u8(const uint8_t *p) {
-    uint16x8_t w = vmovl_u8(vld1_u8(p));
+SIMD_INLINE f8 f8_of_u8(uint64_t bytes) {
+    uint16x8_t w = vmovl_u8(vcreate_u8(bytes));
     return (f8){vcvtq_f32_u32(vmovl_u16(vget_low_u16(w))), vcvtq_f32_u32(vmovl_high_u16(w))};
 }
 SIMD_INLINE f8 f8_of_i8(const uint8_t *p) {
