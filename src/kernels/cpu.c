@@ -54,3 +54,11 @@ bool zb_cpu_has_vnni(zb_cpu_level level) {
     (void)level;
     return false;
 }
+
+bool zb_cpu_has_bf16_tiles(void) {
+#if defined(__x86_64__)
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (has_v4() && __get_cpuid_count(7, 0, &a, &b, &c, &d)) return (d & 1u << 22) != 0;
+#endif
+    return false;
+}

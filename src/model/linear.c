@@ -1,10 +1,12 @@
 /* linear.c - linear maps and norms of a pass, over all threads (contract in mixer.h).
  *
- * Few tokens are a stream over the weights as they are stored (stream.c). For many, weights in f32
- * go straight to the matrix product and packed ones (bf16, f16, quantised) are unpacked by tiles of
- * rows, so that no wide copy of a model is ever held. Norm gradients are summed per thread and then
- * in thread order: same threads, same bits. */
+ * Few tokens are a stream over the weights as they are stored (stream.c). For many, quantised
+ * weights at precision int8 are multiplied in integers (integer.c), weights in f32 go straight to
+ * the matrix product, and other packed ones are unpacked by tiles of rows, so that no wide copy of
+ * a model is ever held. Norm gradients are summed per thread and then in thread order: same
+ * threads, same bits. */
 #include "kernels/kernels.h"
+#include "model/integer.h"
 #include "model/mixer.h"
 #include "model/stream.h"
 
@@ -51,7 +53,7 @@ static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, 
     zb_arena_pop(run->arena, mark);
 }
 
-/* Many tokens: a matrix product. */
+/* Many tokens: a matrix product of floats. */
 static void multiply(zb_run *run, const zb_linear_map *m, const float *x, int n) {
     const zb_param *w = m->w;
     if (w->dtype == ZB_F32)
@@ -66,12 +68,20 @@ static void multiply(zb_run *run, const zb_linear_map *m, const float *x, int n)
 }
 
 void zb_linear_many(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n) {
-    bool few = true;
-    for (int i = 0; i < n_maps; i++) few = few && zb_stream_wants(run, maps[i].w, n);
-    if (few)
+    int few = 0, integer = 0;
+    for (int i = 0; i < n_maps; i++) {
+        bool is_few = zb_stream_wants(run, maps[i].w, n);
+        few += is_few;
+        integer += !is_few && zb_integer_wants(run, maps[i].w);
+    }
+    if (few == n_maps)
         zb_stream_maps(run, maps, n_maps, x, n);
-    else
-        for (int i = 0; i < n_maps; i++) multiply(run, &maps[i], x, n);
+    else if (integer == n_maps)
+        zb_integer_maps(run, maps, n_maps, x, n);
+    else if (n_maps > 1)
+        for (int i = 0; i < n_maps; i++) zb_linear_many(run, &maps[i], 1, x, n);
+    else if (n_maps == 1)
+        multiply(run, maps, x, n);
 }
 
 void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n,

@@ -11,11 +11,13 @@
 #include "model/stream.h"
 
 #include "kernels/kernels.h"
+#include "model/integer.h"
 
 #include <omp.h>
 
-/* Up to so many tokens: beyond, products in cache blocks win over streams. */
-enum { FEW_INT8 = 16, FEW_EXACT = 4 };
+/* Up to so many tokens, as measured: beyond, products in cache blocks win over streams. Codes of 8
+ * bits gain less from these (integer.c), so their streams win for longer. */
+enum { FEW_INT8 = 4, FEW_WIDE_INT8 = 12, FEW_EXACT = 4 };
 enum { BLOCK = 32, TILE = 1024, ROWS = 4, EXACT_ROWS = 16 };
 
 /* Bytes below which a second thread costs more than it brings. */
@@ -52,7 +54,9 @@ static int8_fn int8_of(const zb_run *run, zb_dtype t) {
 }
 
 bool zb_stream_wants(const zb_run *run, const zb_param *w, int n) {
-    return n <= (int8_of(run, w->dtype) ? FEW_INT8 : FEW_EXACT);
+    bool wide = w->dtype == ZB_Q8_0 || w->dtype == ZB_Q6_K;
+    if (!int8_of(run, w->dtype)) return n <= FEW_EXACT && !zb_integer_wants(run, w);
+    return n <= (wide ? FEW_WIDE_INT8 : FEW_INT8);
 }
 
 /* What all threads share. */
