@@ -200,7 +200,7 @@ static zb_status read_mla_sizes(const zb_config *c, const json_t *o, const char 
     return zb_json_bool(o, where, "use_full_kv_head", false, &m->full_kv_head, err);
 }
 
-static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, bool *repeat,
+static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, zb_layer_config *m,
                           zb_err *err) {
     json_t *ssm = NULL;
     int d_inner = c->H * c->dh, d_xb = c->G * c->dh;
@@ -220,12 +220,21 @@ static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, bool
         return zb_fail(err, ZB_ERR_UNSUPPORTED,
                        "%s: ssm_cfg: expected d_state %d and ngroups %d, found %d and %d", where,
                        c->dh, c->H, d_state, groups);
-    return zb_json_bool(ssm, where, "repeat_kv_before_conv", false, repeat, err);
+    ZB_TRY(zb_json_bool(ssm, where, "repeat_kv_before_conv", false, &m->repeat_before_conv, err));
+    ZB_TRY(zb_json_bool(ssm, where, "gate_bias", false, &m->gate_bias, err));
+    const char *activation = "silu";
+    ZB_TRY(zb_json_str(ssm, where, "conv_activation", false, &activation, err));
+    m->conv_identity = !strcmp(activation, "identity");
+    if (!m->conv_identity && strcmp(activation, "silu") && strcmp(activation, "swish"))
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: ssm_cfg: conv_activation: expected silu or identity, found \"%s\"",
+                       where, activation);
+    return ZB_OK;
 }
 
 static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, zb_err *err) {
     int mla[ZB_LAYERS_MAX], attn[ZB_LAYERS_MAX], n_mla, n_attn, n_more;
-    bool repeat = false;
+    zb_layer_config ssm = {.kind = ZB_MAMBA2};
     c->hybrid = true;
     for (int l = 0; l < c->L; l++) c->layer[l].kind = ZB_MAMBA2;
     int layers = c->L;
@@ -237,7 +246,7 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
     ZB_TRY(read_layers(c, o, where, "attention_layers", ZB_ATTENTION, attn, &n_attn, err));
     ZB_TRY(read_layers(c, o, where, "attn_layers", ZB_ATTENTION, attn, &n_more,
                        err)); /* MambaInLlama's name */
-    ZB_TRY(read_ssm(c, o, where, &repeat, err));
+    ZB_TRY(read_ssm(c, o, where, &ssm, err));
     zb_layer_config sizes = {.kind = ZB_MLA};
     int r_kv[ZB_LAYERS_MAX], r_q[ZB_LAYERS_MAX];
     if (n_mla) {
@@ -251,7 +260,7 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
         if (sizes.r_q) ZB_TRY(read_ranks(o, where, "q_lora_ranks", n_mla, r_q, err));
     }
     for (int l = 0; l < c->L; l++)
-        c->layer[l].repeat_before_conv = c->layer[l].kind == ZB_MAMBA2 && repeat;
+        if (c->layer[l].kind == ZB_MAMBA2) c->layer[l] = ssm;
     for (int i = 0; i < n_mla; i++) {
         c->layer[mla[i]] = sizes;
         c->layer[mla[i]].r_kv = r_kv[i];
@@ -428,7 +437,8 @@ static zb_status check_alike(const zb_config *c, const char *where, zb_err *err)
         bool alike = m->d_nope == f->d_nope && m->d_rope == f->d_rope && m->d_v == f->d_v &&
                      m->lora_norm == f->lora_norm && m->full_kv_head == f->full_kv_head &&
                      (m->r_q == 0) == (f->r_q == 0) &&
-                     m->repeat_before_conv == f->repeat_before_conv;
+                     m->repeat_before_conv == f->repeat_before_conv &&
+                     m->conv_identity == f->conv_identity && m->gate_bias == f->gate_bias;
         if (!alike)
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: layer %d: expected the sizes and options of the "

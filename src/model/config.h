@@ -41,6 +41,8 @@ typedef struct zb_layer_config {
     bool lora_norm;          /* mla: RMS norms on the latents */
     bool full_kv_head;       /* mla: kv_b has H heads, else G */
     bool repeat_before_conv; /* mamba2: x and B repeated to H heads before the convolution */
+    bool conv_identity;      /* mamba2: no silu behind the convolution (calibrated starts) */
+    bool gate_bias;          /* mamba2: the gate is silu(z + mamba.z_bias) (calibrated starts) */
 } zb_layer_config;
 
 typedef struct zb_config {

@@ -96,11 +96,11 @@ static void add_mla(json_t *o, const zb_config *c) {
 
 static json_t *hybrid_json(const zb_config *c) {
     json_t *o = json_object(), *mla = json_array(), *attn = json_array();
-    bool repeat = false;
+    zb_layer_config ssm = {0}; /* of the Mamba2 layers, which are all alike */
     for (int l = 0; l < c->L; l++) {
         if (c->layer[l].kind == ZB_MLA) json_array_append_new(mla, json_integer(l));
         if (c->layer[l].kind == ZB_ATTENTION) json_array_append_new(attn, json_integer(l));
-        repeat = repeat || c->layer[l].repeat_before_conv;
+        if (c->layer[l].kind == ZB_MAMBA2) ssm = c->layer[l];
     }
     json_object_set_new(o, "hidden_size", json_integer(c->D));
     json_object_set_new(o, "intermediate_size", json_integer(c->F));
@@ -122,9 +122,11 @@ static json_t *hybrid_json(const zb_config *c) {
     json_object_set_new(o, "attention_bias", json_boolean(c->qkv_bias));
     json_object_set_new(o, "attention_dropout", json_real(0));
     json_object_set_new(o, "d_model", json_integer(c->D));
-    json_object_set_new(o, "ssm_cfg",
-                        json_pack("{s:i,s:i,s:i,s:b}", "expand", 1, "ngroups", c->H, "d_state",
-                                  c->dh, "repeat_kv_before_conv", repeat));
+    json_t *cfg = json_pack("{s:i,s:i,s:i,s:b}", "expand", 1, "ngroups", c->H, "d_state", c->dh,
+                            "repeat_kv_before_conv", ssm.repeat_before_conv);
+    if (ssm.conv_identity) json_object_set_new(cfg, "conv_activation", json_string("identity"));
+    if (ssm.gate_bias) json_object_set_new(cfg, "gate_bias", json_true());
+    json_object_set_new(o, "ssm_cfg", cfg);
     json_object_set_new(o, "d_inner", json_integer(c->H * c->dh));
     json_object_set_new(o, "d_xb", json_integer(c->G * c->dh));
     return o;

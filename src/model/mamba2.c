@@ -6,6 +6,9 @@
  * (model/ssd.h) per head; head h uses x and B of group h / (H/G) out = Wout( rmsnorm_dh(y ∘
  * silu(z)) ∘ w )     gate first, then the norm over each head's dh values, eps 1e-5
  *
+ * Two variations for starts that copy more of the attention: no silu behind the convolution
+ * (conv_identity), and z + z_bias in the gate (gate_bias), with which a gate can start open.
+ *
  * State: the last 3 inputs of the convolution [3, C], oldest first, then h [H, dh, dh]. */
 #include "kernels/kernels.h"
 #include "model/mixer.h"
@@ -15,7 +18,7 @@
 #include <omp.h>
 #include <string.h>
 
-enum { WIN = ZB_P_MIXER, CONVW, CONVB, DTB, ALOG, DSKIP, NORMW, WOUT };
+enum { WIN = ZB_P_MIXER, CONVW, CONVB, DTB, ALOG, DSKIP, NORMW, WOUT, ZBIAS };
 enum {
     TAPS = ZB_CONV_K,
     STEP_MAX = 8
@@ -26,7 +29,7 @@ typedef struct dims {
     int H, G, dh, di, dx, C,
         in; /* di = H·dh, dx = G·dh, C channels of the convolution, in rows of in_proj */
     int nx; /* channels of x (and of B) behind the convolution: dx or di */
-    bool repeat;
+    bool repeat, identity; /* identity: no silu behind the convolution */
 } dims;
 
 typedef struct tape {
@@ -45,7 +48,8 @@ static dims dims_of(const zb_config *c, int l) {
               .dh = c->dh,
               .di = c->H * c->dh,
               .dx = c->G * c->dh,
-              .repeat = c->layer[l].repeat_before_conv};
+              .repeat = c->layer[l].repeat_before_conv,
+              .identity = c->layer[l].conv_identity};
     d.C = zb_mamba2_channels(c, l);
     d.in = zb_mamba2_in_rows(c, l);
     d.nx = d.repeat ? d.di : d.dx;
@@ -65,6 +69,7 @@ static void params(const zb_config *c, int l, zb_param_table *t) {
     zb_params_add(t, l, DSKIP, ZB_ROLE_GATE, "mamba.D", d.H, 0);
     zb_params_add(t, l, NORMW, ZB_ROLE_GATE, "mamba.norm.weight", d.di, 0);
     zb_params_add(t, l, WOUT, ZB_ROLE_MIXER, "mamba.out_proj.weight", c->D, d.di);
+    if (c->layer[l].gate_bias) zb_params_add(t, l, ZBIAS, ZB_ROLE_GATE, "mamba.z_bias", d.di, 0);
 }
 
 /* Row of in_proj's output to the convolution's input: [x|B|C], x and B repeated per head where
@@ -131,7 +136,11 @@ static void convolve(zb_run *run, int layer, const dims *d, zb_param **p, tape *
                 const float *in = look_back(d, first, tail, i, j), *w = taps + j * d->C;
                 for (int c = 0; in && c < d->C; c++) pre[c] += w[c] * in[c];
             }
-            kn->silu(d->C, pre, t->u + (size_t)(sp->start + i) * d->C);
+            float *u = t->u + (size_t)(sp->start + i) * d->C;
+            if (d->identity)
+                memcpy(u, pre, (size_t)d->C * sizeof(float));
+            else
+                kn->silu(d->C, pre, u);
         }
     }
     zb_arena_pop(run->arena, mark);
@@ -152,10 +161,12 @@ static void remember_tail(const zb_run *run, int layer, const dims *d, const zb_
 static float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
 
 static void split_inputs(zb_run *run, const dims *d, zb_param **p, tape *t) {
-    const float *bias = p[DTB]->data;
+    const zb_kernels *kn = zb_kernels_get();
+    const float *bias = p[DTB]->data, *z_bias = p[ZBIAS] ? p[ZBIAS]->data : NULL;
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < run->batch->n; i++) {
-        const float *zx = t->zx + (size_t)i * d->in;
+        float *zx = t->zx + (size_t)i * d->in;
+        if (z_bias) kn->add(d->di, z_bias, zx);
         gather_row(d, zx, t->xbc + (size_t)i * d->C);
         for (int h = 0; h < d->H; h++)
             t->delta[(size_t)i * d->H + h] = softplus(zx[d->in - d->H + h] + bias[h]);
@@ -381,13 +392,15 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     backward_scan(run, layer, &d, p, t, dscan, du, ddelta);
     backward_delta(run, &d, p, t, ddelta, dzx);
 #pragma omp parallel for schedule(static)
-    for (int i = 0; i < (int)n; i++)
+    for (int i = 0; i < (d.identity ? 0 : (int)n); i++)
         kn->silu_backward(d.C, t->pre + (size_t)i * d.C, du + (size_t)i * d.C,
                           du + (size_t)i * d.C);
     backward_conv(run, &d, p, t, du, dxbc);
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < (int)n; i++)
         scatter_row(&d, dxbc + (size_t)i * d.C, dzx + (size_t)i * d.in);
+    for (size_t i = 0; p[ZBIAS] && p[ZBIAS]->grad && i < n; i++)
+        kn->add(d.di, dzx + i * (size_t)d.in, p[ZBIAS]->grad);
     zb_linear_backward(run, p[WIN], NULL, x, dzx, (int)n, dx);
     zb_arena_pop(run->arena, mark);
 }

@@ -44,7 +44,7 @@ static inline void randomise(zb_model *m, uint64_t seed) {
     } special[] = {
         {"norm.weight", 0.1, 1}, {"A_log", 0.7, 0},         {"dt_bias", 0.8, -1},
         {"mamba.D", 0.2, 3},     {"conv1d.weight", 0.4, 0}, {"embed_tokens.weight", 0.5, 0},
-        {".bias", 0.3, 0},
+        {".bias", 0.3, 0},       {"z_bias", 0.3, 1},
     };
     zb_param_table *t = zb_model_params(m);
     for (int i = 0; i < t->n; i++) {
@@ -53,6 +53,9 @@ static inline void randomise(zb_model *m, uint64_t seed) {
         for (size_t k = sizeof special / sizeof special[0]; k-- > 0;)
             if (ends_with(p->name, special[k].tail))
                 scale = special[k].scale, base = special[k].base;
+        /* B and C without a silu between them and the scan are larger */
+        bool large = p->layer >= 0 && zb_model_config(m)->layer[p->layer].conv_identity;
+        if (large && ends_with(p->name, "mamba.D")) base += 1;
         fill(p->w, zb_param_count(p), scale, base, seed * 1000 + (uint64_t)i);
     }
 }
@@ -140,6 +143,10 @@ static const grad_case grad_cases[] = {
     {"mamba2", {.kind = ZB_MAMBA2}, false, false},
     {"mamba2, repeated before the convolution",
      {.kind = ZB_MAMBA2, .repeat_before_conv = true},
+     false,
+     false},
+    {"mamba2, no silu behind the convolution, gate with a bias",
+     {.kind = ZB_MAMBA2, .conv_identity = true, .gate_bias = true},
      false,
      false},
 };
