@@ -7,6 +7,7 @@
 #include "compose/init.h"
 #include "compose/mla_paper.h"
 
+#include <math.h>
 #include <string.h>
 
 #define AT(field) offsetof(zb_compose_opts, field)
@@ -54,6 +55,18 @@ const zb_opt zb_compose_opt_table[] = {
      "MLA: context before YaRN's extension"},
     {ZB_OPT_F64, "kv_percent_max", 0, AT(kv_percent_max), "0", 0, 100, NULL,
      "refuse a plan whose cache exceeds this share of the teacher's"},
+    {ZB_OPT_STR, "calibration", 0, AT(calibration), "data/text/train.jsonl", 0, 0, NULL,
+     "calibrated start: text that passes through the teacher"},
+    {ZB_OPT_INT, "calibration_tokens", 0, AT(calibration_tokens), "16384", 1, 1 << 28, NULL,
+     "calibrated start: tokens of it"},
+    {ZB_OPT_INT, "calibration_length", 0, AT(calibration_length), "512", 1, 1 << 20, NULL,
+     "calibrated start: tokens per row"},
+    {ZB_OPT_CHOICE, "calibration_inputs", 0, AT(calibration_inputs), "own", 0, 0, "own|teacher",
+     "calibrated start: layers are fitted on the student's own states or on the teacher's"},
+    {ZB_OPT_F64, "key_weight", 0, AT(key_weight), "2", 0, 1e6, NULL,
+     "calibrated MLA: weight of keys against values in the latents"},
+    {ZB_OPT_F64, "ridge", 0, AT(ridge), "1e-2", 0, 1e6, NULL,
+     "calibrated start: regularisation of the output map, as a share of the features' power"},
     {ZB_OPT_CHOICE, "dtype", 0, AT(dtype), "f32", 0, 0, "f32|bf16", "type of the saved weights"},
     {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "random parts of the initialisation"},
     {0},
@@ -62,7 +75,9 @@ const zb_opt zb_compose_opt_table[] = {
 typedef struct composer {
     const zb_compose_opts *o;
     zb_arena arena;
+    const zb_init *init;
     zb_model *teacher, *student, *donor[ZB_KIND_COUNT];
+    zb_calibration *calibration; /* where the initialisation looks at data */
     zb_config config;
     bool placed[ZB_LAYERS_MAX];
 } composer;
@@ -116,7 +131,12 @@ static const float *wide(composer *k, int layer, const char *name, zb_arena *a) 
 }
 
 static zb_init_job job_of(composer *k, int layer, zb_arena *a) {
-    zb_init_job j = {.config = &k->config, .layer = layer, .seed = (uint64_t)k->o->seed};
+    zb_init_job j = {.config = &k->config,
+                     .layer = layer,
+                     .seed = (uint64_t)k->o->seed,
+                     .calibration = k->calibration,
+                     .key_weight = k->o->key_weight,
+                     .ridge = k->o->ridge};
     j.q = wide(k, layer, "self_attn.q_proj.weight", a);
     j.k = wide(k, layer, "self_attn.k_proj.weight", a);
     j.v = wide(k, layer, "self_attn.v_proj.weight", a);
@@ -130,13 +150,20 @@ static zb_status size_mla(composer *k, int layer, zb_err *err) {
     const zb_compose_opts *o = k->o;
     zb_config *c = &k->config;
     zb_layer_config *m = &c->layer[layer];
-    m->d_nope = o->nope_dim ? (int)o->nope_dim : c->dh / 2;
+    /* unrotated values cost no cache: a calibrated start keeps whole heads */
+    m->d_nope = o->nope_dim ? (int)o->nope_dim : k->init->calibrated ? c->dh : c->dh / 2;
     m->d_rope = o->rope_dim ? (int)o->rope_dim : c->dh / 2;
     m->d_v = c->dh;
     m->r_q = (int)o->q_rank;
     m->r_kv = (int)o->kv_rank;
     m->lora_norm = o->lora_norm;
     m->full_kv_head = o->full_kv_head;
+    if (k->init->calibrated && (o->kv_energy > 0 || o->q_energy > 0))
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "kv_energy, q_energy: ranks by energy belong to init paper");
+    if (k->init->calibrated && m->lora_norm)
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "lora_norm: a calibrated start has latents without norms");
     if (o->kv_energy > 0 || o->q_energy > 0) {
         zb_arena a = {0};
         zb_init_job j = job_of(k, layer, &a);
@@ -178,20 +205,31 @@ static zb_status open_donor(composer *k, const char *path, zb_kind kind, zb_err 
     return ZB_OK;
 }
 
-static void set_rope(composer *k) {
+static zb_status set_rope(composer *k, zb_err *err) {
     zb_config *c = &k->config;
     c->mla_rope = c->rope;
-    if (!strcmp(k->o->rope_type, "teacher")) return;
+    if (k->init->calibrated) {
+        /* d_rope/2 pairs with the frequencies of the teacher's fastest: theta^(-2i/dh) */
+        int d_rope = k->o->rope_dim ? (int)k->o->rope_dim : c->dh / 2;
+        if (c->rope.type == ZB_ROPE_YARN || strcmp(k->o->rope_type, "teacher"))
+            return zb_fail(err, ZB_ERR_CONFIG,
+                           "a calibrated start keeps the teacher's rotary frequencies: expected "
+                           "rope_type teacher, and a teacher without YaRN");
+        c->mla_rope.theta = pow(c->rope.theta, (double)d_rope / c->dh);
+        return ZB_OK;
+    }
+    if (!strcmp(k->o->rope_type, "teacher")) return ZB_OK;
     c->mla_rope = (zb_rope){.type = ZB_ROPE_PLAIN,
                             .theta = c->rope.theta,
                             .factor = 1,
                             .beta_fast = 32,
                             .beta_slow = 1,
                             .mscale = 1};
-    if (strcmp(k->o->rope_type, "yarn")) return;
+    if (strcmp(k->o->rope_type, "yarn")) return ZB_OK;
     c->mla_rope.type = ZB_ROPE_YARN;
     c->mla_rope.factor = k->o->rope_factor;
     c->mla_rope.old_context = k->o->rope_original;
+    return ZB_OK;
 }
 
 static zb_status describe(composer *k, zb_err *err) {
@@ -204,14 +242,16 @@ static zb_status describe(composer *k, zb_err *err) {
     k->config.hybrid = false;
     for (int l = 0; l < k->config.L; l++)
         if (k->config.layer[l].kind != ZB_ATTENTION) k->config.hybrid = true;
-    set_rope(k);
+    ZB_TRY(set_rope(k, err));
     ZB_TRY(open_donor(k, o->mla_from, ZB_MLA, err));
     ZB_TRY(open_donor(k, o->mamba2_from, ZB_MAMBA2, err));
     for (int l = 0; l < k->config.L; l++) {
         zb_layer_config *m = &k->config.layer[l];
         if (m->kind == ZB_MLA && !k->donor[ZB_MLA]) ZB_TRY(size_mla(k, l, err));
-        if (m->kind == ZB_MAMBA2 && !k->donor[ZB_MAMBA2])
+        if (m->kind == ZB_MAMBA2 && !k->donor[ZB_MAMBA2]) {
             m->repeat_before_conv = o->repeat_before_conv;
+            m->conv_identity = m->gate_bias = k->init->calibrated;
+        }
     }
     double percent = zb_config_kv_percent(&k->config);
     if (o->kv_percent_max > 0 && percent > o->kv_percent_max)
@@ -239,24 +279,53 @@ static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
     }
 }
 
+/* Does any layer start by looking at data? Then all are walked through. */
+static zb_status open_calibration(composer *k, zb_err *err) {
+    const zb_compose_opts *o = k->o;
+    bool wanted = false;
+    for (int l = 0; l < k->config.L; l++) {
+        zb_kind kind = k->config.layer[l].kind;
+        wanted = wanted || (kind != ZB_ATTENTION && !k->donor[kind]);
+    }
+    if (!wanted || !k->init->calibrated) return ZB_OK;
+    zb_tokenizer *t;
+    ZB_TRY(zb_model_tokenizer(&t, o->teacher, err));
+    zb_calibration_opts c = {.text = o->calibration,
+                             .tokens = o->calibration_tokens,
+                             .length = o->calibration_length,
+                             .own_inputs = !strcmp(o->calibration_inputs, "own"),
+                             .seed = (uint64_t)o->seed};
+    zb_status s = zb_calibration_new(&k->calibration, k->teacher, k->student, t, &c, err);
+    zb_tokenizer_close(t);
+    return s;
+}
+
+static zb_status fill_layer(composer *k, int l, zb_err *err) {
+    zb_kind kind = k->config.layer[l].kind;
+    if (kind == ZB_ATTENTION || k->donor[kind]) {
+        copy_layer(k, kind == ZB_ATTENTION ? k->teacher : k->donor[kind], l, true);
+        if (!k->calibration) return ZB_OK;
+        ZB_TRY(zb_calibration_enter(k->calibration, l, err));
+        return zb_calibration_leave(k->calibration, err);
+    }
+    zb_arena scratch = {0};
+    copy_layer(k, k->teacher, l, false);
+    zb_init_job j = job_of(k, l, &scratch);
+    zb_status s = ZB_OK;
+    if (k->calibration) s = zb_calibration_enter(k->calibration, l, err);
+    if (s == ZB_OK) s = (kind == ZB_MLA ? k->init->mla : k->init->mamba2)(&j, &scratch, err);
+    if (s == ZB_OK && k->calibration) s = zb_calibration_leave(k->calibration, err);
+    zb_arena_free(&scratch);
+    return s == ZB_OK ? s : zb_err_wrap(err, s, "layer %d", l);
+}
+
 static zb_status fill(composer *k, zb_err *err) {
-    const zb_init *init = zb_init_find(k->o->init);
-    ZB_ASSERT(init);
     copy_layer(k, k->teacher, -1, false);
+    ZB_TRY(open_calibration(k, err));
     zb_progress bar;
     zb_progress_begin(&bar, "compose", "layers", 0, k->config.L);
     for (int l = 0; l < k->config.L; l++) {
-        zb_kind kind = k->config.layer[l].kind;
-        if (kind == ZB_ATTENTION || k->donor[kind]) {
-            copy_layer(k, kind == ZB_ATTENTION ? k->teacher : k->donor[kind], l, true);
-        } else {
-            zb_arena scratch = {0};
-            copy_layer(k, k->teacher, l, false);
-            zb_init_job j = job_of(k, l, &scratch);
-            zb_status s = (kind == ZB_MLA ? init->mla : init->mamba2)(&j, &scratch, err);
-            zb_arena_free(&scratch);
-            if (s != ZB_OK) return zb_err_wrap(err, s, "layer %d", l);
-        }
+        ZB_TRY(fill_layer(k, l, err));
         zb_progress_update(&bar, l + 1, NULL);
         if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "compose: interrupted");
     }
@@ -266,7 +335,8 @@ static zb_status fill(composer *k, zb_err *err) {
 
 zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
     if (!o->teacher || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher and out are needed");
-    composer k = {.o = o};
+    composer k = {.o = o, .init = zb_init_find(o->init)};
+    ZB_ASSERT(k.init);
     zb_status s = zb_model_open(&k.teacher, o->teacher, ZB_MODEL_RUN, err);
     if (s == ZB_OK) s = describe(&k, err);
     if (s == ZB_OK && zb_model_config(k.teacher)->qkv_bias && k.config.hybrid)
@@ -286,6 +356,7 @@ zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
     if (s == ZB_OK)
         zb_info("compose: %s caches %.2f %% of the teacher's values per token", o->out,
                 zb_config_kv_percent(&k.config));
+    zb_calibration_free(k.calibration);
     zb_model_free(k.student);
     for (int i = 0; i < ZB_KIND_COUNT; i++) zb_model_free(k.donor[i]);
     zb_model_free(k.teacher);

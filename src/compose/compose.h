@@ -24,7 +24,10 @@ typedef struct zb_compose_opts {
     bool lora_norm, full_kv_head, repeat_before_conv;
     const char *rope_type; /* teacher | default | yarn: of MLA layers */
     double rope_factor, rope_original;
-    double kv_percent_max; /* 0: no limit */
+    double kv_percent_max;                        /* 0: no limit */
+    const char *calibration, *calibration_inputs; /* of calibrated starts: text; own | teacher */
+    int64_t calibration_tokens, calibration_length;
+    double key_weight, ridge;
     const char *dtype;
     int64_t seed;
 } zb_compose_opts;

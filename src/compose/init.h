@@ -1,10 +1,13 @@
 /* init.h - how a mixer of another kind starts from the teacher's attention layer.
  *
  * An initialisation is one row of a table: its name in recipes and one function per target kind.
- * `paper` is the published one (method.md 3); a further one is a file and a row. */
+ * `paper` is the published one (method.md 3) and needs weights only; `calibrated` also looks at
+ * what passes through the teacher. A further one is a file and a row. */
 #ifndef ZB_COMPOSE_INIT_H
 #define ZB_COMPOSE_INIT_H
 
+#include "compose/calibrate.h"
+#include "compose/mla_paper.h"
 #include "model/model.h"
 
 /* One layer of the teacher as f32 matrices (row-major [out, in]), and the target layer's
@@ -15,15 +18,35 @@ typedef struct zb_init_job {
     const float *q, *k, *v, *o; /* [H·dh, D], [G·dh, D] twice, [D, H·dh] */
     zb_param_table *params;     /* of the student */
     uint64_t seed;
+    zb_calibration *calibration; /* this layer is entered; NULL unless the table asks for it */
+    double key_weight, ridge;    /* of calibrated starts, see compose.h */
 } zb_init_job;
 
 typedef struct zb_init {
     const char *name;
+    bool calibrated; /* needs a calibration */
     zb_status (*mla)(const zb_init_job *j, zb_arena *scratch, zb_err *err);
     zb_status (*mamba2)(const zb_init_job *j, zb_arena *scratch, zb_err *err);
 } zb_init;
 
+extern const zb_init zb_init_paper, zb_init_calibrated;
 const zb_init *zb_init_find(const char *name); /* NULL: unknown */
-#define ZB_INIT_NAMES "paper"
+#define ZB_INIT_NAMES "paper|calibrated"
+
+/* The calibrated start of a Mamba2 layer. */
+zb_status zb_mamba2_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err *err);
+
+/* A parameter of the layer by its name behind "model.layers.N.", NULL where it has none; its
+ * weights likewise. */
+zb_param *zb_init_param(const zb_init_job *j, const char *name);
+float *zb_init_weights(const zb_init_job *j, const char *name);
+
+/* n equal values; n values uniform in ±bound from stream `what` of the layer. */
+void zb_init_fill(float *w, int64_t n, float value);
+void zb_init_uniform(const zb_init_job *j, int what, float *w, int64_t n, double bound);
+
+/* The layer's MLA sizes, and where its weights go. */
+zb_mla_paper_dims zb_init_mla_dims(const zb_init_job *j);
+zb_mla_paper_out zb_init_mla_out(const zb_init_job *j);
 
 #endif

@@ -1,0 +1,59 @@
+/* calibrate.h - calibration text passing through teacher and student, one layer at a time.
+ *
+ * A start that looks at data needs, per layer, the inputs its mixer will see and the output it
+ * should give. A calibration holds the hidden states of some thousands of tokens in both models
+ * and moves them layer by layer: enter a layer, fit its mixer, leave it. With own inputs the
+ * student's states come from the layers already fitted, so that each layer sees, and can mend,
+ * what those before it got wrong. It owns its memory and its runners; one thread. */
+#ifndef ZB_COMPOSE_CALIBRATE_H
+#define ZB_COMPOSE_CALIBRATE_H
+
+#include "data/corpus.h"
+#include "model/model.h"
+
+typedef struct zb_calibration_opts {
+    const char *text;       /* JSONL or .txt */
+    int64_t tokens, length; /* tokens in all, and of a row; whole rows are used */
+    bool own_inputs;        /* the student's states, else the teacher's */
+    uint64_t seed;          /* order of the documents */
+} zb_calibration_opts;
+
+typedef struct zb_calibration {
+    int n, D, layer;        /* tokens, hidden size, layer entered */
+    const float *x;         /* [n, D] normalised inputs of the student's mixer */
+    const float *teacher_x; /* [n, D] the teacher's */
+    const float *target;    /* [n, D] the teacher's mixer output */
+    const float *weight;    /* [n] 1 / mean square of the teacher's residual behind the mixer */
+    int pieces;             /* the tokens in batches of whole rows */
+    const zb_batch *piece;  /* [pieces]; piece p starts at token first[p] */
+    const int *first;
+    zb_runner *teacher, *student;
+    struct zb_calibration_state *state;
+} zb_calibration;
+
+/* Both models are borrowed; the student's weights may be written between enter and leave. An error
+ * where the text has less than one row. */
+zb_status zb_calibration_new(zb_calibration **out, zb_model *teacher, zb_model *student,
+                             const zb_tokenizer *t, const zb_calibration_opts *o, zb_err *err);
+void zb_calibration_free(zb_calibration *c); /* NULL is legal */
+
+zb_status zb_calibration_enter(zb_calibration *c, int layer, zb_err *err); /* 0, 1, ... in turn */
+zb_status zb_calibration_leave(zb_calibration *c, zb_err *err);
+
+/* C [D, D] = Σ x xᵀ / n over the tokens of `x` [n, D], in f64. */
+void zb_calibration_moment(const zb_calibration *c, const float *x, double *C, zb_arena *scratch);
+
+/* power [K/dh]: mean square, before an RMS norm with eps and weights 1 over groups of dh features,
+ * of what feeds `out`; on the first piece. Far above eps the norm hides it. */
+zb_status zb_calibration_head_power(zb_calibration *c, zb_param *out, int dh, double eps,
+                                    double *power, zb_err *err);
+
+/* Output map of the entered layer, `out` [D, K] over features f [K] (whatever feeds it), by
+ * weighted ridge regression on the target m:
+ *   W = argmin Σ_i w_i ‖m_i - W f_i‖² + ridge · mean(diag Σ w f fᵀ) · ‖W - W0‖²,
+ * W0 the present weights where `toward`, else 0. The features are those of the student's mixer as
+ * it stands, on the inputs x. *error: Σ w ‖m - W f‖² / Σ w ‖m‖² on the same tokens. */
+zb_status zb_calibration_refit(zb_calibration *c, zb_param *out, double ridge, bool toward,
+                               double *error, zb_err *err);
+
+#endif

@@ -1,0 +1,302 @@
+/* test_calibrated.c - starts that look at data: exact where they can be, and honest about what they
+ * lose. */
+#include "base/rng.h"
+#include "compose/calibrate.h"
+#include "compose/compose.h"
+#include "compose/mla_calibrated.h"
+#include "model/rope.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+static zb_arena arena;
+static zb_err err;
+static char folder[64], text[128];
+
+static int open_folder(void **state) {
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/zb_calibrated.XXXXXX");
+    if (!mkdtemp(folder)) return -1;
+    snprintf(text, sizeof text, "%s/text.jsonl", folder);
+    FILE *f = fopen(text, "w");
+    if (!f) return -1;
+    for (int d = 0; d < 24; d++) {
+        fprintf(f, "{\"input_ids\": [");
+        for (int i = 0; i < 150; i++) {
+            uint64_t at = (uint64_t)(d * 1000 + i);
+            fprintf(f, "%s%d", i ? "," : "", 3 + (int)zb_rng_below(5, ZB_RNG_TEST, at, 94));
+        }
+        fprintf(f, "]}\n");
+    }
+    return fclose(f);
+}
+
+static int remove_folder(void **state) {
+    (void)state;
+    zb_arena_free(&arena);
+    char *command = NULL;
+    return asprintf(&command, "rm -rf %s", folder) < 0 || system(command) != 0;
+}
+
+static float *normal(int n, double scale, uint64_t seed) {
+    float *x = ZB_NEW_ARRAY(&arena, float, n);
+    for (int i = 0; i < n; i++)
+        x[i] = (float)(scale * zb_rng_normal(seed, ZB_RNG_TEST, (uint64_t)i));
+    return x;
+}
+
+/* One layer: sizes, the teacher's matrices, inputs and their moment. */
+enum { D = 40, DH = 16, H = 6, N = 300 };
+
+typedef struct layer {
+    zb_mla_paper_dims d;
+    zb_mla_paper_in w;
+    float *x; /* [N, D] */
+    double moment[D * D], frequency[DH / 2];
+    zb_mla_paper_out out;
+} layer;
+
+static layer *make_layer(int G, int rank, int nope, int rope) {
+    layer *l = ZB_NEW(&arena, layer);
+    l->d = (zb_mla_paper_dims){.hidden = D,
+                               .heads = H,
+                               .kv_heads = G,
+                               .head_dim = DH,
+                               .kv_rank = rank,
+                               .nope_dim = nope,
+                               .rope_dim = rope,
+                               .v_dim = DH};
+    l->w = (zb_mla_paper_in){normal(H * DH * D, 0.2, 1), normal(G * DH * D, 0.2, 2),
+                             normal(G * DH * D, 0.2, 3), normal(D * H * DH, 0.2, 4)};
+    l->x = normal(N * D, 1, 5);
+    for (int i = 0; i < N * D; i++) l->x[i] *= (float)(1 + i % D % 7); /* uneven inputs */
+    for (int t = 0; t < N; t++)
+        for (int i = 0; i < D; i++)
+            for (int j = 0; j < D; j++)
+                l->moment[i * D + j] += (double)l->x[t * D + i] * (double)l->x[t * D + j] / N;
+    for (int i = 0; i < DH / 2; i++) l->frequency[i] = pow(10000, -2.0 * i / DH);
+    l->out.q = ZB_NEW_ARRAY(&arena, float, H *(nope + rope) * D);
+    l->out.kv_a = ZB_NEW_ARRAY(&arena, float, (rank + rope) * D);
+    l->out.kv_b = ZB_NEW_ARRAY(&arena, float, (size_t)G *(nope + DH) * rank);
+    l->out.out = ZB_NEW_ARRAY(&arena, float, D *H *DH);
+    return l;
+}
+
+static double start(layer *l, double key_weight) {
+    zb_mla_calibrated_in in = {.weights = l->w,
+                               .moment = l->moment,
+                               .frequency = l->frequency,
+                               .scale = 1 / sqrt((double)(l->d.nope_dim + l->d.rope_dim)),
+                               .key_weight = key_weight};
+    double lost = -1;
+    assert_int_equal(zb_mla_calibrated_init(&l->d, &in, &l->out, &lost, &arena, &err), ZB_OK);
+    return lost;
+}
+
+static double row_dot(const float *w, const float *x) {
+    double s = 0;
+    for (int i = 0; i < D; i++) s += (double)w[i] * (double)x[i];
+    return s;
+}
+
+/* Score of query token a against key token b, `lag` apart, in head h: the teacher's, then ours. */
+static double teacher_score(const layer *l, int h, int a, int b, int lag) {
+    const float *q = l->w.q + h * DH * D, *k = l->w.k + h / (H / l->d.kv_heads) * DH * D;
+    double s = 0;
+    for (int i = 0; i < DH / 2; i++) {
+        double c = cos(lag * l->frequency[i]), n = sin(lag * l->frequency[i]);
+        double qr = row_dot(q + i * D, l->x + a * D),
+               qi = row_dot(q + (i + DH / 2) * D, l->x + a * D);
+        double kr = row_dot(k + i * D, l->x + b * D),
+               ki = row_dot(k + (i + DH / 2) * D, l->x + b * D);
+        s += (qr * kr + qi * ki) * c + (qr * ki - qi * kr) * n;
+    }
+    return s / sqrt((double)DH);
+}
+
+static double student_score(const layer *l, int h, int a, int b, int lag) {
+    int dn = l->d.nope_dim, dr = l->d.rope_dim, r = l->d.kv_rank;
+    const float *q = l->out.q + (size_t)h * (dn + dr) * D;
+    const float *up = l->out.kv_b + (size_t)(h / (H / l->d.kv_heads)) * (dn + DH) * r;
+    double s = 0;
+    for (int i = 0; i < dn; i++) {
+        double k = 0;
+        for (int c = 0; c < r; c++)
+            k += (double)up[i * r + c] * row_dot(l->out.kv_a + c * D, l->x + b * D);
+        s += k * row_dot(q + i * D, l->x + a * D);
+    }
+    for (int i = 0; i < dr / 2; i++) {
+        double c = cos(lag * l->frequency[i]), n = sin(lag * l->frequency[i]);
+        const float *qp = q + (dn + 2 * i) * D, *kp = l->out.kv_a + (r + 2 * i) * D;
+        double qr = row_dot(qp, l->x + a * D), qi = row_dot(qp + D, l->x + a * D);
+        double kr = row_dot(kp, l->x + b * D), ki = row_dot(kp + D, l->x + b * D);
+        s += (qr * kr + qi * ki) * c + (qr * ki - qi * kr) * n;
+    }
+    return s / sqrt((double)(dn + dr));
+}
+
+/* With one kv head, all pairs rotary and room for all values nothing is lost. */
+static void test_exact(void **state) {
+    (void)state;
+    layer *l = make_layer(1, DH, 2, DH);
+    assert_true(start(l, 2) < 1e-9);
+    for (int h = 0; h < H; h++)
+        for (int i = 0; i < 20; i++) {
+            double want = teacher_score(l, h, 7 * i, 3 * i, i),
+                   got = student_score(l, h, 7 * i, 3 * i, i);
+            assert_true(fabs(want - got) < 1e-3 * (1 + fabs(want)));
+        }
+}
+
+/* Mean over tokens of the weighted errors of keys (scores at lag 0 of unrotated pairs) and values
+ * (outputs): what the decomposition promised. Only the 1e-4 that it adds to the inputs' moment
+ * stands between. */
+static void measure(const layer *l, double *key_error, double *key_power, double *value_error,
+                    double *value_power) {
+    int dn = l->d.nope_dim, r = l->d.kv_rank, G = l->d.kv_heads, pairs = l->d.rope_dim / 2;
+    *key_error = *key_power = *value_error = *value_power = 0;
+    for (int b = 0; b < N; b++) {
+        double c[D];
+        for (int j = 0; j < r; j++) c[j] = row_dot(l->out.kv_a + j * D, l->x + b * D);
+        for (int g = 0; g < G; g++) {
+            const float *up = l->out.kv_b + (size_t)g * (dn + DH) * r;
+            double dv[DH], v[DH], dk[DH], k[DH];
+            for (int i = 0; i < DH; i++) {
+                v[i] = dv[i] = row_dot(l->w.v + (g * DH + i) * D, l->x + b * D);
+                for (int j = 0; j < r; j++) dv[i] -= (double)up[(dn + i) * r + j] * c[j];
+            }
+            for (int i = 0; i < dn; i++) {
+                int half = dn / 2, pair = pairs + i % half; /* slow pairs, real parts first */
+                double re = 0, im = 0, total = 0;
+                for (int t = 1; t <= 128; t++) {
+                    re += cos(t * l->frequency[pair]) / t;
+                    im -= sin(t * l->frequency[pair]) / t;
+                    total += 1.0 / t;
+                }
+                const float *w = l->w.k + g * DH * D;
+                double kr = row_dot(w + pair * D, l->x + b * D),
+                       ki = row_dot(w + (pair + DH / 2) * D, l->x + b * D);
+                k[i] = dk[i] = (i < half ? re * kr - im * ki : re * ki + im * kr) / total;
+                for (int j = 0; j < r; j++) dk[i] -= (double)up[i * r + j] * c[j];
+            }
+            for (int h = g * (H / G); h < (g + 1) * (H / G); h++) {
+                for (int d = 0; d < D; d++) {
+                    double e = 0, p = 0;
+                    for (int i = 0; i < DH; i++) {
+                        double o = (double)l->w.o[d * H * DH + h * DH + i];
+                        e += o * dv[i];
+                        p += o * v[i];
+                    }
+                    *value_error += e * e / N;
+                    *value_power += p * p / N;
+                }
+                for (int a = 0; a < N; a++) {
+                    double e = 0, p = 0;
+                    for (int i = 0; i < dn; i++) {
+                        int half = dn / 2, dim = pairs + i % half + (i < half ? 0 : DH / 2);
+                        double q = row_dot(l->w.q + (h * DH + dim) * D, l->x + a * D);
+                        e += q * dk[i];
+                        p += q * k[i];
+                    }
+                    *key_error += e * e / N / N / DH;
+                    *key_power += p * p / N / N / DH;
+                }
+            }
+        }
+    }
+}
+
+static void test_promise(void **state) {
+    (void)state;
+    const double weight = 1.7;
+    layer *l = make_layer(2, 11, 10, 6);
+    double lost = start(l, weight), ke, kp, ve, vp;
+    measure(l, &ke, &kp, &ve, &vp);
+    double balance = vp / kp * weight * weight; /* squared */
+    double found = (balance * ke + ve) / (balance * kp + vp);
+    assert_true(lost > 0.02 && lost < 0.6);
+    assert_true(fabs(found - lost) < 5e-3 * lost);
+}
+
+/* A low-rank query map of full rank changes nothing. */
+static void test_query_rank(void **state) {
+    (void)state;
+    layer *l = make_layer(1, DH, 2, DH);
+    start(l, 1);
+    float *q = l->out.q;
+    l->d.q_rank = D;
+    l->out.q = NULL;
+    l->out.q_a = ZB_NEW_ARRAY(&arena, float, D *D);
+    l->out.q_b = ZB_NEW_ARRAY(&arena, float, H *(DH + 2) * D);
+    start(l, 1);
+    for (int r = 0; r < H * (DH + 2); r++)
+        for (int c = 0; c < D; c++) {
+            double s = 0;
+            for (int k = 0; k < D; k++)
+                s += (double)l->out.q_b[r * D + k] * (double)l->out.q_a[k * D + c];
+            assert_true(fabs(s - (double)q[r * D + c]) < 1e-4);
+        }
+}
+
+static void test_refusals(void **state) {
+    (void)state;
+    layer *l = make_layer(2, 11, 8, 6); /* 8 + 6 < 16 */
+    zb_mla_calibrated_in in = {l->w, l->moment, l->frequency, 0.25, 2};
+    assert_int_equal(zb_mla_calibrated_init(&l->d, &in, &l->out, NULL, &arena, &err),
+                     ZB_ERR_CONFIG);
+    assert_non_null(strstr(err.msg, "nope_dim 8, rope_dim 6"));
+    l->d.nope_dim = 10;
+    l->d.kv_rank = 400;
+    assert_int_equal(zb_mla_calibrated_init(&l->d, &in, &l->out, NULL, &arena, &err),
+                     ZB_ERR_CONFIG);
+}
+
+/* A copy of the teacher whose output map was spoilt gets it back, on its own inputs. */
+static void test_refit(void **state) {
+    (void)state;
+    zb_model *teacher, *student;
+    zb_calibration *c;
+    assert_int_equal(zb_model_open(&teacher, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
+    assert_int_equal(zb_model_open(&student, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
+    zb_calibration_opts o = {
+        .text = text, .tokens = 2048, .length = 64, .own_inputs = true, .seed = 3};
+    assert_int_equal(zb_calibration_new(&c, teacher, student, NULL, &o, &err), ZB_OK);
+    assert_int_equal(c->n, 2048);
+    for (int l = 0; l < zb_model_config(teacher)->L; l++) {
+        char name[96];
+        snprintf(name, sizeof name, "model.layers.%d.self_attn.o_proj.weight", l);
+        zb_param *p = zb_params_find(zb_model_params(student), name);
+        const float *want = zb_params_find(zb_model_params(teacher), name)->w;
+        for (int64_t i = 0; i < zb_param_count(p); i++) p->w[i] = 0.5f;
+        double error = 1;
+        assert_int_equal(zb_calibration_enter(c, l, &err), ZB_OK);
+        assert_int_equal(zb_calibration_refit(c, p, 1e-9, false, &error, &err), ZB_OK);
+        assert_true(error < 1e-6);
+        for (int64_t i = 0; i < zb_param_count(p); i++)
+            assert_true(fabsf(p->w[i] - want[i]) < 2e-2f);
+        assert_int_equal(zb_calibration_leave(c, &err), ZB_OK);
+    }
+    zb_calibration_free(c);
+    o.tokens = 1 << 20;
+    assert_int_equal(zb_calibration_new(&c, teacher, student, NULL, &o, &err), ZB_ERR_CONFIG);
+    zb_model_free(student);
+    zb_model_free(teacher);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exact),      cmocka_unit_test(test_promise),
+        cmocka_unit_test(test_query_rank), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_refit),
+    };
+    return cmocka_run_group_tests(tests, open_folder, remove_folder);
+}
