@@ -118,7 +118,8 @@ static zb_status check(zb_plan *p, zb_err *err) {
     const struct {
         bool used;
         const char *path;
-    } text[] = {{p->has_align, p->align_stage.train},
+    } text[] = {{!strcmp(p->compose.init, "calibrated"), p->compose.calibration},
+                {p->has_align, p->align_stage.train},
                 {p->has_align, p->align_stage.valid},
                 {p->has_distill, p->distill_stage.train},
                 {p->has_distill, p->distill_stage.valid},

@@ -19,6 +19,7 @@ zb_status zb_stage_students(zb_plan *p, zb_err *err) {
     zb_compose_opts o = p->compose;
     o.attention_layers = o.mla_layers = o.mamba2_layers = o.mla_from = o.mamba2_from = NULL;
     o.kv_percent_max = 0; /* holds for the hybrid, not for its parts */
+    o.calibration_inputs = "teacher"; /* their layers will stand among others */
     o.default_kind = "mla";
     o.out = zb_plan_path(p, "mla");
     ZB_TRY(zb_compose_run(&o, err));
@@ -43,7 +44,8 @@ zb_status zb_stage_select(zb_plan *p, zb_err *err) {
 }
 
 /* The hybrid: the plan of the selection, or the recipe's own lists; layers from the pure students
- * where there are any. */
+ * where those were trained, or where composing anew would give the same. A calibrated start without
+ * alignment is better made anew, each layer on what the plan's earlier layers give. */
 zb_status zb_stage_assemble(zb_plan *p, zb_err *err) {
     zb_compose_opts o = p->compose;
     o.out = zb_plan_path(p, "hybrid");
@@ -51,7 +53,8 @@ zb_status zb_stage_assemble(zb_plan *p, zb_err *err) {
         o.selection = zb_plan_path(p, "select.json");
         o.mla_layers = NULL;
     }
-    if (p->has_align || p->has_select) {
+    bool fresh = !p->has_align && strcmp(o.init, "calibrated") == 0;
+    if ((p->has_align || p->has_select) && !fresh) {
         o.mla_from = p->mla;
         o.mamba2_from = p->mamba2;
     }
