@@ -65,6 +65,8 @@ EVAL_ROWS = {
     "sciq": 1000,
     "social_iqa": 1954,
     "commonsense_qa": 1221,
+    "gsm8k": 1319,
+    "lambada_openai": 5153,
 }
 # Arrow folders that already hold the data set's own rows.
 EVAL_ARROW = {
@@ -90,6 +92,8 @@ PROBE_FIELDS = {
     "sciq": ["question", "support"],
     "social_iqa": ["context"],
     "commonsense_qa": ["question"],
+    "gsm8k": ["question"],
+    "lambada_openai": ["text"],
 }
 PROBE_MIN = 41  # characters; shorter strings are met by chance
 VALID_SHARE = 0.02
@@ -265,6 +269,9 @@ def eval_rows(olmo):
         "openbookqa": choice_rows(olmo, "openbookqa/test_rc_5shot", "question_stem"),
         "mmlu": mmlu_rows(olmo, "test"),
         "mmlu_dev": mmlu_rows(olmo, "dev"),
+        "gsm8k": [{"question": d["question"], "answer": d["answer"]} for d in olmo.unique_docs("gsm8k/gold_bpb_5shot")],
+        # The passage without its last word, and the word.
+        "lambada_openai": [{"text": f"{d['query']} {d['choices'][0]}"} for d in olmo.unique_docs("lambada/bpb_0shot")],
     }
     for task, folder in EVAL_ARROW.items():
         tasks[task] = olmo.arrow(folder)

@@ -1,6 +1,8 @@
-"""The real model against logs of lm-eval 0.4.13: every choice's log-likelihood of the first documents of each task, and the perplexity command."""
+"""The real model against logs of lm-eval 0.4.13: every choice's log-likelihood of some documents of each task (bench/eval golden takes all of
+them), few-shot prompts, generation, several processes, and the perplexity command."""
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -9,44 +11,104 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 ZEBRA = Path(os.environ.get("ZB_BUILD", ROOT / "build/release")) / "src/cli/zebra"
 MODEL = ROOT / "data/model/SmolLM2-135M-Instruct.Q4_1.gguf"
-TASKS = ["arc_challenge", "arc_easy", "hellaswag", "openbookqa", "piqa", "winogrande"]
-DOCUMENTS = 5
+TASKS = ["arc_challenge", "arc_easy", "hellaswag", "openbookqa", "piqa", "winogrande", "sciq", "social_iqa", "commonsense_qa"]
+DOCUMENTS = 4
 TOLERANCE = 2e-3  # f32 sums of up to a few hundred log-probabilities, in another order
 
+needs_model = pytest.mark.skipif(not MODEL.exists(), reason="data/model is not there: tools/prepare_data.py fetches it")
 
-@pytest.mark.skipif(not MODEL.exists(), reason="data/model is not there: tools/prepare_data.py fetches it")
-def test_log_likelihoods_equal_the_harness(tmp_path):
-    p = subprocess.run(
-        [ZEBRA, "eval", "-m", MODEL, "--precision", "f32", "--tasks", ",".join(TASKS), "--limit", str(DOCUMENTS), "--log-samples", tmp_path, "-o", tmp_path / "results.json"],
-        cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+def run(*options, launcher=()):
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    p = subprocess.run([*launcher, ZEBRA, "eval", "-m", MODEL, "--precision", "f32", *options], cwd=ROOT, capture_output=True, text=True, timeout=900, env=env)
     assert p.returncode == 0, p.stderr
+    return p
+
+
+def lines(path):
+    return [json.loads(l) for l in path.read_text(encoding="utf-8").splitlines()]
+
+
+def check_document(ours, theirs):
+    for i, r in enumerate(theirs["requests"]):
+        asked = ours["arguments"][f"gen_args_{i}"]
+        assert asked["arg_0"] == r.get("context", theirs.get("context"))
+        assert asked["arg_1"] == r["continuation"]
+        assert abs(float(ours["resps"][i][0][0]) - r["loglikelihood"]) <= TOLERANCE, (theirs["task"], theirs["doc_id"])
+    assert len(ours["resps"]) == len(theirs["requests"]) > 0
+    assert ours["acc"] == theirs["acc"]
+    assert theirs["acc_norm"] is None or ours["acc_norm"] == theirs["acc_norm"]
+
+
+@needs_model
+def test_log_likelihoods_equal_the_harness(tmp_path):
+    run("--tasks", ",".join(TASKS), "--limit", str(DOCUMENTS), "--log-samples", tmp_path, "-o", tmp_path / "results.json")
     results = json.loads((tmp_path / "results.json").read_text())["results"]
-    compared = 0
     for task in TASKS:
-        files = list(tmp_path.glob(f"samples_{task}*.jsonl"))
-        assert len(files) == 1, task
-        ours = [json.loads(l) for l in files[0].read_text().splitlines()]
-        theirs = [json.loads(l) for l in (ROOT / f"tests/golden/lm-eval/{task}_0shot.jsonl").read_text().splitlines()]
+        ours = lines(tmp_path / f"samples_{task}.jsonl")
+        theirs = lines(ROOT / f"tests/golden/lm-eval/{task}_0shot.jsonl")[:DOCUMENTS]
         assert len(ours) == DOCUMENTS
         for a, b in zip(ours, theirs):
-            got = [float(r[0][0]) for r in a["resps"]]
-            want = [r["loglikelihood"] for r in b["requests"]]
-            assert len(got) == len(want)
-            for x, y in zip(got, want):
-                assert abs(x - y) <= TOLERANCE, (task, a["doc_id"], x, y)
-                compared += 1
-            assert float(a["acc"]) == b["acc"]
-        mean = sum(b["acc"] for b in theirs[:DOCUMENTS]) / DOCUMENTS
+            check_document(a, b)
+        mean = sum(b["acc"] for b in theirs) / DOCUMENTS
         assert abs(results[task]["acc,none"] - mean) < 1e-12
-    assert compared >= 4 * DOCUMENTS * 4
 
 
-@pytest.mark.skipif(not MODEL.exists(), reason="data/model is not there: tools/prepare_data.py fetches it")
+@needs_model
+def test_few_shot_prompts_equal_the_harness(tmp_path):
+    logged = [g for g in lines(ROOT / "tests/golden/lm-eval/mmlu_5shot.jsonl") if g["task"] in ("mmlu_sociology", "mmlu_human_sexuality", "mmlu_econometrics")]
+    assert len(logged) == 3
+    run("--tasks", ",".join(g["task"] for g in logged), "--limit", "1", "--num-fewshot", "5", "--log-samples", tmp_path)
+    for g in logged:
+        check_document(lines(tmp_path / f"samples_{g['task']}.jsonl")[0], g)
+
+
+@needs_model
+@pytest.mark.skipif(not (ROOT / "data/eval/gsm8k.jsonl").exists(), reason="data/eval/gsm8k.jsonl is not there: tools/prepare_data.py makes it")
+def test_generated_answers_and_picked_documents(tmp_path):
+    run("--tasks", "gsm8k", "--num-fewshot", "0", "--samples", '{"gsm8k": [1, 3]}', "--log-samples", tmp_path / "a", "-o", tmp_path / "r.json", "--cache", tmp_path / "cache")
+    ours = lines(tmp_path / "a/samples_gsm8k.jsonl")
+    assert [(s["doc_id"], s["filter"]) for s in ours] == [(1, "strict-match"), (3, "strict-match"), (1, "flexible-extract"), (3, "flexible-extract")]
+    assert all(s["resps"][0][0] and "Question:" not in s["resps"][0][0] for s in ours)
+    results = json.loads((tmp_path / "r.json").read_text())["results"]["gsm8k"]
+    assert results["sample_len"] == 2 and "exact_match,strict-match" in results and "exact_match,flexible-extract" in results
+    # From the cache: the same answers.
+    run("--tasks", "gsm8k", "--num-fewshot", "0", "--samples", '{"gsm8k": [1, 3]}', "--log-samples", tmp_path / "b", "--cache", tmp_path / "cache")
+    assert lines(tmp_path / "b/samples_gsm8k.jsonl") == ours
+
+
+@needs_model
+def test_chat_form(tmp_path):
+    run("--tasks", "mmlu_econometrics", "--limit", "1", "--num-fewshot", "1", "--apply-chat-template", "--log-samples", tmp_path)
+    asked = lines(tmp_path / "samples_mmlu_econometrics.jsonl")[0]["arguments"]["gen_args_0"]
+    text = asked["arg_0"]
+    assert asked["arg_1"] == "A"
+    assert text.startswith("<|im_start|>system\nThe following are multiple choice questions") and text.endswith("Answer:<|im_end|>\n<|im_start|>assistant\n")
+    assert text.count("<|im_start|>user\n") == 2 and "Answer:<|im_end|>\n<|im_start|>assistant\nA<|im_end|>" in text
+
+
+@needs_model
+@pytest.mark.skipif(not shutil.which("mpirun"), reason="no mpirun (openmpi-bin)")
+def test_two_processes_give_the_scores_of_one(tmp_path):
+    options = ("--tasks", "openbookqa,piqa", "--limit", "12", "--threads", "1", "-q")
+    one = run(*options, "--log-samples", tmp_path / "one", "-o", tmp_path / "one.json")
+    launcher = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2")
+    probe = subprocess.run([*launcher, ZEBRA, "eval", "-m", tmp_path / "none"], capture_output=True, text=True, timeout=60)
+    if "built without MPI" in probe.stderr:
+        pytest.skip("zebra was built without MPI (libopenmpi-dev)")
+    two = run(*options, "--log-samples", tmp_path / "two", "-o", tmp_path / "two.json", launcher=launcher)
+    assert two.stdout == one.stdout and one.stdout.startswith("|")
+    for task in ("openbookqa", "piqa"):
+        assert (tmp_path / f"one/samples_{task}.jsonl").read_bytes() == (tmp_path / f"two/samples_{task}.jsonl").read_bytes()
+    p = subprocess.run([ZEBRA, "eval", "--compare", tmp_path / "one.json", tmp_path / "two.json"], capture_output=True, text=True, timeout=60)
+    assert p.returncode == 0, p.stderr
+    assert "|piqa|acc|12|" in p.stdout and "|+0.0000|0.0000|0|0|1|" in p.stdout
+
+
+@needs_model
 def test_a_model_has_no_divergence_from_itself(tmp_path):
     out = tmp_path / "perplexity.json"
-    p = subprocess.run([ZEBRA, "eval", "-m", MODEL, "--teacher", MODEL, "--tasks", "", "--text", ROOT / "data/text/valid.txt", "--text-tokens", "512", "--perplexity-out", out],
-                       cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert p.returncode == 0, p.stderr
+    run("--teacher", MODEL, "--tasks", "", "--text", ROOT / "data/text/valid.txt", "--text-tokens", "512", "--perplexity-out", out)
     r = json.loads(out.read_text())
     assert abs(r["kl_to_teacher"]) < 1e-6 and r["agreement"] == 1
     assert 5 < r["perplexity"] < 60
