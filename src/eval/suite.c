@@ -82,7 +82,7 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
     char key[65];
     if (e->cache && *e->cache) {
         ZB_TRY(zb_precision_choose(o->precision, &p, err));
-        ZB_TRY(zb_cache_model_digest(o->model, p == ZB_PREC_BF16 ? "bf16" : "f32", key, err));
+        ZB_TRY(zb_cache_model_digest(o->model, zb_precision_name(p), key, err));
         named.model_key = key;
     }
     ZB_TRY(zb_model_scorer_new(&m, x->runner, 0, err));
