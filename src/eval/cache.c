@@ -77,7 +77,7 @@ static zb_status load(zb_cache *c, const char *path, size_t *good, zb_err *err) 
         if (m.size - at < sizeof n) break;
         memcpy(&n, m.data + at, sizeof n);
         size_t body = sizeof n + KEY + (size_t)n;
-        char sum[SUM];
+        char sum[SUM] = {0};
         zb_cache_key key = {{0}};
         if (n <= VALUE_MAX && m.size - at < body + SUM) break;
         if (n <= VALUE_MAX) check_sum(m.data + at, body, sum);

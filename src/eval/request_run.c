@@ -69,7 +69,7 @@ static zb_cache_key loglik_key(const zb_loglik_request *r, zb_arena *a) {
     all[1] = r->n_context;
     memcpy(all + 2, r->context, (size_t)r->n_context * sizeof *all);
     memcpy(all + 2 + r->n_context, r->continuation, (size_t)r->n_continuation * sizeof *all);
-    zb_cache_key key;
+    zb_cache_key key = {{0}};
     zb_digest_sha256(all, (n + 2) * sizeof *all, key.hex);
     zb_arena_pop(a, mark);
     return key;
@@ -175,7 +175,7 @@ zb_status zb_request_score(const zb_request_run *run, zb_loglik_request *r, size
 
 static zb_cache_key write_key(const zb_write_request *r, zb_str salt) {
     zb_buf all;
-    zb_cache_key key;
+    zb_cache_key key = {{0}};
     zb_buf_init(&all, (size_t)1 << 30);
     zb_buf_addf(&all, "W%d %d\n", r->max, r->n_context);
     zb_buf_add(&all, r->context, (size_t)r->n_context * sizeof *r->context);

@@ -21,7 +21,8 @@ enum { TEXT_MAX = 1 << 24 };
 
 static zb_status get_text(const json_t *row, const char *key, const char *where, zb_str *out,
                           zb_err *err) {
-    const json_t *v;
+    const json_t *v = NULL;
+    *out = (zb_str){"", 0};
     ZB_TRY(zb_template_lookup(row, key, where, &v, err));
     if (!json_is_string(v))
         return zb_fail(err, ZB_ERR_FORMAT, "%s: field \"%s\": expected a string, found %s", where,
@@ -38,8 +39,8 @@ static zb_str applied(const char *rule, zb_str text, zb_arena *a) {
 }
 
 static zb_status hellaswag(json_t *row, const char *where, zb_arena *a, zb_err *err) {
-    zb_str activity, head, tail, label;
-    json_t *endings, *choices;
+    zb_str activity = {0}, head = {0}, tail = {0}, label = {0};
+    json_t *endings = NULL, *choices;
     ZB_TRY(get_text(row, "activity_label", where, &activity, err));
     ZB_TRY(get_text(row, "ctx_a", where, &head, err));
     ZB_TRY(get_text(row, "ctx_b", where, &tail, err));
@@ -71,7 +72,7 @@ static zb_status hellaswag(json_t *row, const char *where, zb_arena *a, zb_err *
 /* A problem's question and the text of its right option. */
 static zb_status race_problem(const json_t *problem, const char *where, zb_str *question,
                               zb_str *answer, zb_err *err) {
-    zb_str letter;
+    zb_str letter = {0};
     if (!json_is_object(problem))
         return zb_fail(err, ZB_ERR_FORMAT, "%s: field \"problems\": expected dictionaries", where);
     ZB_TRY(get_text(problem, "question", where, question, err));
@@ -87,7 +88,7 @@ static zb_status race_problem(const json_t *problem, const char *where, zb_str *
 static zb_status race_history(const json_t *problems, size_t n, bool pinned, const char *where,
                               zb_buf *out, zb_err *err) {
     for (size_t i = 0; i < n; i++) {
-        zb_str q, answer;
+        zb_str q = {0}, answer = {0};
         ZB_TRY(race_problem(json_array_get(problems, i), where, &q, &answer, err));
         if (zb_str_ends(q, ZB_STR("  _  ."))) {
             zb_buf_add(out, pinned ? q.p + q.n - 5 : q.p, pinned ? 5 : q.n - 5);
@@ -101,8 +102,8 @@ static zb_status race_history(const json_t *problems, size_t n, bool pinned, con
 }
 
 static zb_status race_fields(json_t *row, bool pinned, const char *where, zb_err *err) {
-    zb_str text, question, answer;
-    json_t *problems;
+    zb_str text = {0}, question, answer;
+    json_t *problems = NULL;
     ZB_TRY(get_text(row, "problems", where, &text, err));
     ZB_TRY(zb_python_literal_parse(text, where, &problems, err));
     size_t n = json_array_size(problems);
@@ -138,8 +139,7 @@ static zb_str replaced(zb_str in, const char *from, const char *to, zb_arena *a)
     char *p = zb_alloc(a, in.n * (t > f ? t : 1) + 1);
     for (size_t i = 0; i < in.n;) {
         if (in.n - i >= f && !memcmp(in.p + i, from, f)) {
-            memcpy(p + n, to, t);
-            n += t;
+            for (size_t k = 0; k < t; k++) p[n++] = to[k];
             i += f;
         } else {
             p[n++] = in.p[i++];
@@ -176,7 +176,7 @@ static zb_status wikitext(json_t *row, const char *where, zb_arena *a, zb_err *e
                                                  {" \n", "\n"},       {"\n ", "\n"},
                                                  {" N ", " 1 "},      {" 's", "'s"}};
     static const char digit[] = "0123456789";
-    zb_str s;
+    zb_str s = {0};
     ZB_TRY(get_text(row, "page", where, &s, err));
     s = replaced(s, first[0][0], first[0][1], a);
     /* The harness's own replacement, a pattern where a digit was meant, is kept. */
@@ -197,7 +197,7 @@ static zb_status wikitext(json_t *row, const char *where, zb_arena *a, zb_err *e
 
 static zb_status ones_first(json_t *row, const char *where, zb_arena *a, zb_err *err) {
     (void)a;
-    const json_t *labels;
+    const json_t *labels = NULL;
     ZB_TRY(zb_template_lookup(row, "mc2_targets.labels", where, &labels, err));
     for (size_t i = 1; i < json_array_size(labels); i++)
         if (json_integer_value(json_array_get(labels, i)) >
