@@ -51,6 +51,8 @@ typedef struct job {
     zb_gemm_args gemm;
     zb_gemv_args gemv;
     void (*gemv_fn)(const zb_gemv_args *);
+    zb_gemv8_args gemv8;
+    void (*gemv8_fn)(const zb_gemv8_args *);
     zb_adamw_args adamw;
     int n, kind;
     float *x, *y, *z;
@@ -73,19 +75,19 @@ static float *floats(timing *t, int64_t n) {
     return x;
 }
 
-/* Packed blocks of random bytes behind `halves` f16 of about 0.01 (their scales). The first 64 KiB
- * are drawn, the others are copies: drawing all would take longer than measuring. */
-static uint8_t *packed(timing *t, size_t bytes, int block, int halves) {
+/* Packed blocks of random bytes with `halves` f16 of about 0.01 (their scales) at `at`. The first
+ * 64 KiB are drawn, the others are copies: drawing all would take longer than measuring. */
+static uint8_t *packed(timing *t, size_t bytes, int block, int at, int halves) {
     uint8_t *w = zb_alloc(&t->arena, bytes);
     size_t unit = (size_t)(1 << 16) / (size_t)block * (size_t)block;
     if (unit > bytes) unit = bytes;
     for (size_t i = 0; i < unit; i++) {
-        size_t in_block = i % (size_t)block;
+        size_t in_block = i % (size_t)block - (size_t)at; /* huge before `at` */
         w[i] = (uint8_t)zb_rng_below(1, ZB_RNG_TEST, i, 256);
         if (in_block < 2 * (size_t)halves && in_block % 2) w[i] = (uint8_t)((w[i] & 0x83) | 0x20);
     }
-    for (size_t at = unit; at < bytes; at += unit)
-        memcpy(w + at, w, bytes - at < unit ? bytes - at : unit);
+    for (size_t i = unit; i < bytes; i += unit)
+        memcpy(w + i, w, bytes - i < unit ? bytes - i : unit);
     return w;
 }
 
@@ -141,6 +143,11 @@ static void run_gemm_bt(void *ctx) {
     j->k->gemm_bt(&j->gemm);
 }
 
+static void run_gemv8(void *ctx) {
+    job *j = ctx;
+    j->gemv8_fn(&j->gemv8);
+}
+
 static void run_gemv(void *ctx) {
     job *j = ctx;
     j->gemv_fn(&j->gemv);
@@ -193,7 +200,7 @@ static void time_gemv(timing *t, int type, int rows, int p) {
                                                 k->gemv_q8_0, k->gemv_q4_0, k->gemv_q4_1};
     zb_mark mark = zb_arena_mark(&t->arena);
     size_t row = (size_t)(p / types[type].block * types[type].bytes), bytes = row * (size_t)rows;
-    uint8_t *w = packed(t, bytes, types[type].bytes, types[type].halves);
+    uint8_t *w = packed(t, bytes, types[type].bytes, 0, types[type].halves);
     if (type < 2) memset(w, 0x3c, bytes); /* random bits would be infinities, too */
     job j = {
         .k = k, .gemv = {w, row, 0, rows, p, floats(t, p), floats(t, rows)}, .gemv_fn = fn[type]};
@@ -201,6 +208,48 @@ static void time_gemv(timing *t, int type, int rows, int p) {
     char name[24], size[40];
     snprintf(name, sizeof name, "gemv %s", types[type].name);
     snprintf(size, sizeof size, "%d x %d", rows, p);
+    report(t, name, size,
+           (zb_kernel_timing){.rate = rate, .share = rate / t->read, .unit = "B/s", .ns = 1e9 * s});
+    zb_arena_pop(&t->arena, mark);
+}
+
+enum { GEMV8_TYPES = 6 };
+
+/* Packed weights times n tokens in 8 bits: what decoding does. */
+static void time_gemv8(timing *t, int type, int rows, int k, int n) {
+    static const struct {
+        const char *name;
+        int block, bytes, at, halves;
+    } types[GEMV8_TYPES] = {{"q8_0", 32, 34, 0, 1},   {"q4_0", 32, 18, 0, 1},
+                            {"q4_1", 32, 20, 0, 2},   {"q4_k", 256, 144, 0, 2},
+                            {"q5_k", 256, 176, 0, 2}, {"q6_k", 256, 210, 208, 1}};
+    const zb_kernels *table = t->k;
+    void (*const fn[])(const zb_gemv8_args *) = {table->gemv8_q8_0, table->gemv8_q4_0,
+                                                 table->gemv8_q4_1, table->gemv8_q4_k,
+                                                 table->gemv8_q5_k, table->gemv8_q6_k};
+    zb_mark mark = zb_arena_mark(&t->arena);
+    size_t row = (size_t)(k / types[type].block * types[type].bytes), bytes = row * (size_t)rows;
+    int8_t *q = ZB_NEW_ARRAY(&t->arena, int8_t, n * k);
+    float *d = floats(t, n * k / 32), *sum = floats(t, n * k / 32), *x = floats(t, k);
+    for (int i = 0; i < n; i++)
+        table->quantize_q8(k, x, q + (size_t)i * k, d + (size_t)i * k / 32,
+                           sum + (size_t)i * k / 32);
+    job j = {.k = table, .gemv8_fn = fn[type]};
+    j.gemv8 = (zb_gemv8_args){
+        .w = packed(t, bytes, types[type].bytes, types[type].at, types[type].halves),
+        .row_bytes = row,
+        .last = rows,
+        .k = k,
+        .n = n,
+        .q = q,
+        .d = d,
+        .sum = sum,
+        .y = floats(t, (int64_t)n * rows),
+        .y_row = rows};
+    double s = best_seconds(run_gemv8, &j), rate = (double)bytes / s;
+    char name[24], size[40];
+    snprintf(name, sizeof name, "gemv8 %s", types[type].name);
+    snprintf(size, sizeof size, "%d x %d x %d", rows, k, n);
     report(t, name, size,
            (zb_kernel_timing){.rate = rate, .share = rate / t->read, .unit = "B/s", .ns = 1e9 * s});
     zb_arena_pop(&t->arena, mark);
@@ -351,6 +400,8 @@ void zb_kernels_time(zb_kernel_timing_fn row, void *ctx) {
     for (int type = 0; type < GEMV_TYPES; type++) time_gemv(&t, type, 49152, 576);
     time_gemv(&t, 3, 576, 576);
     time_gemv(&t, 5, 576, 576);
+    for (int type = 0; type < GEMV8_TYPES; type++) /* 1536: a multiple of both kinds of block */
+        for (int n = 1; n <= 16; n *= 4) time_gemv8(&t, type, 32768, 1536, n);
     time_rows(&t);
     zb_arena_free(&t.arena);
 }
