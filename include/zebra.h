@@ -3,10 +3,11 @@
  *
  * An engine is a loaded model with its tokenizer; a session is one timeline of tokens in it, with
  * the memory of every layer. Callers hand a session the whole sequence they want (zb_session_sync)
- * and it computes what is new, or add tokens one by one (zb_session_step, zb_step for many sessions
- * at once), and read the logits of the next token. Everything that can fail for a reason outside
- * the program returns a zb_status and explains it in a zb_err (NULL is legal). One thread at a time
- * uses an engine and its sessions; several engines may work side by side. C11 and C++17. */
+ * and it computes what is new, or add tokens one by one (zb_session_step), or give many sessions
+ * their new tokens at once (zb_step), and read the logits of the next token. Everything that can
+ * fail for a reason outside the program returns a zb_status and explains it in a zb_err (NULL is
+ * legal). One thread at a time uses an engine and its sessions; several engines may work side by
+ * side. C11 and C++17. */
 #ifndef ZEBRA_H
 #define ZEBRA_H
 
@@ -53,8 +54,10 @@ const char *zb_version(void); /* "0.1.0" */
 typedef struct zb_engine zb_engine;
 
 typedef struct zb_engine_opts {
-    int threads;           /* 0: one per processor. Set for the calling thread's OpenMP regions */
-    int context;           /* most tokens of a session; 0: what the model was made for */
+    int threads;        /* 0: one per processor. Set for the calling thread's OpenMP regions */
+    int context;        /* most tokens of a session; 0: what the model was made for */
+    bool deterministic; /* a session's numbers keep the same bits whatever else is computed in the
+                           same pass (zb_step); batches cost more */
     const char *precision; /* "f32", "bf16" of matrix products, or "int8": quantised weights meet
                               activations in 8 bits; NULL or "auto": int8 where the model has
                               quantised weights, else bf16 where the processor has it */
@@ -102,8 +105,19 @@ zb_status zb_session_sync(zb_session *s, const int32_t *tokens, int n, zb_err *e
 /* Appends one token. */
 zb_status zb_session_step(zb_session *s, int32_t token, zb_err *err);
 
-/* Appends tokens[i] to session[i], for n different sessions of one engine in a single pass. */
-zb_status zb_step(zb_session *const *sessions, const int32_t *tokens, int n, zb_err *err);
+/* What a session gets in a step: the next piece of its prompt, or one chosen token. */
+typedef struct zb_step_item {
+    zb_session *session;
+    const int32_t *tokens; /* [n], n >= 1 */
+    int n;
+} zb_step_item;
+
+/* Appends to each of n different sessions of one engine its new tokens, all in one pass (more
+ * than 1,024 tokens together take several), and leaves the logits behind each session's last token.
+ * Within rounding the same as one session at a time, and the same to the bit in a deterministic
+ * engine. Nothing changes on ZB_ERR_CONFIG and ZB_ERR_MEMORY; after an interruption every session
+ * holds a prefix of what it was to get. */
+zb_status zb_step(const zb_step_item *items, int n, zb_err *err);
 
 /* Logits [V] of the token after the last one; NULL in an empty session. Valid until the session
  * changes. */

@@ -9,9 +9,11 @@
 
 #include "base/file.h"
 #include "generate/bench.h"
+#include "generate/bench_layer.h"
 #include "kernels/timing.h"
 #include "train/bench.h"
 
+#include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,7 +22,7 @@ typedef struct options {
     const char *model, *prompt, *tokens, *pg, *depth, *batch, *thread_counts, *fill, *budget;
     const char *output, *cache_type;
     int64_t runs, context;
-    bool kernels;
+    bool kernels, layers;
 } options;
 
 #define ROW(type, name, letter, field, def, lo, hi, help)                                          \
@@ -49,13 +51,15 @@ static const zb_opt table[] = {
     ZB_CELLS_OPTION(options, cache_type, "f16"),
     ROW(ZB_OPT_BOOL, "kernels", 0, kernels, NULL, 0, 0,
         "measure the inner loops on one core, without a model"),
+    ROW(ZB_OPT_BOOL, "layers", 0, layers, NULL, 0, 0,
+        "measure a Mamba2 layer in one pass and token by token, without a model"),
     {ZB_OPT_CHOICE, "output", 'o', offsetof(options, output), "md", 0, 0, "md|csv|json",
      "form of the table"},
     {0},
 };
 
 static const zb_cli_about about = {
-    "-m MODEL [options] | --kernels [options]",
+    "-m MODEL [options] | --kernels [options] | --layers [options]",
     "Measures prompts (ppN: N tokens), generation (tgN) and both (ppN+tgM), @ dD behind D other "
     "tokens: tokens/s, mean ± deviation.",
     "All lists are separated by commas. weights, cache and state: MB moved per generated token. "
@@ -325,8 +329,55 @@ static zb_status run_kernels(zb_cli *cli, const options *o) {
     return ZB_OK;
 }
 
+/* ---- layers ---- */
+
+enum { LAYERS_MAX = 4, LAYER_TOKENS = 2048 };
+
+static void print_layer(const zb_bench_layer *b, bool csv) {
+    double us = 1e6 / b->tokens;
+    printf(csv ? "%s,%d,%.3f,%.3f,%.3f,%.3f,%.2f\n"
+               : "| %s | %d | %.2f | %.2f | %.2f | %.2f | %.1f |\n",
+           b->name, b->tokens, b->chunked * us, b->steps * us, b->backward * us, b->decode * us,
+           b->decode / fmin(b->chunked, b->steps));
+}
+
+static json_t *layer_json(const zb_bench_layer *b) {
+    return json_pack("{s:s, s:i, s:f, s:f, s:f, s:f, s:{s:f, s:f, s:f}}", "name", b->name, "tokens",
+                     b->tokens, "chunked_seconds", b->chunked, "steps_seconds", b->steps,
+                     "backward_seconds", b->backward, "decode_seconds", b->decode,
+                     "scan_of_one_head_seconds", "chunked", b->scan[0], "steps", b->scan[1],
+                     "backward", b->scan[2]);
+}
+
+static zb_status run_layers(zb_cli *cli, const options *o) {
+    zb_bench_layer b[LAYERS_MAX];
+    if (o->model)
+        return zb_fail(&cli->err, ZB_ERR_USAGE, "--layers: expected no model, found -m %s",
+                       o->model);
+    int n = zb_bench_layer_sizes(b, LAYERS_MAX);
+    json_t *rows = json_array();
+    zb_status s = ZB_OK;
+    for (int i = 0; i < n && s == ZB_OK; i++) {
+        b[i].tokens = LAYER_TOKENS;
+        b[i].runs = (int)o->runs;
+        s = zb_bench_layer_run(&b[i], &cli->err);
+        json_array_append_new(rows, layer_json(&b[i]));
+    }
+    if (s == ZB_OK && !strcmp(o->output, "json"))
+        return zb_cli_print_json(cli, json_pack("{s:o}", "layers", rows), true);
+    json_decref(rows);
+    if (s != ZB_OK) return s;
+    bool csv = !strcmp(o->output, "csv");
+    puts(csv ? "layer,tokens,chunked_us,steps_us,backward_us,decode_us,ratio"
+             : "| Mamba2 layer, us per token | tokens | one pass, chunked | one pass, steps | "
+               "backward | token by token | ratio |\n|---|--:|--:|--:|--:|--:|--:|");
+    for (int i = 0; i < n; i++) print_layer(&b[i], csv);
+    return ZB_OK;
+}
+
 static zb_status run(zb_cli *cli, const options *o) {
     if (o->kernels) return run_kernels(cli, o);
+    if (o->layers) return run_layers(cli, o);
     plan *p = ZB_NEW(&cli->arena, plan);
     report *r = ZB_NEW(&cli->arena, report);
     ZB_TRY(parse_plan(cli, o, p));

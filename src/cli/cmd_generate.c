@@ -1,4 +1,5 @@
 /* cmd_generate.c - `zebra generate`: continues a text, or answers one message with --chat. */
+#include "cli/generate_many.h"
 #include "cli/reply.h"
 
 #include "base/log.h"
@@ -9,6 +10,10 @@ typedef struct options {
     int64_t n, context;
     bool chat, ids, json, ignore_eos;
     zb_cli_sampling sampling;
+    /* many prompts */
+    const char *prompts;
+    int64_t parallel;
+    bool deterministic;
 } options;
 
 #define ROW(type, name, letter, field, def, lo, hi, help)                                          \
@@ -19,6 +24,13 @@ static const zb_opt table[] = {
     ROW(ZB_OPT_STR, "prompt", 'p', prompt, NULL, 0, 0,
         "text to continue; else -f, else standard input"),
     ROW(ZB_OPT_STR, "file", 'f', file, NULL, 0, 0, "read the prompt from a file"),
+    ROW(ZB_OPT_STR, "prompts", 0, prompts, NULL, 0, 0,
+        "JSON Lines file of prompts (\"prompt\", \"messages\" or \"ids\" in each object); JSON "
+        "Lines out, in its order"),
+    ROW(ZB_OPT_INT, "parallel", 0, parallel, "8", 1, 4096,
+        "most sequences of --prompts that run together"),
+    ROW(ZB_OPT_BOOL, "deterministic", 0, deterministic, NULL, 0, 0,
+        "an answer does not depend, to the bit, on what runs beside it"),
     ROW(ZB_OPT_STR, "prompt_ids", 0, prompt_ids, NULL, 0, 0,
         "prompt as token ids (1,2,3); needs no tokenizer"),
     ROW(ZB_OPT_INT, "tokens", 'n', n, "128", -1, 1e9,
@@ -89,11 +101,26 @@ static zb_status generate(zb_cli *cli, const options *o, zb_engine *e, zb_sessio
     return s;
 }
 
+static zb_status many(zb_cli *cli, const options *o, zb_engine *e) {
+    zb_many m = {.path = o->prompts,
+                 .parallel = (int)o->parallel,
+                 .tokens = (int)o->n,
+                 .ignore_end = o->ignore_eos,
+                 .sampling = &o->sampling};
+    return zb_generate_many(cli, &m, e);
+}
+
 static zb_status run(zb_cli *cli, const options *o) {
     zb_engine *e;
     zb_session *session;
     cli->cache_type = o->cache_type;
     ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
+    zb_runner_run(zb_engine_runner(e))->deterministic = o->deterministic;
+    if (o->prompts) {
+        zb_status all = many(cli, o, e);
+        zb_engine_close(e);
+        return all;
+    }
     zb_status s = zb_session_new(&session, e, 0, &cli->err);
     if (s == ZB_OK) {
         s = generate(cli, o, e, session);
@@ -103,6 +130,12 @@ static zb_status run(zb_cli *cli, const options *o) {
     return s;
 }
 
+static zb_status check(zb_cli *cli, const options *o) {
+    if (!o->prompts || !(o->prompt || o->file || o->prompt_ids || o->chat)) return ZB_OK;
+    return zb_fail(&cli->err, ZB_ERR_USAGE,
+                   "--prompts stands alone: leave -p, -f, --prompt-ids and --chat out");
+}
+
 int zb_cmd_generate(int argc, char **argv) {
     options o;
     zb_cli cli;
@@ -110,5 +143,6 @@ int zb_cmd_generate(int argc, char **argv) {
     const zb_opt_group groups[] = {
         {"options", table, &o}, {"sampling", zb_cli_sampling_table, &o.sampling}, {0}};
     if (!zb_cli_begin(&cli, argc, argv, groups, 0, &about, &status)) return status;
-    return zb_cli_end(&cli, run(&cli, &o));
+    zb_status s = check(&cli, &o);
+    return zb_cli_end(&cli, s == ZB_OK ? run(&cli, &o) : s);
 }

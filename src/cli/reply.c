@@ -25,8 +25,7 @@ const zb_opt zb_cli_sampling_table[] = {
     {0},
 };
 
-zb_status zb_cli_sampler(zb_cli *cli, const zb_cli_sampling *o, const zb_engine *e,
-                         zb_sampler **out) {
+zb_sampling zb_cli_sampling_settings(const zb_cli_sampling *o) {
     zb_sampling s = {.temperature = o->temp,
                      .top_k = (int)o->top_k,
                      .top_p = o->top_p,
@@ -36,6 +35,12 @@ zb_status zb_cli_sampler(zb_cli *cli, const zb_cli_sampling *o, const zb_engine 
                      .seed = (uint64_t)o->seed};
     if (o->repeat_window == 0)
         s.repeat_penalty = 0; /* a window of nothing; the library's 0 means its default */
+    return s;
+}
+
+zb_status zb_cli_sampler(zb_cli *cli, const zb_cli_sampling *o, const zb_engine *e,
+                         zb_sampler **out) {
+    zb_sampling s = zb_cli_sampling_settings(o);
     return zb_sampler_new(out, &s, zb_engine_vocab(e), &cli->err);
 }
 

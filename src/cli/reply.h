@@ -13,6 +13,7 @@ typedef struct zb_cli_sampling {
 
 extern const zb_opt zb_cli_sampling_table[];
 
+zb_sampling zb_cli_sampling_settings(const zb_cli_sampling *o);
 zb_status zb_cli_sampler(zb_cli *cli, const zb_cli_sampling *o, const zb_engine *e,
                          zb_sampler **out);
 

@@ -38,6 +38,7 @@ static zb_status open_all(zb_engine *e, const char *path, const zb_engine_opts *
     ZB_TRY(zb_precision_choose(chosen ? o->precision : "auto", &e->precision, err));
     if (!chosen && zb_model_is_quantised(e->model)) e->precision = ZB_PREC_INT8;
     ZB_TRY(zb_runner_new(&e->runner, e->model, e->precision, err));
+    zb_runner_run(e->runner)->deterministic = o->deterministic;
     int made_for = zb_model_config(e->model)->context_max;
     e->context = o->context                               ? o->context
                  : made_for > 0 && made_for < CONTEXT_MAX ? made_for

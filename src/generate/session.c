@@ -22,7 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SNAPSHOTS = 6, TAIL = 16, TOKENS_MIN = 256 };
+enum { SNAPSHOTS = 6, TAIL = 16, TOKENS_MIN = 256, PASS_TOKENS = 2 * ZB_CHUNK };
 
 typedef struct snapshot {
     int at; /* tokens seen; 0: unused */
@@ -56,13 +56,16 @@ const int32_t *zb_session_tokens(const zb_session *s, int *n) {
     return s->tokens;
 }
 
+static zb_status no_room(const zb_session *s, int64_t n, zb_err *err) {
+    return zb_fail(err, ZB_ERR_CONFIG,
+                   "the sequence has %lld tokens, but the context holds %d: shorten it or raise "
+                   "the context",
+                   (long long)n, s->tokens_max);
+}
+
 /* Room for n tokens; refused where the machine could never hold it. */
 static zb_status reserve(zb_session *s, int n, zb_err *err) {
-    if (n > s->tokens_max)
-        return zb_fail(
-            err, ZB_ERR_CONFIG,
-            "the sequence has %d tokens, but the context holds %d: shorten it or raise the context",
-            n, s->tokens_max);
+    if (n > s->tokens_max) return no_room(s, n, err);
     int64_t cap = s->state ? s->state->tokens_max : 0;
     if (n <= cap && s->state) return ZB_OK;
     cap = cap * 2 > n ? cap * 2 : n;
@@ -164,22 +167,71 @@ static void rewind_to(zb_session *s, int n) {
         s->state->len = n;
 }
 
-/* Runs tokens[len..end) as one pass; with `last` the logits of the final one. */
-static zb_status extend(zb_session *s, const int32_t *tokens, int end, bool last, zb_err *err) {
-    zb_runner *r = zb_engine_runner(s->engine);
-    int at = s->state->len, n = end - at, D = config_of(s)->D;
-    memcpy(s->tokens + at, tokens + at, (size_t)n * sizeof *tokens);
-    zb_span span = {.start = 0, .n = n, .state = s->state};
-    zb_batch batch = {.ids = s->tokens + at, .n = n, .span = &span, .n_spans = 1};
-    ZB_TRY(zb_runner_begin(r, &batch, err));
-    zb_mark mark = zb_arena_mark(zb_runner_arena(r));
-    float *hidden = ZB_NEW_ARRAY(zb_runner_arena(r), float, (size_t)n *D);
-    s->has_logits = last;
-    zb_runner_forward(r, hidden, NULL);
-    if (last) zb_runner_logits(r, hidden + (size_t)(n - 1) * D, 1, s->logits);
-    zb_arena_pop(zb_runner_arena(r), mark);
-    s->computed += n;
-    return ZB_OK;
+/* The next n tokens of one session; with `last` the logits behind them. */
+typedef struct piece {
+    zb_session *session;
+    const int32_t *tokens;
+    int n;
+    bool last;
+} piece;
+
+/* Logits behind the last token of each piece that wants them, from final rows [.., D]. One row at a
+ * time in a deterministic engine, where the shape of a product may not depend on its company. */
+static void take_logits(zb_engine *e, const piece *p, int n, const float *hidden) {
+    zb_runner *r = zb_engine_runner(e);
+    const zb_config *c = zb_model_config(zb_engine_model(e));
+    size_t D = (size_t)c->D, V = (size_t)c->V;
+    float *rows = ZB_RAW_ARRAY(zb_runner_arena(r), float, (size_t)n *D);
+    int wanted = 0, end = 0;
+    for (int i = 0; i < n; i++) {
+        end += p[i].n;
+        if (!p[i].last) continue;
+        memcpy(rows + (size_t)wanted++ * D, hidden + (size_t)(end - 1) * D, D * sizeof *rows);
+    }
+    bool alone = wanted <= 1 || zb_runner_run(r)->deterministic;
+    float *logits = alone ? NULL : ZB_RAW_ARRAY(zb_runner_arena(r), float, (size_t)wanted *V);
+    if (!alone) zb_runner_logits(r, rows, wanted, logits);
+    for (int i = 0, at = 0; i < n; i++) {
+        if (!p[i].last) continue;
+        float *own = p[i].session->logits;
+        if (alone)
+            zb_runner_logits(r, rows + (size_t)at * D, 1, own);
+        else
+            memcpy(own, logits + (size_t)at * V, V * sizeof *own);
+        at++;
+    }
+}
+
+/* One pass over all pieces; their sessions are different and have room. */
+static zb_status pass(zb_engine *e, const piece *p, int n, zb_err *err) {
+    zb_runner *r = zb_engine_runner(e);
+    zb_arena *a = zb_runner_arena(r);
+    zb_mark mark = zb_arena_mark(a);
+    int total = 0;
+    for (int i = 0; i < n; i++) total += p[i].n;
+    int32_t *ids = ZB_RAW_ARRAY(a, int32_t, total);
+    zb_span *span = ZB_RAW_ARRAY(a, zb_span, n);
+    for (int i = 0, at = 0; i < n; at += p[i++].n) {
+        zb_session *s = p[i].session;
+        size_t bytes = (size_t)p[i].n * sizeof *ids;
+        memcpy(ids + at, p[i].tokens, bytes);
+        memcpy(s->tokens + s->state->len, p[i].tokens, bytes);
+        span[i] = (zb_span){.start = at, .n = p[i].n, .state = s->state};
+    }
+    zb_batch batch = {.ids = ids, .n = total, .span = span, .n_spans = n};
+    zb_status status = zb_runner_begin(r, &batch, err);
+    if (status == ZB_OK) {
+        size_t D = (size_t)zb_model_config(zb_engine_model(e))->D;
+        float *hidden = ZB_RAW_ARRAY(a, float, (size_t)total *D);
+        zb_runner_forward(r, hidden, NULL);
+        take_logits(e, p, n, hidden);
+        for (int i = 0; i < n; i++) {
+            p[i].session->has_logits = p[i].last;
+            p[i].session->computed += p[i].n;
+        }
+    }
+    zb_arena_pop(a, mark);
+    return status;
 }
 
 static zb_status check_ids(const zb_session *s, const int32_t *tokens, int n, zb_err *err) {
@@ -209,59 +261,70 @@ zb_status zb_session_sync(zb_session *s, const int32_t *tokens, int n, zb_err *e
         int end = s->state->len + ZB_CHUNK;
         if (end > n) end = n;
         if (s->state->bytes > 0 && tail > s->state->len && tail < end) end = tail;
-        ZB_TRY(extend(s, tokens, end, end == n, err));
+        int at = s->state->len;
+        piece next = {.session = s, .tokens = tokens + at, .n = end - at, .last = end == n};
+        ZB_TRY(pass(s->engine, &next, 1, err));
         take_snapshot(s);
     }
     return ZB_OK;
 }
 
 zb_status zb_session_step(zb_session *s, int32_t token, zb_err *err) {
-    return zb_step(&s, &token, 1, err);
+    return zb_step(&(zb_step_item){.session = s, .tokens = &token, .n = 1}, 1, err);
 }
 
 /* Everything that can fail, before anything changes. */
-static zb_status step_check(zb_session *const *sessions, const int32_t *tokens, int n,
-                            zb_err *err) {
+static zb_status step_check(const zb_step_item *items, int n, zb_err *err) {
     if (n < 1) return zb_fail(err, ZB_ERR_CONFIG, "step: expected 1 or more sessions, found %d", n);
     for (int i = 0; i < n; i++) {
-        if (sessions[i]->engine != sessions[0]->engine)
+        const zb_step_item *it = &items[i];
+        if (it->session->engine != items[0].session->engine)
             return zb_fail(err, ZB_ERR_CONFIG, "step: session %d belongs to another engine", i);
         for (int j = 0; j < i; j++)
-            if (sessions[i] == sessions[j])
+            if (it->session == items[j].session)
                 return zb_fail(err, ZB_ERR_CONFIG, "step: sessions %d and %d are the same", j, i);
-        ZB_TRY(check_ids(sessions[i], &tokens[i], 1, err));
+        if (it->n < 1)
+            return zb_fail(err, ZB_ERR_CONFIG,
+                           "step: session %d: expected 1 or more tokens, found %d", i, it->n);
+        ZB_TRY(check_ids(it->session, it->tokens, it->n, err));
+        if (it->n > it->session->tokens_max - it->session->state->len)
+            return no_room(it->session, it->session->state->len + (int64_t)it->n, err);
     }
-    for (int i = 0; i < n; i++) ZB_TRY(reserve(sessions[i], sessions[i]->state->len + 1, err));
+    for (int i = 0; i < n; i++)
+        ZB_TRY(reserve(items[i].session, items[i].session->state->len + items[i].n, err));
     return ZB_OK;
 }
 
-zb_status zb_step(zb_session *const *sessions, const int32_t *tokens, int n, zb_err *err) {
-    ZB_TRY(step_check(sessions, tokens, n, err));
-    zb_engine *e = sessions[0]->engine;
-    zb_runner *r = zb_engine_runner(e);
-    const zb_config *c = zb_model_config(zb_engine_model(e));
-    zb_arena *a = zb_runner_arena(r);
+/* Each item is cut into pieces of ZB_CHUNK tokens from its own start, and a pass takes whole pieces
+ * while they are at most PASS_TOKENS together: where a sequence is cut never depends on what
+ * runs beside it. */
+zb_status zb_step(const zb_step_item *items, int n, zb_err *err) {
+    ZB_TRY(step_check(items, n, err));
+    zb_arena *a = zb_runner_arena(zb_engine_runner(items[0].session->engine));
     zb_mark mark = zb_arena_mark(a);
-    zb_span *span = ZB_NEW_ARRAY(a, zb_span, n);
-    for (int i = 0; i < n; i++) {
-        zb_session *s = sessions[i];
-        s->tokens[s->state->len] = tokens[i];
-        span[i] = (zb_span){.start = i, .n = 1, .state = s->state};
-    }
-    zb_batch batch = {.ids = tokens, .n = n, .span = span, .n_spans = n};
-    zb_status status = zb_runner_begin(r, &batch, err);
-    if (status == ZB_OK) {
-        float *hidden = ZB_NEW_ARRAY(a, float, (size_t)n * c->D),
-              *logits = n == 1 ? sessions[0]->logits : ZB_NEW_ARRAY(a, float, (size_t)n * c->V);
-        zb_runner_forward(r, hidden, NULL);
-        zb_runner_logits(r, hidden, n, logits);
+    piece *now = ZB_NEW_ARRAY(a, piece, n);
+    int *done = ZB_NEW_ARRAY(a, int, n);
+    zb_status status = ZB_OK;
+    for (bool more = true; more && status == ZB_OK;) {
+        int taken = 0, total = 0;
+        more = false;
         for (int i = 0; i < n; i++) {
-            if (n > 1)
-                memcpy(sessions[i]->logits, logits + (size_t)i * c->V,
-                       (size_t)c->V * sizeof *logits);
-            sessions[i]->has_logits = true;
-            sessions[i]->computed++;
+            int left = items[i].n - done[i], size = left < ZB_CHUNK ? left : ZB_CHUNK;
+            if (left == 0) continue;
+            if (total > 0 && total + size > PASS_TOKENS) {
+                more = true;
+                continue;
+            }
+            now[taken++] = (piece){.session = items[i].session,
+                                   .tokens = items[i].tokens + done[i],
+                                   .n = size,
+                                   .last = size == left};
+            done[i] += size;
+            total += size;
+            if (size < left) more = true;
         }
+        status = zb_interrupted() ? zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted within a step")
+                                  : pass(items[0].session->engine, now, taken, err);
     }
     zb_arena_pop(a, mark);
     return status;

@@ -217,6 +217,21 @@ static void ce_row(int n, float *x, float lse, int label, float scale_by) {
         x[i] = scale_by * (exp_one(x[i] - lse) - (i == label ? 1.0f : 0.0f));
 }
 
+/* The recurrence of kernels.h, token by token, row by row. */
+static void scan(const zb_scan_args *g) {
+    for (int t = 0; t < g->T; t++) {
+        const float *x = g->x + t * g->row_x, *B = g->B + t * g->row, *C = g->C + t * g->row;
+        float *y = g->y + t * g->row_y;
+        for (int j = 0; j < g->p; j++) y[j] = g->D * x[j];
+        for (int i = 0; i < g->n; i++)
+            for (int j = 0; j < g->p; j++) {
+                float *s = g->state + (ptrdiff_t)i * g->p + j;
+                *s = g->keep[t] * *s + B[i] * (g->delta[t] * x[j]);
+                y[j] += C[i] * *s;
+            }
+    }
+}
+
 static void adamw(const zb_adamw_args *a) {
     float step = a->lr / a->bias1, keep = 1 - a->lr * a->decay;
     for (int64_t i = 0; i < a->n; i++) {
@@ -302,6 +317,7 @@ void kern_ref_fill(zb_kernels *k) {
         .reverse_kl_row = reverse_kl_row,
         .ce_row = ce_row,
         .adamw = adamw,
+        .scan = scan,
         .round_bf16 = round_bf16,
         .f32_to_bf16 = f32_to_bf16,
         .bf16_to_f32 = bf16_to_f32,

@@ -20,6 +20,7 @@
         kern_rows_fill_##isa(k);                                                                   \
         kern_gemm_fill_##isa(k);                                                                   \
         kern_quant_fill_##isa(k);                                                                  \
+        kern_scan_fill_##isa(k);                                                                   \
         kern_int8_fill_##isa(k);                                                                   \
         kern_attend_fill_##isa(k);                                                                 \
         kern_igemm_fill_##isa(k);                                                                  \

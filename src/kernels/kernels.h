@@ -38,6 +38,20 @@ typedef struct zb_adamw_args {
     float grad_scale, lr, beta1, beta2, eps, decay, bias1, bias2;
 } zb_adamw_args;
 
+/* T tokens (at most ZB_SCAN_TOKENS) of the recurrence of one state-space head:
+ *   S[i,j] = keep_t S[i,j] + B_t[i] delta_t x_t[j],   y_t[j] = D x_t[j] + sum_i C_t[i] S[i,j].
+ * Rows of B and C stand `row` floats apart, those of x and y `row_x` and `row_y`. */
+enum { ZB_SCAN_TOKENS = 32 };
+typedef struct zb_scan_args {
+    int T, n, p;
+    const float *keep, *delta; /* [T] */
+    const float *B, *C, *x;    /* [T,n] twice, [T,p] */
+    ptrdiff_t row, row_x, row_y;
+    float D;
+    float *state; /* [n,p], dense; read and written */
+    float *y;     /* [T,p], assigned; not x */
+} zb_scan_args;
+
 /* Partial product of packed weights: y[j] = row_j · x for rows first..last-1 of W[rows, k] as
  * stored; k is a multiple of the type's block, row_bytes the distance of rows. */
 typedef struct zb_gemv_args {
@@ -148,6 +162,7 @@ typedef struct zb_kernels {
     void (*ce_row)(int n, float *x, float lse, int label, float scale);
 
     void (*adamw)(const zb_adamw_args *a);
+    void (*scan)(const zb_scan_args *g);
 
     /* Decoding: packed weights times one f32 vector, by storage type (see tensor/dtype.h). */
     void (*gemv_f32)(const zb_gemv_args *g);

@@ -31,6 +31,7 @@ void kern_ref_igemm_fill(zb_kernels *k);
     void kern_rows_fill_##isa(zb_kernels *k);                                                      \
     void kern_gemm_fill_##isa(zb_kernels *k);                                                      \
     void kern_quant_fill_##isa(zb_kernels *k);                                                     \
+    void kern_scan_fill_##isa(zb_kernels *k);                                                      \
     void kern_int8_fill_##isa(zb_kernels *k);                                                      \
     void kern_attend_fill_##isa(zb_kernels *k);                                                    \
     void kern_igemm_fill_##isa(zb_kernels *k);

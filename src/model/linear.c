@@ -67,7 +67,7 @@ static void multiply(zb_run *run, const zb_linear_map *m, const float *x, int n)
     for (int i = 0; i < n; i++) kn->add(w->rows, b, m->y + (size_t)i * w->rows);
 }
 
-void zb_linear_many(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n) {
+static void linear_maps(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n) {
     int few = 0, integer = 0;
     for (int i = 0; i < n_maps; i++) {
         bool is_few = zb_stream_wants(run, maps[i].w, n);
@@ -79,9 +79,39 @@ void zb_linear_many(zb_run *run, const zb_linear_map *maps, int n_maps, const fl
     else if (integer == n_maps)
         zb_integer_maps(run, maps, n_maps, x, n);
     else if (n_maps > 1)
-        for (int i = 0; i < n_maps; i++) zb_linear_many(run, &maps[i], 1, x, n);
+        for (int i = 0; i < n_maps; i++) linear_maps(run, &maps[i], 1, x, n);
     else if (n_maps == 1)
         multiply(run, maps, x, n);
+}
+
+/* Each span on its own, so that nothing depends on what else is in the batch. Single tokens go
+ * together where the kernel sums every token alone: f32 activations, few tokens. */
+static void linear_apart(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x) {
+    ZB_ASSERT(n_maps <= ZB_LINEAR_MAPS);
+    const zb_batch *b = run->batch;
+    bool alone = zb_matmul_precision(run->mm) == ZB_PREC_INT8;
+    for (int s = 0; s < b->n_spans;) {
+        const zb_span *sp = &b->span[s++];
+        zb_linear_map part[ZB_LINEAR_MAPS];
+        int n = sp->n;
+        bool more = n == 1 && !alone;
+        while (more && s < b->n_spans && b->span[s].n == 1) {
+            for (int i = 0; i < n_maps; i++) more = more && zb_stream_wants(run, maps[i].w, n + 1);
+            if (more) n++, s++;
+        }
+        for (int i = 0; i < n_maps; i++) {
+            part[i] = maps[i];
+            part[i].y += (size_t)sp->start * maps[i].w->rows;
+        }
+        linear_maps(run, part, n_maps, x + (size_t)sp->start * maps[0].w->cols, n);
+    }
+}
+
+void zb_linear_many(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n) {
+    if (run->deterministic && run->batch->n_spans > 1 && n == run->batch->n)
+        linear_apart(run, maps, n_maps, x);
+    else
+        linear_maps(run, maps, n_maps, x, n);
 }
 
 void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n,

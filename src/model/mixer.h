@@ -33,6 +33,7 @@ typedef struct zb_run {
     zb_rope_table rope,
         mla_rope; /* base attention (head size), MLA (d_rope): cover all positions of the batch */
     int threads;
+    bool deterministic; /* a span's numbers do not depend on the other spans: zb_linear */
     enum zb_mla_form {
         ZB_MLA_AUTO,
         ZB_MLA_EXPANDED,
@@ -76,6 +77,7 @@ typedef struct zb_linear_map {
     const zb_param *w, *bias; /* bias may be NULL */
     float *y;
 } zb_linear_map;
+enum { ZB_LINEAR_MAPS = 4 }; /* most maps given together in a deterministic pass */
 void zb_linear_many(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n);
 void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float *x, int n,
                float *y);

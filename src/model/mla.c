@@ -216,6 +216,23 @@ static zb_attend *own_args(const zb_run *run, const dims *d, const form *forms, 
     return a;
 }
 
+/* Keys and values of the rows first .. first+n-1 of the batch, whole spans; a deterministic pass
+ * takes them span by span (see zb_linear_many). */
+static void expand_rows(zb_run *run, const dims *d, const zb_param *kvb, tape *t, int first,
+                        int n) {
+    const zb_batch *b = run->batch;
+    zb_run part = *run;
+    part.deterministic = false; /* the rows given are those of one span */
+    size_t width = (size_t)d->G * (size_t)(d->dn + d->dv);
+    if (!run->deterministic) zb_linear(run, kvb, NULL, t->cn + (size_t)first * d->r, n, t->kvb);
+    for (int s = 0; run->deterministic && s < b->n_spans; s++) {
+        int at = b->span[s].start - first;
+        if (at < 0 || at >= n) continue;
+        zb_linear(&part, kvb, NULL, t->cn + (size_t)b->span[s].start * d->r, b->span[s].n,
+                  t->kvb + (size_t)at * width);
+    }
+}
+
 /* All spans whose keys stand in the batch. */
 static void attend_own(zb_run *run, const dims *d, zb_param **p, const form *forms, tape *t) {
     const zb_batch *b = run->batch;
@@ -229,7 +246,7 @@ static void attend_own(zb_run *run, const dims *d, zb_param **p, const form *for
     int n = end - first;
     t->kvb = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->G * (d->dn + d->dv));
     t->k = ZB_RAW_ARRAY(run->arena, float, (size_t)n * d->G * d->dk);
-    zb_linear(run, p[WKVB], NULL, t->cn + (size_t)first * d->r, n, t->kvb);
+    expand_rows(run, d, p[WKVB], t, first, n);
     join_keys(d, n, t->kvb, t->pe + (size_t)first * d->dr, t->k);
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_attend *a = own_args(run, d, forms, t, first, &groups);
@@ -242,6 +259,8 @@ static void attend_expanded(zb_run *run, int layer, const dims *d, zb_param **p,
                             const tape *t) {
     zb_mark mark = zb_arena_mark(run->arena);
     int keys = sp->state->len + sp->n, most = keys < PIECE ? keys : PIECE;
+    zb_run whole = *run; /* rows of one sequence's cache are not the spans of the batch */
+    whole.deterministic = false;
     zb_cells latent = zb_state_plane(sp->state, run->config, layer, 0),
              rotary = zb_state_plane(sp->state, run->config, layer, 1);
     float *c = ZB_RAW_ARRAY(run->arena, float, (size_t)most * d->r),
@@ -254,7 +273,7 @@ static void attend_expanded(zb_run *run, int layer, const dims *d, zb_param **p,
         int n = keys - first < PIECE ? keys - first : PIECE;
         zb_cells_read(&latent, first, n, c, d->r);
         zb_cells_read(&rotary, first, n, pe, d->dr);
-        zb_linear(run, p[WKVB], NULL, c, n, kvb);
+        zb_linear(&whole, p[WKVB], NULL, c, n, kvb);
         join_keys(d, n, kvb, pe, k);
         for (int g = 0; g < d->G; g++) {
             a[g] = expanded_args(run, d, sp, g, t, k, kvb);

@@ -1,15 +1,15 @@
 /* ssd.c - chunked state-space scan of one head (contract in ssd.h).
  *
- * With a_t = Σ_{s<=t} Δ_s·A inside a chunk of Q tokens, S the state before it (kept transposed, [n,
- * p], so that products read rows): M_ts = (C_t·B_s)·exp(a_t - a_s)·Δ_s  for s <= t,           Y = M
- * X + diag(exp a_t) C S + D X S'   = exp(a_Q)·S + Σ_s exp(a_Q - a_s)·Δ_s·B_s ⊗ x_s All exponents
- * are <= 0, so nothing can overflow. Backward walks the chunks from the last, with dS the gradient
- * of the state behind the chunk, and the states before each chunk recomputed by a forward sweep: W
- * = dY Xᵀ ∘ mask (gradient of M),  G = C Bᵀ,  E_ts = exp(a_t - a_s),  v_s = exp(a_Q - a_s) dX_s =
- * Σ_t M_ts dY_t + v_s Δ_s (B_s dS) + D dY_s dC   = (W∘E∘Δ_s) B + diag(exp a_t) dY Sᵀ dB   =
- * (W∘E∘Δ_s)ᵀ C + v_s Δ_s X dSᵀ dS_before = exp(a_Q) dS + Cᵀ diag(exp a_t) dY da_t collects Σ_s W_ts
- * M_ts (rows +, columns −), the terms of exp a_t, of v_s and of exp a_Q; dΔ_s = A·Σ_{t>=s} da_t +
- * Σ_t W_ts G_ts E_ts + v_s x_s·(B_s dS),   dA = Σ_s Δ_s·Σ_{t>=s} da_t,   dD = Σ x·dY. */
+ * With a_t = Σ_{s<=t} Δ_s·A inside a chunk of Q tokens, S the state before it ([n, p]): M_ts =
+ * (C_t·B_s)·exp(a_t - a_s)·Δ_s  for s <= t,           Y = M X + diag(exp a_t) C S + D X S'   =
+ * exp(a_Q)·S + Σ_s exp(a_Q - a_s)·Δ_s·B_s ⊗ x_s All exponents are <= 0, so nothing can overflow.
+ * Backward walks the chunks from the last, with dS the gradient of the state behind the chunk, and
+ * the states before each chunk recomputed by a forward sweep: W = dY Xᵀ ∘ mask (gradient of M),  G
+ * = C Bᵀ,  E_ts = exp(a_t - a_s),  v_s = exp(a_Q - a_s) dX_s = Σ_t M_ts dY_t + v_s Δ_s (B_s dS) + D
+ * dY_s dC   = (W∘E∘Δ_s) B + diag(exp a_t) dY Sᵀ dB   = (W∘E∘Δ_s)ᵀ C + v_s Δ_s X dSᵀ dS_before =
+ * exp(a_Q) dS + Cᵀ diag(exp a_t) dY da_t collects Σ_s W_ts M_ts (rows +, columns −), the terms of
+ * exp a_t, of v_s and of exp a_Q; dΔ_s = A·Σ_{t>=s} da_t + Σ_t W_ts G_ts E_ts + v_s x_s·(B_s dS),
+ * dA = Σ_s Δ_s·Σ_{t>=s} da_t,   dD = Σ x·dY. */
 #include "model/ssd.h"
 
 #include "kernels/kernels.h"
@@ -22,7 +22,9 @@ enum { Q = ZB_SSD_CHUNK };
 
 size_t zb_ssd_work(int T, int dim) {
     size_t chunks = (size_t)(T + Q - 1) / Q, square = (size_t)dim * dim;
-    return (chunks + 2) * square + 5 * (size_t)Q * Q + 4 * (size_t)Q * dim + 8 * Q;
+    size_t chunked = (chunks + 2) * square + 5 * (size_t)Q * Q + 4 * (size_t)Q * dim + 8 * Q;
+    size_t steps = square + 2 * (size_t)ZB_SCAN_TOKENS * (size_t)dim;
+    return chunked > steps ? chunked : steps;
 }
 
 /* a_t of one chunk. */
@@ -65,7 +67,7 @@ void zb_ssd_chunked(const zb_ssd *s, float *work) {
     float *S = work, *bt = S + d * d, *g = bt + Q * d, *e = g + Q * Q, *rows = e + Q * Q,
           *a = rows + Q * d;
     if (s->state)
-        zb_transpose(s->state, d, d, d, S);
+        S = s->state;
     else
         memset(S, 0, (size_t)d * d * sizeof(float));
     for (int t0 = 0; t0 < s->T; t0 += Q) {
@@ -93,24 +95,45 @@ void zb_ssd_chunked(const zb_ssd *s, float *work) {
                        (zb_out){y, s->y_row});
         carry(s, t0, q, a, S, rows);
     }
-    if (s->state) zb_transpose(S, d, d, d, s->state);
+}
+
+/* Rows of B and C of q tokens side by side: their rows may lie a multiple of a page apart, where
+ * they would push each other out of the cache. */
+static void gather(const zb_ssd *s, int t0, int q, float *B, float *C) {
+    size_t bytes = (size_t)s->dim * sizeof(float);
+    for (int t = 0; t < q; t++) {
+        memcpy(B + t * s->dim, s->B + (t0 + t) * s->u_row, bytes);
+        memcpy(C + t * s->dim, s->C + (t0 + t) * s->u_row, bytes);
+    }
 }
 
 void zb_ssd_steps(const zb_ssd *s, float *work) {
     const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
-    float *h = s->state ? s->state : work;
-    if (!s->state) memset(h, 0, (size_t)d * d * sizeof(float));
-    for (int t = 0; t < s->T; t++) {
-        float dt = s->delta[t * s->d_row], keep = expf(dt * s->A);
-        const float *x = s->x + t * s->u_row, *B = s->B + t * s->u_row, *C = s->C + t * s->u_row;
-        float *y = s->y + t * s->y_row;
-        for (int p = 0; p < d; p++) {
-            float *row = h + (size_t)p * d;
-            kn->scale(d, keep, row);
-            kn->axpy(d, dt * x[p], B, row);
-            y[p] = kn->dot(d, row, C) + s->D * x[p];
+    float *B = work + d * d, *C = B + ZB_SCAN_TOKENS * d, keep[ZB_SCAN_TOKENS],
+          delta[ZB_SCAN_TOKENS];
+    zb_scan_args g = {.n = d, .p = d, .keep = keep, .delta = delta, .row_x = s->u_row};
+    g.D = s->D;
+    g.row_y = s->y_row;
+    g.state = s->state ? s->state : work;
+    if (!s->state) memset(work, 0, (size_t)d * d * sizeof(float));
+    for (int t0 = 0; t0 < s->T; t0 += ZB_SCAN_TOKENS) {
+        g.T = s->T - t0 < ZB_SCAN_TOKENS ? s->T - t0 : ZB_SCAN_TOKENS;
+        for (int t = 0; t < g.T; t++) {
+            delta[t] = s->delta[(t0 + t) * s->d_row];
+            keep[t] = delta[t] * s->A;
         }
+        kn->exp(g.T, keep, keep);
+        g.B = s->B + t0 * s->u_row;
+        g.C = s->C + t0 * s->u_row;
+        g.row = s->u_row;
+        if (g.T > 1) {
+            gather(s, t0, g.T, B, C);
+            g.B = B, g.C = C, g.row = d;
+        }
+        g.x = s->x + t0 * s->u_row;
+        g.y = s->y + t0 * s->y_row;
+        kn->scan(&g);
     }
 }
 

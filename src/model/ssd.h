@@ -2,16 +2,17 @@
  *
  *   h_t = exp(Δ_t·A)·h_{t-1} + Δ_t·x_t ⊗ B_t   [p, n],    y_t = h_t·C_t + D·x_t   [p]
  *
- * (Dao & Gu 2024, section 6; method.md 2.2.) Here p = n = `dim`. Rows of x, B, C stand `u_row`
- * floats apart, rows of y and its gradient `y_row`, Δ `d_row`. The chunked form cuts the sequence
- * into pieces of ZB_SSD_CHUNK tokens: inside a piece a masked matrix product, between pieces only
- * the state. One thread; the caller loops over spans and heads. */
+ * (Dao & Gu 2024, section 6; method.md 2.2.) Here p = n = `dim`, and h is kept
+ * transposed, S [n, p], so that vectors run along p and sums along n need no rearranging. Rows of
+ * x, B, C stand `u_row` floats apart, rows of y and its gradient `y_row`, Δ `d_row`. The chunked
+ * form cuts the sequence into pieces of ZB_SSD_CHUNK tokens: inside a piece a masked matrix
+ * product, between pieces only the state. One thread; the caller loops over spans and heads. */
 #ifndef ZB_MODEL_SSD_H
 #define ZB_MODEL_SSD_H
 
 #include <stddef.h>
 
-enum { ZB_SSD_CHUNK = 64 };
+enum { ZB_SSD_CHUNK = 32 };
 
 typedef struct zb_ssd {
     int T, dim;
@@ -19,7 +20,7 @@ typedef struct zb_ssd {
     const float *x, *B, *C, *delta;
     ptrdiff_t u_row, d_row, y_row;
     float *y;
-    float *state; /* [p, n]: read as h before the first token, left as h after the last; NULL:
+    float *state; /* [n, p]: read as h before the first token, left as h after the last; NULL:
                      starts at 0, not kept */
 } zb_ssd;
 

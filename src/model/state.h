@@ -33,7 +33,7 @@ void zb_state_reset(zb_state *s);        /* length 0, recurrent parts zero */
  * with its cache type. */
 void zb_state_copy(zb_state *dst, const zb_state *src, const zb_config *c);
 
-/* Layer l (mamba2): convolution tail [k-1, C], then SSM [H, dh, dh]. */
+/* Layer l (mamba2): convolution tail [k-1, C], then SSM [H, n, p], n and p of size dh (ssd.h). */
 float *zb_state_layer(zb_state *s, const zb_config *c, int l);
 
 /* Planes of layer l (0: none), and one of them: tokens_max rows. */

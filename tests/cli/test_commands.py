@@ -224,6 +224,41 @@ def test_generate_refuses():
     fails(USAGE, "unexpected argument", *base, "text")
 
 
+def many(tmp_path, rows, *args, model=GOLDEN / "hybrid"):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("\n".join(json.dumps(r) for r in rows) + "\n\n")
+    return ["generate", "-m", model, "--prompts", path, *args]
+
+
+def test_many_prompts_answer_as_one_at_a_time(tmp_path):
+    rows = [{"ids": [(7 * i + j) % 90 for j in range(1 + 5 * i)], "id": f"row {i}"} for i in range(9)]
+    args = ["-n", "15", "--ignore-eos", "--deterministic", "-q", "--seed", "3"]
+    out = [json.loads(line) for line in ok(*many(tmp_path, rows, "--parallel", "4", *args)).splitlines()]
+    assert [o["id"] for o in out] == [r["id"] for r in rows]
+    assert all(o["tokens"] == len(o["ids"]) == 15 and o["finish"] == "length" for o in out)
+    assert [o["prompt_tokens"] for o in out] == [len(r["ids"]) for r in rows]
+    alone = [json.loads(line) for line in ok(*many(tmp_path, rows, "--parallel", "1", *args)).splitlines()]
+    assert alone == out
+    for i, row in enumerate(rows[:3]):  # the seed of row i is seed + i
+        one = ok("generate", "-m", GOLDEN / "hybrid", "--prompt-ids", ",".join(map(str, row["ids"])), "-n", "15",
+                 "--ignore-eos", "--deterministic", "-q", "--seed", 3 + i, "--json")
+        assert json.loads(one)["ids"] == out[i]["ids"]
+
+
+def test_many_prompts_refuse(tmp_path):
+    fails(FORMAT, "prompts.jsonl:2: expected one of the keys prompt, messages and ids, found none",
+          *many(tmp_path, [{"ids": [1]}, {"text": "x"}]))
+    fails(FORMAT, "prompts.jsonl:1: expected one of the keys prompt, messages and ids, found several",
+          *many(tmp_path, [{"ids": [1], "prompt": "x"}]))
+    fails(FORMAT, "ids[1]: expected an id from 0 to", *many(tmp_path, [{"ids": [1, -4]}]))
+    fails(CONFIG, "prompts.jsonl:1: prompt: expected 1 to", *many(tmp_path, [{"ids": []}]))
+    fails(CONFIG, "expected a tokenizer", *many(tmp_path, [{"prompt": "x"}]))
+    fails(FORMAT, "expected an object, found an array", *many(tmp_path, [[1]]))
+    fails(FORMAT, "expected prompts, found none", *many(tmp_path, []))
+    fails(USAGE, "--prompts stands alone", *many(tmp_path, [{"ids": [1]}], "-p", "x"))
+    fails(IO, "no-such.jsonl", "generate", "-m", GOLDEN / "hybrid", "--prompts", tmp_path / "no-such.jsonl")
+
+
 def test_interrupt_ends_generation():
     process = subprocess.Popen([ZEBRA, "generate", "-m", GOLDEN / "hybrid", "--prompt-ids", "1,2", "-n", "-1", "-c", "4000000", "--ignore-eos", "--threads", "1"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -292,6 +327,13 @@ def test_bench():
     assert len({line.count("|") for line in table[2:]}) == 1 and len(table) == 16
 
 
+def test_bench_layers():
+    layers = json.loads(ok("bench", "--layers", "-r", "1", "-t", "1", "-o", "json"))["layers"]
+    assert [x["name"] for x in layers] == ["SmolLM2-135M", "Llama-3.2-1B"]
+    assert all(0 < x[f"{form}_seconds"] < x["decode_seconds"] for x in layers for form in ["chunked", "steps"])
+    fails(USAGE, "--layers: expected no model", "bench", "--layers", "-m", GOLDEN / "llama")
+
+
 def test_bench_budget_and_threads():
     """The largest batch that fits, from the sizes that inspect gives."""
     about = json.loads(ok("inspect", GOLDEN / "hybrid", "--json"))
@@ -348,6 +390,15 @@ def test_generate_text_greedily():
     assert [int(i) for i in ok(*base, "--ids").split()] == out["ids"]
     timings = zebra(*base).stderr
     assert "prompt: 5 tokens (5 computed), " in timings and "generated: 6 tokens, " in timings
+
+
+@real_model
+def test_many_texts_and_conversations(tmp_path):
+    rows = [{"prompt": "The capital of France is"}, {"messages": [{"role": "user", "content": "Say hello."}]}]
+    text, chat = [json.loads(line) for line in
+                  ok(*many(tmp_path, rows, "-n", "8", "--temp", "0", model=SMOLLM2)).splitlines()]
+    assert "Paris" in text["text"] and chat["text"]
+    assert chat["prompt_tokens"] > 8  # the template's own words
 
 
 @real_model

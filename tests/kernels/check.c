@@ -440,6 +440,54 @@ static void check_losses(const zb_kernels *k) {
     check_losses_one(k, 130001, 0);
 }
 
+/* The state after T tokens and every y, in double, with the sum of magnitudes of each. */
+static void check_scan_one(const zb_kernels *k, int T, int n, int p) {
+    int row = n + draw_below(3), row_x = p + draw_below(3), row_y = p + draw_below(3);
+    float *keep = take(0, T), *delta = take(1, T), *B = take_random(2, T * row, 1),
+          *C = take_random(3, T * row, 1), *x = take_random(4, T * row_x, 1),
+          *S = take_random(5, n * p, 1), *y = take_random(6, T * row_y, 1);
+    for (int t = 0; t < T; t++) keep[t] = (float)(0.5 + 0.5 * draw()), delta[t] = (float)draw();
+    float *S0 = copy_of(S, n * p), *y0 = copy_of(y, T * row_y), D = (float)draw();
+    zb_scan_args g = {.T = T, .n = n, .p = p, .keep = keep, .delta = delta, .B = B, .C = C, .x = x};
+    g.row = row, g.row_x = row_x, g.row_y = row_y, g.D = D, g.state = S, g.y = y;
+    k->scan(&g);
+    for (int j = 0; j < p; j++) {
+        double out[ZB_SCAN_TOKENS] = {0}, size[ZB_SCAN_TOKENS] = {0};
+        for (int i = 0; i < n; i++) {
+            double s = (double)S0[i * p + j], m = fabs(s);
+            for (int t = 0; t < T; t++) {
+                double in = (double)B[t * row + i] * (double)delta[t] * (double)x[t * row_x + j];
+                s = (double)keep[t] * s + in;
+                m = (double)keep[t] * m + fabs(in);
+                out[t] += (double)C[t * row + i] * s;
+                size[t] += fabs((double)C[t * row + i]) * m;
+            }
+            near(n, i * p + j, (double)S[i * p + j], s, sum_tolerance(T, m) + op_tolerance(m));
+        }
+        for (int t = 0; t < T; t++) {
+            double skip = (double)D * (double)x[t * row_x + j];
+            near(p, t * p + j, (double)y[t * row_y + j], out[t] + skip,
+                 sum_tolerance(n + T, size[t]) + op_tolerance(fabs(skip) + size[t]));
+        }
+    }
+    for (int t = 0; t < T; t++) /* what stands between the rows of y is not ours */
+        for (int j = p; j < row_y; j++)
+            near(p, t, (double)y[t * row_y + j], (double)y0[t * row_y + j], 0);
+    guards(n);
+    free(S0);
+    free(y0);
+}
+
+static void check_scan(const zb_kernels *k) {
+    static const int tokens[] = {1, 2, 3, 31, 32};
+    for (int t = 0; t < 5; t++) {
+        check_scan_one(k, tokens[t], 64, 64);
+        check_scan_one(k, tokens[t], 128, 128);
+        for (int round = 0; round < 12; round++)
+            check_scan_one(k, tokens[t], 1 + draw_below(40), 1 + draw_below(70));
+    }
+}
+
 static void check_adamw(const zb_kernels *k) {
     for (int s = 0; s < N_SIZES; s++) {
         int n = sizes[s], step = 1 + s;
@@ -774,6 +822,7 @@ static const struct {
     {"rope", check_rope},
     {"losses", check_losses},
     {"adamw", check_adamw},
+    {"scan", check_scan},
     {"gemv", check_gemv},
     {"halves", check_halves},
     {"quantize_q8", check_quantize_q8},

@@ -191,9 +191,9 @@ static void test_batch(void **unused) {
                                   &err)); /* different lengths, the first empty */
         }
         for (int k = 0; k < STEPS; k++) {
-            int32_t next[N];
-            for (int i = 0; i < N; i++) next[i] = ids[i][7 * i + k];
-            CHECK(zb_step(s, next, N, &err));
+            zb_step_item next[N];
+            for (int i = 0; i < N; i++) next[i] = (zb_step_item){s[i], ids[i] + 7 * i + k, 1};
+            CHECK(zb_step(next, N, &err));
         }
         for (int i = 0; i < N; i++) {
             stands_at(&f, s[i], ids[i], 7 * i + STEPS);
@@ -224,10 +224,14 @@ static void test_refusals(void **unused) {
          "51 tokens, but the context holds 50");
     says(zb_session_sync(s, a, -1, &told), ZB_ERR_CONFIG, &told, "found -1");
     stands_at(&f, s, a, 40); /* nothing of this has changed it */
-    zb_session *twice[] = {s, s}, *mixed[] = {s, t};
-    says(zb_step(twice, a, 2, &told), ZB_ERR_CONFIG, &told, "sessions 0 and 1 are the same");
-    says(zb_step(mixed, a, 2, &told), ZB_ERR_CONFIG, &told, "session 1 belongs to another engine");
-    says(zb_step(mixed, a, 0, &told), ZB_ERR_CONFIG, &told, "expected 1 or more sessions");
+    zb_step_item twice[] = {{s, a, 1}, {s, a, 1}}, mixed[] = {{s, a, 1}, {t, a, 1}};
+    zb_step_item none_new = {s, a, 0}, long_one = {s, a, 11}, bad_one = {s, bad, 4};
+    says(zb_step(twice, 2, &told), ZB_ERR_CONFIG, &told, "sessions 0 and 1 are the same");
+    says(zb_step(mixed, 2, &told), ZB_ERR_CONFIG, &told, "session 1 belongs to another engine");
+    says(zb_step(mixed, 0, &told), ZB_ERR_CONFIG, &told, "expected 1 or more sessions");
+    says(zb_step(&none_new, 1, &told), ZB_ERR_CONFIG, &told, "expected 1 or more tokens, found 0");
+    says(zb_step(&long_one, 1, &told), ZB_ERR_CONFIG, &told, "51 tokens, but the context holds 50");
+    says(zb_step(&bad_one, 1, &told), ZB_ERR_CONFIG, &told, "token 2: expected an id from 0 to");
     for (int i = 40; i < 50; i++) CHECK(zb_session_step(s, a[i], &err));
     says(zb_session_step(s, a[50], &told), ZB_ERR_CONFIG, &told, "the context holds 50");
     stands_at(&f, s, a, 50);
@@ -482,12 +486,13 @@ static void test_bench(void **unused) {
 
 /* Logits of a prompt in pieces, of steps behind it and of a step beside another session. */
 static void follow(fixture *f, const int32_t *ids, int n, float *out) {
-    zb_session *s = new_session(f, 0), *other = new_session(f, 0), *both[] = {s, other};
+    zb_session *s = new_session(f, 0), *other = new_session(f, 0);
+    zb_step_item both[] = {{s, ids + n - 1, 1}, {other, ids + 5, 1}};
     CHECK(zb_session_sync(s, ids, n - 3, &err));
     CHECK(zb_session_step(s, ids[n - 3], &err));
     CHECK(zb_session_step(s, ids[n - 2], &err));
     CHECK(zb_session_sync(other, ids, 5, &err));
-    CHECK(zb_step(both, (int32_t[]){ids[n - 1], ids[5]}, 2, &err));
+    CHECK(zb_step(both, 2, &err));
     memcpy(out, zb_session_logits(s), (size_t)f->V * sizeof *out);
     /* back into the caches, and the same way again; rotary keys and recurrent parts included */
     CHECK(zb_session_sync(s, ids, n / 2, &err));
