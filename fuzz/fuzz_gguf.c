@@ -57,7 +57,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         touch(t);
     }
     const char *const keys[] = {"general.architecture", "general.alignment", "k", "list.text",
-                                "tokenizer.ggml.tokens"};
+                                "tokenizer.ggml.tokens", "zebra.eos_token_ids"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) read_key(g, keys[i]);
     static zb_config c; /* large; the target runs in one thread */
     zb_config_from_gguf(&c, g, &err);

@@ -46,6 +46,23 @@ gguf("two_tensors", [u32("general.alignment", 32)], q + b, 2)
 nested = string("k") + struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 8, 1) + string("x")
 texts = string("list.text") + struct.pack("<IIQ", 9, 8, 2) + string("a") + string("")
 gguf("arrays", [nested, texts])
+
+
+def text(key, v):
+    return string(key) + struct.pack("<I", 8) + string(v)
+
+
+def ids(key, v):
+    return string(key) + struct.pack("<IIQ", 9, 5, len(v)) + struct.pack(f"<{len(v)}i", *v)
+
+
+embed = string("token_embd.weight") + struct.pack("<IQQIQ", 2, 4, 6, 0, 0)
+gguf("llama_ends", [arch] + sizes + [u32("zebra.bos_token_id", 1), ids("zebra.eos_token_ids", [2, 3, 77])], embed, 1)
+hybrid = [text("general.architecture", "zebra")] + [
+    text("zebra." + key, (golden / "hybrid" / (file + ".json")).read_text()) for key, file in
+    (("config", "config"), ("hybrid_config", "hybrid_config"))]
+gguf("zebra_config", hybrid)
+gguf("zebra_broken", hybrid[:1] + [text("zebra.config", '{"hidden_size":1e9}'), text("zebra.hybrid_config", "[")])
 (corpus / "gguf" / "kinds").write_bytes((root / "tests/format/gguf/kinds.gguf").read_bytes())
 
 for d in ("llama", "llama3-rope-untied", "qwen2-bias", "hybrid", "hybrid-yarn-attention", "mamba2-repeat", "mla-norm-yarn"):

@@ -52,6 +52,16 @@ zb_status zb_json_write(const char *path, const json_t *value, zb_err *err) {
     return s;
 }
 
+char *zb_json_text(const json_t *value, zb_arena *a) {
+    char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);
+    if (!text) return NULL;
+    char *copy = zb_strdup(a, text);
+    void (*release)(void *);
+    json_get_alloc_funcs(NULL, &release);
+    release(text);
+    return copy;
+}
+
 /* The value, or NULL when it is absent or null and that is allowed. */
 static zb_status find(const json_t *o, const char *where, const char *key, bool required,
                       json_t **v, zb_err *err) {

@@ -126,7 +126,7 @@ static const float *wide(composer *k, int layer, const char *name, zb_arena *a) 
     ZB_ASSERT(p);
     if (p->dtype == ZB_F32) return p->data;
     float *out = ZB_NEW_ARRAY(a, float, zb_param_count(p));
-    zb_dtype_to_f32(p->dtype, p->data, out, zb_param_count(p));
+    zb_param_to_f32(p, 0, p->rows, out);
     return out;
 }
 
@@ -275,7 +275,7 @@ static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
         const zb_param *q = zb_params_find(src, p->name);
         if (!q && layer < 0) q = src->head; /* an untied student of a tied donor */
         ZB_ASSERT(q && zb_param_count(q) == zb_param_count(p));
-        zb_dtype_to_f32(q->dtype, q->data, p->w, zb_param_count(p));
+        zb_param_to_f32(q, 0, q->rows, p->w);
     }
 }
 

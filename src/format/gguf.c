@@ -52,6 +52,12 @@ static const struct {
     {40, -1, "NVFP4"},
 };
 
+int zb_gguf_type(zb_dtype t) {
+    for (size_t i = 0; i < sizeof tensor_types / sizeof *tensor_types; i++)
+        if (tensor_types[i].dtype == (int)t) return tensor_types[i].id;
+    return -1;
+}
+
 typedef struct entry {
     zb_str key;
     value_type type, item; /* item: of an array */

@@ -36,4 +36,6 @@ zb_status zb_gguf_array(const zb_gguf *g, const char *key, bool required, size_t
 zb_status zb_gguf_array_str(const zb_gguf *g, const char *key, zb_str *out, size_t n, zb_err *err);
 zb_status zb_gguf_array_int(const zb_gguf *g, const char *key, int64_t *out, size_t n, zb_err *err);
 
+int zb_gguf_type(zb_dtype t); /* number of a type in the file; -1: the format does not have it */
+
 #endif

@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/text.h"
 #include "format/gguf.h"
+#include "format/gguf_write.h"
 
 typedef struct zb_tokenizer zb_tokenizer;
 
@@ -52,5 +53,9 @@ zb_tokenizer_chat_template(const zb_tokenizer *t); /* Jinja text, NULL if the mo
 /* Writes tokenizer.json and tokenizer_config.json (with the chat template) into dir, in a form that
  * this reader and the `tokenizers` package both read to the same ids. */
 zb_status zb_tokenizer_save(const zb_tokenizer *t, const char *dir, zb_err *err);
+/* The keys tokenizer.* of a GGUF file, from which zb_tokenizer_from_gguf makes the same ids again.
+ * `vocab`: rows of the embedding; ids without a token up to there get a name, as other programs
+ * expect. A tokenizer that those keys cannot describe is kept as tokenizer.huggingface.json. */
+zb_status zb_tokenizer_to_gguf(const zb_tokenizer *t, zb_gguf_writer *w, int vocab, zb_err *err);
 
 #endif

@@ -148,6 +148,53 @@ static json_t *make_pre_tokenizer(const pre_kind *kind) {
                      byte_level(!kind->pattern));
 }
 
+/* What a chain of pre-tokenizers does, one line per step, so that two ways of writing the same
+ * chain give the same text. */
+static void describe_chain(const json_t *v, zb_buf *out) {
+    const char *type = json_string_value(json_object_get(v, "type"));
+    if (!type) return;
+    size_t i;
+    json_t *step;
+    json_array_foreach(json_object_get(v, "pretokenizers"), i, step) describe_chain(step, out);
+    if (!strcmp(type, "Sequence")) return;
+    zb_buf_adds(out, type);
+    const char *pattern =
+                   json_string_value(json_object_get(json_object_get(v, "pattern"), "Regex")),
+               *behaviour = json_string_value(json_object_get(v, "behavior"));
+    if (pattern) zb_buf_addf(out, " %s %s", pattern, behaviour ? behaviour : "");
+    static const char *const flags[] = {"individual_digits", "invert", "add_prefix_space"};
+    for (size_t k = 0; k < sizeof flags / sizeof *flags; k++)
+        if (json_is_true(json_object_get(v, flags[k]))) zb_buf_addf(out, " %s", flags[k]);
+    if (json_is_false(json_object_get(v, "use_regex"))) zb_buf_adds(out, " no regex");
+    zb_buf_addc(out, '\n');
+}
+
+static bool same_chain(const json_t *a, const json_t *b) {
+    zb_buf x, y;
+    zb_buf_init(&x, 1 << 20);
+    zb_buf_init(&y, 1 << 20);
+    describe_chain(a, &x);
+    describe_chain(b, &y);
+    bool same = !x.overflow && !y.overflow && zb_str_eq(zb_buf_str(&x), zb_buf_str(&y));
+    zb_buf_free(&x);
+    zb_buf_free(&y);
+    return same;
+}
+
+const char *zb_tokenizer_gguf_name(const zb_tokenizer *t) {
+    const char *name = NULL;
+    const char *form = json_string_value(json_object_get(t->normalizer, "type"));
+    bool nfc = form && !strcmp(form, "NFC");
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds && !name; i++) {
+        if (kinds[i].ignore_merges != t->vocab.ignore_merges || kinds[i].nfc != nfc) continue;
+        if (form && !nfc) continue;
+        json_t *chain = make_pre_tokenizer(&kinds[i]);
+        if (same_chain(chain, t->pre_tokenizer)) name = kinds[i].name;
+        json_decref(chain);
+    }
+    return name;
+}
+
 /* One token of a template: in the list "single", and its id in "special_tokens". */
 static void template_token(const zb_tokenizer *t, int role, json_t *single, json_t *specials) {
     zb_buf text;
@@ -223,6 +270,11 @@ static zb_status load(zb_tokenizer *t, const zb_gguf *g, zb_arena *tmp, zb_err *
 
 zb_status zb_tokenizer_from_gguf(zb_tokenizer **out, const zb_gguf *g, zb_err *err) {
     *out = NULL;
+    /* our writer adds the text of tokenizer.json where the other keys lose something */
+    zb_str text = {0}, config = {0};
+    ZB_TRY(zb_gguf_str(g, "tokenizer.huggingface.json", false, &text, err));
+    ZB_TRY(zb_gguf_str(g, "zebra.tokenizer_config", false, &config, err));
+    if (text.p && config.p) return zb_tokenizer_parse(out, text, config, zb_gguf_path(g), err);
     zb_tokenizer *t = zb_tokenizer_new();
     zb_arena tmp = {0};
     zb_status s = load(t, g, &tmp, err);

@@ -43,6 +43,14 @@ zb_status zb_tokenizer_finish(zb_tokenizer *t, const char *where, zb_err *err);
 /* Id of a token's text, added or not; -1 if there is none. */
 int32_t zb_tokenizer_text_id(const zb_tokenizer *t, zb_str text);
 
+/* What tokenizer.json and tokenizer_config.json hold; new references, NULL where a text is no
+ * UTF-8. */
+json_t *zb_tokenizer_json(const zb_tokenizer *t);
+json_t *zb_tokenizer_config_json(const zb_tokenizer *t);
+
+/* The name GGUF has for this tokenizer's cuts and normalisation; NULL: none. */
+const char *zb_tokenizer_gguf_name(const zb_tokenizer *t);
+
 /* Text of a token as the files write it, appended. */
 void zb_tokenizer_text(const zb_tokenizer *t, int32_t id, zb_buf *out);
 

@@ -68,7 +68,7 @@ static json_t *model_json(const zb_tokenizer *t) {
 /* The entry as read; null where there was none. */
 static json_t *copy_of(const json_t *v) { return v ? json_deep_copy(v) : json_null(); }
 
-static json_t *tokenizer_json(const zb_tokenizer *t) {
+json_t *zb_tokenizer_json(const zb_tokenizer *t) {
     json_t *decoder = json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 1,
                                 "trim_offsets", 1, "use_regex", 1);
     return json_pack("{s:s, s:n, s:n, s:o, s:o, s:o, s:o, s:o, s:o}", "version", "1.0",
@@ -78,7 +78,7 @@ static json_t *tokenizer_json(const zb_tokenizer *t) {
                      model_json(t));
 }
 
-static json_t *config_json(const zb_tokenizer *t) {
+json_t *zb_tokenizer_config_json(const zb_tokenizer *t) {
     json_t *o = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
                           "clean_up_tokenization_spaces", 0);
     for (int role = 0; role < ZB_ROLES; role++)
@@ -102,8 +102,8 @@ static zb_status write_json(const char *dir, const char *name, json_t *v, zb_are
 zb_status zb_tokenizer_save(const zb_tokenizer *t, const char *dir, zb_err *err) {
     zb_arena a = {0};
     zb_status s = zb_dir_make(dir, err);
-    if (s == ZB_OK) s = write_json(dir, "tokenizer.json", tokenizer_json(t), &a, err);
-    if (s == ZB_OK) s = write_json(dir, "tokenizer_config.json", config_json(t), &a, err);
+    if (s == ZB_OK) s = write_json(dir, "tokenizer.json", zb_tokenizer_json(t), &a, err);
+    if (s == ZB_OK) s = write_json(dir, "tokenizer_config.json", zb_tokenizer_config_json(t), &a, err);
     zb_arena_free(&a);
     return s;
 }

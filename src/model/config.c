@@ -35,6 +35,10 @@ static zb_status read_size(const json_t *o, const char *where, const char *key, 
     return ZB_OK;
 }
 
+void zb_rope_defaults(zb_rope *r) {
+    *r = (zb_rope){.theta = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1};
+}
+
 /* rope_scaling of a configuration file; absent or null: plain. */
 static zb_status read_rope(const json_t *o, const char *where, zb_rope *r, zb_err *err) {
     json_t *s = NULL;
@@ -71,9 +75,6 @@ static zb_status read_rope(const json_t *o, const char *where, zb_rope *r, zb_er
     return ZB_OK;
 }
 
-static void rope_defaults(zb_rope *r) {
-    *r = (zb_rope){.theta = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1};
-}
 
 /* eos_token_id is a number or a list of numbers. */
 static zb_status read_eos(const json_t *o, const char *where, zb_config *c, zb_err *err) {
@@ -251,7 +252,7 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
     int r_kv[ZB_LAYERS_MAX], r_q[ZB_LAYERS_MAX];
     if (n_mla) {
         ZB_TRY(read_mla_sizes(c, o, where, &sizes, err));
-        rope_defaults(&c->mla_rope);
+        zb_rope_defaults(&c->mla_rope);
         c->mla_rope.theta = c->rope.theta;
         ZB_TRY(read_rope(o, where, &c->mla_rope, err));
         for (int i = 0; i < n_mla; i++) r_kv[i] = sizes.r_kv, r_q[i] = sizes.r_q;
@@ -272,7 +273,7 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
 zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid, const char *where,
                           zb_err *err) {
     memset(c, 0, sizeof *c);
-    rope_defaults(&c->rope);
+    zb_rope_defaults(&c->rope);
     c->bos = -1;
     if (!json_is_object(base))
         return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
@@ -301,111 +302,6 @@ zb_status zb_config_read(zb_config *c, const char *dir, zb_err *err) {
     json_decref(hybrid);
     zb_arena_free(&a);
     return s;
-}
-
-static zb_status gguf_size(const zb_gguf *g, const char *key, bool required, int max, int *out,
-                           zb_err *err) {
-    int64_t v = *out;
-    ZB_TRY(zb_gguf_int(g, key, required, &v, err));
-    if (v < 0 || v > max)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected 0 to %d, found %lld", zb_gguf_path(g),
-                       key, max, (long long)v);
-    *out = (int)v;
-    return ZB_OK;
-}
-
-/* GGUF keeps these as f32: 1e-5 comes as 9.99999975e-06. The shortest decimal that means the same
- * f32 is what the model's maker wrote, and what survives being written to JSON. */
-static double shortest(double v) {
-    char text[32];
-    for (int digits = 1; digits <= 9; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, v);
-        if ((float)strtod(text, NULL) == (float)v) return strtod(text, NULL);
-    }
-    return v;
-}
-
-/* Head sizes that our attention does not have must not be read past. */
-static zb_status gguf_head_sizes(const zb_config *c, const zb_gguf *g, zb_err *err) {
-    static const char *const keys[] = {"llama.attention.value_length",
-                                       "llama.rope.dimension_count"};
-    for (int i = 0; i < 2; i++) {
-        int size = c->dh;
-        ZB_TRY(gguf_size(g, keys[i], false, 4096, &size, err));
-        if (size != c->dh)
-            return zb_fail(err, ZB_ERR_UNSUPPORTED,
-                           "%s: %s: expected %d as the head size, found %d", zb_gguf_path(g),
-                           keys[i], c->dh, size);
-    }
-    return ZB_OK;
-}
-
-/* Only what the llama architecture's keys can say; Llama 3's scaling comes as the tensor
- * rope_freqs, which the loader of weights turns into the parameters of a llama3 rope
- * (model/load.c). */
-zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
-    memset(c, 0, sizeof *c);
-    rope_defaults(&c->rope);
-    c->eps = 1e-5;
-    zb_str arch;
-    ZB_TRY(zb_gguf_str(g, "general.architecture", true, &arch, err));
-    if (!zb_str_is(arch, "llama"))
-        return zb_fail(err, ZB_ERR_UNSUPPORTED,
-                       "%s: general.architecture: expected llama, found \"%.*s\"", zb_gguf_path(g),
-                       (int)(arch.n < 60 ? arch.n : 60), arch.p);
-    snprintf(c->model_type, sizeof c->model_type, "llama");
-    ZB_TRY(gguf_size(g, "llama.embedding_length", true, SIZE_MAX_ANY, &c->D, err));
-    ZB_TRY(gguf_size(g, "llama.block_count", true, ZB_LAYERS_MAX, &c->L, err));
-    ZB_TRY(gguf_size(g, "llama.feed_forward_length", true, SIZE_MAX_ANY, &c->F, err));
-    ZB_TRY(gguf_size(g, "llama.attention.head_count", true, 4096, &c->H, err));
-    c->G = c->H;
-    ZB_TRY(gguf_size(g, "llama.attention.head_count_kv", false, 4096, &c->G, err));
-    c->dh = c->H ? c->D / c->H : 0;
-    ZB_TRY(gguf_size(g, "llama.attention.key_length", false, 4096, &c->dh, err));
-    ZB_TRY(gguf_head_sizes(c, g, err));
-    c->context_max = 2048;
-    ZB_TRY(gguf_size(g, "llama.context_length", false, 1 << 24, &c->context_max, err));
-    ZB_TRY(zb_gguf_f64(g, "llama.attention.layer_norm_rms_epsilon", false, &c->eps, err));
-    ZB_TRY(zb_gguf_f64(g, "llama.rope.freq_base", false, &c->rope.theta, err));
-    c->eps = shortest(c->eps);
-    c->rope.theta = shortest(c->rope.theta);
-    zb_str scaling = ZB_STR("none");
-    ZB_TRY(zb_gguf_str(g, "llama.rope.scaling.type", false, &scaling, err));
-    if (zb_str_is(scaling, "linear") || zb_str_is(scaling, "yarn")) {
-        c->rope.type = zb_str_is(scaling, "yarn") ? ZB_ROPE_YARN : ZB_ROPE_LINEAR;
-        c->rope.old_context = c->context_max;
-        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.factor", true, &c->rope.factor, err));
-        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.original_context_length", false,
-                           &c->rope.old_context, err));
-    } else if (!zb_str_is(scaling, "none")) {
-        return zb_fail(err, ZB_ERR_UNSUPPORTED,
-                       "%s: llama.rope.scaling.type: expected none, linear or yarn",
-                       zb_gguf_path(g));
-    }
-    size_t tokens = 0;
-    ZB_TRY(zb_gguf_array(g, "tokenizer.ggml.tokens", false, &tokens, err));
-    const zb_tensor *embed = zb_gguf_find(g, "token_embd.weight");
-    if (!embed || embed->n_dims != 2 || embed->shape[0] > VOCAB_MAX)
-        return zb_fail(err, ZB_ERR_FORMAT,
-                       "%s: expected a tensor token_embd.weight of two dimensions",
-                       zb_gguf_path(g));
-    c->V = (int)embed->shape[0];
-    c->tied = !zb_gguf_find(g, "output.weight");
-    c->qkv_bias = zb_gguf_find(g, "blk.0.attn_q.bias") != NULL;
-    c->o_bias = zb_gguf_find(g, "blk.0.attn_output.bias") != NULL;
-    /* biases on q, k and v alone are Qwen2's way: a config.json can say it only by that name */
-    if (c->qkv_bias && !c->o_bias) snprintf(c->model_type, sizeof c->model_type, "qwen2");
-    int eos = -1;
-    c->bos = -1;
-    int64_t id = -1;
-    ZB_TRY(zb_gguf_int(g, "tokenizer.ggml.bos_token_id", false, &id, err));
-    if (id >= 0 && id < c->V) c->bos = (int)id;
-    id = -1;
-    ZB_TRY(zb_gguf_int(g, "tokenizer.ggml.eos_token_id", false, &id, err));
-    if (id >= 0 && id < c->V) eos = (int)id;
-    if (eos >= 0) c->eos[c->n_eos++] = eos;
-    c->mla_rope = c->rope;
-    return zb_config_check(c, zb_gguf_path(g), err);
 }
 
 static zb_status check_rope(const zb_rope *r, const char *where, zb_err *err) {

@@ -10,6 +10,7 @@
 #include "base/err.h"
 #include "format/gguf.h"
 #include "tensor/dtype.h"
+#include "format/gguf_write.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -70,6 +71,13 @@ zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid
 zb_status zb_config_read(zb_config *c, const char *dir, zb_err *err);
 zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err);
 
+/* The keys of a GGUF file that zb_config_from_gguf reads back to the same model: those of the llama
+ * architecture where they can say all of it, else our own. Provenance (may be NULL) becomes a key.
+ */
+bool zb_config_is_llama(const zb_config *c);
+zb_status zb_config_to_gguf(const zb_config *c, zb_gguf_writer *w, const json_t *provenance,
+                            zb_err *err);
+
 /* Consistency of all sizes; every reader ends with it, and so must who builds a config by hand. */
 zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err);
 
@@ -77,6 +85,12 @@ zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err);
  * goes under the key "zebra" of the hybrid's file (borrowed). */
 zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
                           zb_err *err);
+
+/* The content of those two files; new references. */
+json_t *zb_config_base_json(const zb_config *c);
+json_t *zb_config_hybrid_json(const zb_config *c);
+
+void zb_rope_defaults(zb_rope *r); /* plain, theta 10000 */
 
 /* Values cached per token by layer l, and by all layers; state values per sequence that do not
  * grow. */

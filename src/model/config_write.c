@@ -32,7 +32,7 @@ static json_t *rope_json(const zb_rope *r) {
     return o;
 }
 
-static json_t *base_json(const zb_config *c) {
+json_t *zb_config_base_json(const zb_config *c) {
     bool qwen = !strcmp(c->model_type, "qwen2");
     json_t *o = json_object();
     json_object_set_new(o, "architectures",
@@ -94,7 +94,7 @@ static void add_mla(json_t *o, const zb_config *c) {
     json_decref(q);
 }
 
-static json_t *hybrid_json(const zb_config *c) {
+json_t *zb_config_hybrid_json(const zb_config *c) {
     json_t *o = json_object(), *mla = json_array(), *attn = json_array();
     zb_layer_config ssm = {0}; /* of the Mamba2 layers, which are all alike */
     for (int l = 0; l < c->L; l++) {
@@ -135,7 +135,7 @@ static json_t *hybrid_json(const zb_config *c) {
 zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
                           zb_err *err) {
     zb_arena a = {0};
-    json_t *base = base_json(c), *hybrid = c->hybrid ? hybrid_json(c) : NULL;
+    json_t *base = zb_config_base_json(c), *hybrid = c->hybrid ? zb_config_hybrid_json(c) : NULL;
     if (provenance)
         json_object_set(hybrid ? hybrid : base, "zebra", (json_t *)(uintptr_t)provenance);
     zb_status s = zb_json_write(zb_path_join(&a, dir, "config.json"), base, err);

@@ -67,7 +67,25 @@ static void multiply(zb_run *run, const zb_linear_map *m, const float *x, int n)
     for (int i = 0; i < n; i++) kn->add(w->rows, b, m->y + (size_t)i * w->rows);
 }
 
-static void linear_maps(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n) {
+/* Results of the rows that a packed matrix also has wide. */
+static void multiply_wide_rows(zb_run *run, const zb_linear_map *m, const float *x, int n) {
+    const zb_param *w = m->w;
+    int first = w->rows - w->wide_rows;
+    zb_param last = {.dtype = ZB_F32, .data = w->wide, .rows = w->wide_rows, .cols = w->cols};
+    if (zb_stream_wants(run, &last, n))
+        for (int i = 0; i < n; i++)
+            zb_stream_maps(run, &(zb_linear_map){&last, NULL, m->y + (size_t)i * w->rows + first},
+                           1, x + (size_t)i * w->cols, 1);
+    else
+        product(run->mm, x, w->wide, n, last.rows, w->cols, m->y + first, w->rows);
+    if (!m->bias) return;
+    const zb_kernels *kn = zb_kernels_get();
+    const float *b = m->bias->data;
+    for (int i = 0; i < n; i++) kn->add(last.rows, b + first, m->y + (size_t)i * w->rows + first);
+}
+
+/* All maps as they are stored, each in the way that suits it. */
+static void stored_maps(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n) {
     int few = 0, integer = 0;
     for (int i = 0; i < n_maps; i++) {
         bool is_few = zb_stream_wants(run, maps[i].w, n);
@@ -79,9 +97,16 @@ static void linear_maps(zb_run *run, const zb_linear_map *maps, int n_maps, cons
     else if (integer == n_maps)
         zb_integer_maps(run, maps, n_maps, x, n);
     else if (n_maps > 1)
-        for (int i = 0; i < n_maps; i++) linear_maps(run, &maps[i], 1, x, n);
+        for (int i = 0; i < n_maps; i++) stored_maps(run, &maps[i], 1, x, n);
     else if (n_maps == 1)
         multiply(run, maps, x, n);
+}
+
+/* The same, and rows that are also there wide. */
+static void linear_maps(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n) {
+    stored_maps(run, maps, n_maps, x, n);
+    for (int i = 0; i < n_maps; i++)
+        if (maps[i].w->wide) multiply_wide_rows(run, &maps[i], x, n);
 }
 
 /* Each span on its own, so that nothing depends on what else is in the batch. Single tokens go
@@ -108,6 +133,7 @@ static void linear_apart(zb_run *run, const zb_linear_map *maps, int n_maps, con
 }
 
 void zb_linear_many(zb_run *run, const zb_linear_map *maps, int n_maps, const float *x, int n) {
+    for (int i = 0; run->observe && i < n_maps; i++) run->observe(run->observer, maps[i].w, x, n);
     if (run->deterministic && run->batch->n_spans > 1 && n == run->batch->n)
         linear_apart(run, maps, n_maps, x);
     else

@@ -57,7 +57,7 @@ static dims dims_of(const zb_config *c, int l) {
 
 static void params(const zb_config *c, int l, zb_param_table *t) {
     dims d = dims_of(c, l);
-    zb_params_add(t, l, WIN, ZB_ROLE_MIXER, "mamba.in_proj.weight", d.in, c->D);
+    zb_params_add(t, l, WIN, ZB_ROLE_MIXER, "mamba.in_proj.weight", d.in, c->D)->wide_rows = d.H;
     zb_param *conv = zb_params_add(t, l, CONVW, ZB_ROLE_GATE, "mamba.conv1d.weight", d.C, TAPS);
     conv->n_dims = 3; /* stored [C,1,4] */
     conv->shape[1] = 1;

@@ -34,6 +34,9 @@ typedef struct zb_run {
         mla_rope; /* base attention (head size), MLA (d_rope): cover all positions of the batch */
     int threads;
     bool deterministic; /* a span's numbers do not depend on the other spans: zb_linear */
+    /* Told of every linear map before it is computed (x [n, cols]); NULL: nobody asks. */
+    void (*observe)(void *observer, const zb_param *w, const float *x, int n);
+    void *observer;
     enum zb_mla_form {
         ZB_MLA_AUTO,
         ZB_MLA_EXPANDED,

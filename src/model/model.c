@@ -88,6 +88,7 @@ size_t zb_model_bytes(const zb_model *m) {
         size_t b = 0;
         const zb_param *p = &m->params.item[i];
         if (zb_dtype_size(p->dtype, zb_param_count(p), &b)) total += b;
+        if (p->wide) total += (size_t)p->wide_rows * p->cols * sizeof(float);
     }
     return total;
 }

@@ -1,4 +1,4 @@
-/* model_impl.h - the inside of a model, for model.c, load.c and save.c only. */
+/* model_impl.h - the inside of a model, for the files that open, make and save one. */
 #ifndef ZB_MODEL_MODEL_IMPL_H
 #define ZB_MODEL_MODEL_IMPL_H
 
@@ -17,5 +17,13 @@ struct zb_model {
 
 zb_model *zb_model_alloc(void);
 void zb_param_own(zb_model *m, zb_param *p); /* f32 memory in the arena, zeroed */
+
+/* A stored tensor has the parameter's shape and real values. */
+zb_status zb_param_check(const zb_param *p, const zb_tensor *t, const char *path, zb_err *err);
+/* Takes its value, checked before; `source` gives the stored row of each row, NULL: the same. */
+void zb_param_take(zb_model *m, zb_param *p, const zb_tensor *t, const int *source,
+                   zb_model_mode mode);
+
+zb_status zb_model_load_gguf(zb_model *m, const char *path, zb_model_mode mode, zb_err *err);
 
 #endif

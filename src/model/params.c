@@ -55,6 +55,18 @@ zb_param *zb_params_find(const zb_param_table *t, const char *name) {
     return NULL;
 }
 
+void zb_param_to_f32(const zb_param *p, int first, int n, float *out) {
+    size_t bytes = 0;
+    bool ok = zb_dtype_size(p->dtype, p->cols, &bytes);
+    ZB_ASSERT(ok && first >= 0 && n >= 0 && first + n <= p->rows);
+    zb_dtype_to_f32(p->dtype, (const uint8_t *)p->data + (size_t)first * bytes, out,
+                    (int64_t)n * p->cols);
+    int start = p->rows - p->wide_rows;
+    for (int r = first > start ? first : start; p->wide && r < first + n; r++)
+        memcpy(out + (size_t)(r - first) * p->cols, p->wide + (size_t)(r - start) * p->cols,
+               (size_t)p->cols * sizeof(float));
+}
+
 int64_t zb_param_count(const zb_param *p) { return (int64_t)p->rows * p->cols; }
 
 int64_t zb_params_total(const zb_param_table *t) {

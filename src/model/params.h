@@ -30,7 +30,10 @@ typedef struct zb_param {
     float *w, *grad; /* NULL where absent */
     int n_dims;
     int64_t shape[3];
-    int rows, cols; /* as a matrix: cols = last axis, rows = the rest; a vector has one row */
+    int rows, cols;    /* as a matrix: cols = last axis, rows = the rest; a vector has one row */
+    int wide_rows;     /* this many last rows suffer from rounding (step sizes): where the matrix is
+                          packed, ... */
+    const float *wide; /* ... these [wide_rows, cols] stand for them; NULL: `data` has all rows */
 } zb_param;
 
 /* Slots of one layer. Unused ones are NULL. */
@@ -62,6 +65,9 @@ void zb_params_declare(zb_param_table *t, const zb_config *c, zb_arena *a);
  */
 zb_param *zb_params_add(zb_param_table *t, int layer, int slot, zb_role role, const char *name,
                         int rows, int cols);
+
+/* n rows from `first` as f32. */
+void zb_param_to_f32(const zb_param *p, int first, int n, float *out);
 
 zb_param *zb_params_find(const zb_param_table *t, const char *name);
 int64_t zb_param_count(const zb_param *p);

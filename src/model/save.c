@@ -22,11 +22,11 @@ static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_a
         bool ok = zb_dtype_size(x->dtype, n, &x->bytes);
         ZB_ASSERT(ok);
         x->data = p->data;
-        if (p->dtype == x->dtype) continue;
+        if (p->dtype == x->dtype && !p->wide) continue;
         const float *f = p->data;
         if (p->dtype != ZB_F32) {
             float *widened = ZB_NEW_ARRAY(a, float, n);
-            zb_dtype_to_f32(p->dtype, p->data, widened, n);
+            zb_param_to_f32(p, 0, p->rows, widened);
             f = widened;
         }
         if (x->dtype == ZB_F32) {
@@ -52,13 +52,10 @@ static zb_status copy_tokenizer(const char *from, const char *dir, zb_arena *a, 
         }
         return ZB_OK;
     }
-    zb_gguf *g = NULL;
     zb_tokenizer *t = NULL;
-    zb_status s = zb_gguf_open(&g, from, err);
-    if (s == ZB_OK) s = zb_tokenizer_from_gguf(&t, g, err);
-    if (s == ZB_OK) s = zb_tokenizer_save(t, dir, err);
+    zb_status s = zb_model_tokenizer(&t, from, err);
+    if (s == ZB_OK && t) s = zb_tokenizer_save(t, dir, err);
     zb_tokenizer_close(t);
-    zb_gguf_close(g);
     return s;
 }
 

@@ -4,6 +4,7 @@
  * Broken files are put together here, field by field. */
 #include "base/file.h"
 #include "format/gguf.h"
+#include "format/gguf_write.h"
 #include "format/safetensors.h"
 
 #include <setjmp.h>
@@ -469,6 +470,117 @@ static void reads_smollm2(void **state) {
     zb_gguf_close(g);
 }
 
+enum { PARTS = 7 };
+
+/* Tensors of odd sizes, empty ones first, between and last. */
+static const zb_tensor parts[PARTS] = {
+    {.name = "none", .dtype = ZB_F32, .n_dims = 2, .shape = {0, 5}},
+    {.name = "odd", .dtype = ZB_F16, .n_dims = 1, .shape = {7}},
+    {.name = "packed", .dtype = ZB_Q4_K, .n_dims = 2, .shape = {3, 512}},
+    {.name = "scalar", .dtype = ZB_F64, .n_dims = 0},
+    {.name = "between", .dtype = ZB_F32, .n_dims = 1, .shape = {0}},
+    {.name = "four", .dtype = ZB_I32, .n_dims = 4, .shape = {2, 3, 1, 4}},
+    {.name = "empty", .dtype = ZB_Q8_0, .n_dims = 2, .shape = {0, 32}}};
+
+static const int32_t some_ints[3] = {3, -1, 70000};
+
+static void write_parts(const char *path, const uint8_t *bytes) {
+    zb_err err = {0};
+    zb_str texts[3] = {ZB_STR("a"), ZB_STR(""), ZB_STR("\u20ac b")};
+    zb_gguf_writer *w = zb_gguf_writer_new(path);
+    zb_gguf_put_u32(w, "int", 4294967295);
+    zb_gguf_put_f32(w, "real", 0.1);
+    zb_gguf_put_f64(w, "exact", 0.1);
+    zb_gguf_put_bool(w, "yes", true);
+    zb_gguf_put_str(w, "text", ZB_STR("gr\u00fc\u00dfe"));
+    zb_gguf_put_i32s(w, "ints", some_ints, 3);
+    zb_gguf_put_i32s(w, "no ints", NULL, 0);
+    zb_gguf_put_strs(w, "texts", texts, 3);
+    for (int i = 0; i < PARTS; i++) zb_gguf_put_tensor(w, &parts[i]);
+    assert_int_equal(zb_gguf_writer_begin(w, &err), ZB_OK);
+    assert_false(zb_file_exists(path)); /* not before close */
+    for (int i = 0; i < PARTS; i++) {
+        size_t n;
+        assert_true(zb_dtype_size(parts[i].dtype, zb_tensor_count(&parts[i]), &n));
+        for (size_t some; n; n -= some, bytes += some) { /* pieces that match nothing */
+            some = n < 97 ? n : 97;
+            assert_int_equal(zb_gguf_writer_add(w, bytes, some, &err), ZB_OK);
+        }
+    }
+    assert_int_equal(zb_gguf_writer_close(w, &err), ZB_OK);
+    zb_gguf_writer_free(w);
+}
+
+static void check_keys(const zb_gguf *g) {
+    zb_err err = {0};
+    int64_t v, back[3];
+    double d, f;
+    bool yes;
+    zb_str s, got[3];
+    size_t n;
+    assert_int_equal(zb_gguf_int(g, "int", true, &v, &err), ZB_OK);
+    assert_int_equal(zb_gguf_f64(g, "real", true, &f, &err), ZB_OK);
+    assert_int_equal(zb_gguf_f64(g, "exact", true, &d, &err), ZB_OK);
+    assert_int_equal(zb_gguf_bool(g, "yes", true, &yes, &err), ZB_OK);
+    assert_int_equal(zb_gguf_str(g, "text", true, &s, &err), ZB_OK);
+    assert_true(v == 4294967295 && f == (double)0.1f && d == 0.1 && yes);
+    assert_true(zb_str_is(s, "gr\u00fc\u00dfe"));
+    assert_int_equal(zb_gguf_array(g, "no ints", true, &n, &err), ZB_OK);
+    assert_int_equal(n, 0);
+    assert_int_equal(zb_gguf_array_int(g, "ints", back, 3, &err), ZB_OK);
+    for (int i = 0; i < 3; i++) assert_int_equal(back[i], some_ints[i]);
+    assert_int_equal(zb_gguf_array_str(g, "texts", got, 3, &err), ZB_OK);
+    assert_true(zb_str_is(got[0], "a") && got[1].n == 0 && zb_str_is(got[2], "\u20ac b"));
+}
+
+/* What the writer puts down, the reader gives back. */
+static void writes_what_it_reads(void **state) {
+    (void)state;
+    const char *path = "/tmp/zebra-test-gguf-write.gguf";
+    zb_gguf *g;
+    zb_err err = {0};
+    uint8_t bytes[4096], *at = bytes;
+    for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 7 + i / 256);
+    write_parts(path, bytes);
+    if (zb_gguf_open(&g, path, &err) != ZB_OK) fail_msg("%s", err.msg);
+    check_keys(g);
+    assert_int_equal(zb_gguf_count(g), PARTS);
+    for (int i = 0; i < PARTS; i++) {
+        const zb_tensor *t = zb_gguf_find(g, parts[i].name);
+        assert_non_null(t);
+        assert_int_equal(t->dtype, parts[i].dtype);
+        assert_int_equal(t->n_dims, parts[i].n_dims);
+        for (int k = 0; k < t->n_dims; k++) assert_int_equal(t->shape[k], parts[i].shape[k]);
+        if (t->bytes) assert_memory_equal(t->data, at, t->bytes);
+        at += t->bytes;
+    }
+    zb_gguf_close(g);
+    assert_int_equal(remove(path), 0);
+}
+
+/* A file that is given up, or cannot be created, leaves nothing behind. */
+static void gives_up_writing(void **state) {
+    (void)state;
+    zb_err err = {0};
+    zb_gguf_writer *w = zb_gguf_writer_new("/tmp/zebra-no-such-folder/x.gguf");
+    assert_int_equal(zb_gguf_writer_begin(w, &err), ZB_ERR_IO);
+    assert_non_null(strstr(err.msg, "/tmp/zebra-no-such-folder/x.gguf"));
+    zb_gguf_writer_free(w);
+    zb_dir_remove("/tmp/zebra-test-gguf", NULL);
+    assert_int_equal(zb_dir_make("/tmp/zebra-test-gguf", &err), ZB_OK);
+    w = zb_gguf_writer_new("/tmp/zebra-test-gguf/x.gguf");
+    zb_gguf_put_tensor(w, &(zb_tensor){.name = "w", .dtype = ZB_F32, .n_dims = 1, .shape = {4}});
+    assert_int_equal(zb_gguf_writer_begin(w, &err), ZB_OK);
+    zb_gguf_writer_free(w);
+    zb_arena a = {0};
+    char **names;
+    size_t n;
+    assert_int_equal(zb_dir_list("/tmp/zebra-test-gguf", "", &a, &names, &n, &err), ZB_OK);
+    assert_int_equal(n, 0);
+    zb_arena_free(&a);
+    zb_dir_remove("/tmp/zebra-test-gguf", NULL);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(refuses_wrong_heads),
@@ -484,6 +596,8 @@ int main(void) {
         cmocka_unit_test(reads_tensors),
         cmocka_unit_test(llama_matches_golden),
         cmocka_unit_test(reads_smollm2),
+        cmocka_unit_test(writes_what_it_reads),
+        cmocka_unit_test(gives_up_writing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -108,26 +108,71 @@ static void check_saved(const zb_tokenizer *t, const char *path) {
     assert_int_equal(zb_dir_remove(dir, &err), ZB_OK);
 }
 
-static void check_family(const char *dir, const char *cases) {
+/* A GGUF file with nothing but this tokenizer's keys; `vocab` rows of an embedding. */
+static zb_gguf *through_gguf(const zb_tokenizer *t, int vocab) {
+    char path[64];
+    zb_err err = {0};
+    zb_gguf *g;
+    snprintf(path, sizeof path, "/tmp/zebra-test-tokenizer-%ld.gguf", (long)getpid());
+    zb_gguf_writer *w = zb_gguf_writer_new(path);
+    if (zb_tokenizer_to_gguf(t, w, vocab, &err) != ZB_OK) fail_msg("%s", err.msg);
+    if (zb_gguf_writer_begin(w, &err) != ZB_OK) fail_msg("%s", err.msg);
+    if (zb_gguf_writer_close(w, &err) != ZB_OK) fail_msg("%s", err.msg);
+    zb_gguf_writer_free(w);
+    if (zb_gguf_open(&g, path, &err) != ZB_OK) fail_msg("%s", err.msg);
+    assert_int_equal(remove(path), 0);
+    return g;
+}
+
+/* Writes the tokenizer's keys and checks the same cases again; `pre` is the name of its cuts (NULL:
+ * it has none, the text of tokenizer.json is kept). Ids without a token get a name. */
+static void check_keys(const zb_tokenizer *t, const char *cases, const char *pre) {
+    zb_err err = {0};
+    zb_tokenizer *again;
+    zb_str name = {0};
+    int more = pre ? 3 : 0, vocab = zb_tokenizer_vocab(t) + more;
+    zb_gguf *g = through_gguf(t, vocab);
+    assert_int_equal(zb_gguf_str(g, "tokenizer.ggml.pre", pre != NULL, &name, &err), ZB_OK);
+    size_t n = 0;
+    if (pre) assert_int_equal(zb_gguf_array(g, "tokenizer.ggml.tokens", true, &n, &err), ZB_OK);
+    if (pre) assert_int_equal(n, vocab);
+    zb_str kept_text = {0}; /* with it, our reader needs no names for the ids without tokens */
+    assert_int_equal(zb_gguf_str(g, "zebra.tokenizer_config", false, &kept_text, &err), ZB_OK);
+    if (kept_text.p) vocab = zb_tokenizer_vocab(t);
+    assert_true(pre ? zb_str_is(name, pre) : !name.p);
+    if (zb_tokenizer_from_gguf(&again, g, &err) != ZB_OK) fail_msg("%s", err.msg);
+    zb_gguf_close(g);
+    check_cases(again, cases);
+    assert_int_equal(zb_tokenizer_bos(again), zb_tokenizer_bos(t));
+    assert_int_equal(zb_tokenizer_eos(again), zb_tokenizer_eos(t));
+    assert_int_equal(zb_tokenizer_adds_bos(again), zb_tokenizer_adds_bos(t));
+    assert_int_equal(zb_tokenizer_vocab(again), vocab);
+    const char *chat = zb_tokenizer_chat_template(t), *kept = zb_tokenizer_chat_template(again);
+    assert_true(!chat == !kept && (!chat || !strcmp(chat, kept)));
+    zb_tokenizer_close(again);
+}
+
+static void check_family(const char *dir, const char *cases, const char *pre) {
     zb_tokenizer *t = open_folder(dir);
     check_cases(t, cases);
     check_saved(t, cases);
+    check_keys(t, cases, pre);
     zb_tokenizer_close(t);
 }
 
 static void test_llama3(void **state) {
     (void)state;
-    check_family(DIR "llama3", DIR "llama3/cases.json");
+    check_family(DIR "llama3", DIR "llama3/cases.json", "llama-bpe");
 }
 
 static void test_gpt2_digits(void **state) {
     (void)state;
-    check_family(DIR "gpt2_digits", DIR "gpt2_digits/cases.json");
+    check_family(DIR "gpt2_digits", DIR "gpt2_digits/cases.json", "smollm");
 }
 
 static void test_qwen2(void **state) {
     (void)state;
-    check_family(DIR "qwen2", DIR "qwen2/cases.json");
+    check_family(DIR "qwen2", DIR "qwen2/cases.json", "qwen2");
 }
 
 static void test_properties(void **state) {
@@ -415,7 +460,40 @@ static void test_smollm2(void **state) {
     assert_string_equal(zb_tokenizer_chat_template(again), zb_tokenizer_chat_template(t));
     zb_tokenizer_close(again);
     assert_int_equal(zb_dir_remove(dir, &err), ZB_OK);
+    g = through_gguf(t, zb_tokenizer_vocab(t));
+    if (zb_tokenizer_from_gguf(&again, g, &err) != ZB_OK) fail_msg("%s", err.msg);
+    zb_gguf_close(g);
+    check_golden(again);
+    assert_string_equal(zb_tokenizer_chat_template(again), zb_tokenizer_chat_template(t));
+    zb_tokenizer_close(again);
     zb_tokenizer_close(t);
+}
+
+/* A chain of cuts that GGUF has no name for is kept as the text of tokenizer.json. */
+static void test_unnamed_cuts(void **state) {
+    (void)state;
+    zb_tokenizer *t, *again;
+    zb_err err = {0};
+    zb_arena a = {0};
+    zb_str text = {0};
+    zb_file_read("fuzz/corpus/tokenizer/template_unk", 1 << 20, &a, &text, &err);
+    text.n = strlen(text.p);
+    if (zb_tokenizer_parse(&t, text, (zb_str){0}, "unk", &err) != ZB_OK) fail_msg("%s", err.msg);
+    zb_gguf *g = through_gguf(t, 0);
+    zb_str model = {0};
+    assert_int_equal(zb_gguf_str(g, "tokenizer.ggml.model", false, &model, &err), ZB_OK);
+    assert_null(model.p);
+    if (zb_tokenizer_from_gguf(&again, g, &err) != ZB_OK) fail_msg("%s", err.msg);
+    zb_gguf_close(g);
+    zb_ids x, y;
+    zb_str some = ZB_STR("ab abc cab \xc3\xa9 x");
+    assert_int_equal(zb_tokenizer_encode(t, some, true, true, &a, &x, &err), ZB_OK);
+    assert_int_equal(zb_tokenizer_encode(again, some, true, true, &a, &y, &err), ZB_OK);
+    assert_int_equal(x.n, y.n);
+    assert_memory_equal(x.id, y.id, x.n * sizeof *x.id);
+    zb_tokenizer_close(again);
+    zb_tokenizer_close(t);
+    zb_arena_free(&a);
 }
 
 /* Broken files: a small valid one with one place exchanged. */
@@ -648,12 +726,13 @@ static void test_patterns(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama3),        cmocka_unit_test(test_gpt2_digits),
-        cmocka_unit_test(test_qwen2),         cmocka_unit_test(test_properties),
-        cmocka_unit_test(test_invalid_utf8),  cmocka_unit_test(test_long_word),
-        cmocka_unit_test(test_gguf),          cmocka_unit_test(test_smollm2),
-        cmocka_unit_test(test_base_file),     cmocka_unit_test(test_broken_files),
-        cmocka_unit_test(test_broken_config), cmocka_unit_test(test_patterns),
+        cmocka_unit_test(test_llama3),       cmocka_unit_test(test_gpt2_digits),
+        cmocka_unit_test(test_qwen2),        cmocka_unit_test(test_properties),
+        cmocka_unit_test(test_invalid_utf8), cmocka_unit_test(test_long_word),
+        cmocka_unit_test(test_gguf),         cmocka_unit_test(test_unnamed_cuts),
+        cmocka_unit_test(test_smollm2),      cmocka_unit_test(test_base_file),
+        cmocka_unit_test(test_broken_files), cmocka_unit_test(test_broken_config),
+        cmocka_unit_test(test_patterns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

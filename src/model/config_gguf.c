@@ -1,0 +1,231 @@
+/* config_gguf.c - a model's description as the keys of a GGUF file (contract in config.h).
+ *
+ * Two architectures. `llama` has the keys that other programs know; what they cannot say (several
+ * end tokens) stands in keys zebra.* beside them, which others ignore. `zebra` is ours, for hybrids
+ * and whatever llama's keys cannot describe: zebra.config and zebra.hybrid_config are the texts of
+ * config.json and hybrid_config.json, so that one reader, one writer and one set of checks serve
+ * folders and files, and a new mixer kind needs nothing here. */
+#include "base/file.h"
+#include "base/json.h"
+#include "model/config.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22 };
+
+static zb_status gguf_size(const zb_gguf *g, const char *key, bool required, int max, int *out,
+                           zb_err *err) {
+    int64_t v = *out;
+    ZB_TRY(zb_gguf_int(g, key, required, &v, err));
+    if (v < 0 || v > max)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected 0 to %d, found %lld", zb_gguf_path(g),
+                       key, max, (long long)v);
+    *out = (int)v;
+    return ZB_OK;
+}
+
+/* GGUF keeps these as f32: 1e-5 comes as 9.99999975e-06. The shortest decimal that means the same
+ * f32 is what the model's maker wrote, and what survives being written to JSON. */
+static double shortest(double v) {
+    char text[32];
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if ((float)strtod(text, NULL) == (float)v) return strtod(text, NULL);
+    }
+    return v;
+}
+
+/* Head sizes that our attention does not have must not be read past. */
+static zb_status gguf_head_sizes(const zb_config *c, const zb_gguf *g, zb_err *err) {
+    static const char *const keys[] = {"llama.attention.value_length",
+                                       "llama.rope.dimension_count"};
+    for (int i = 0; i < 2; i++) {
+        int size = c->dh;
+        ZB_TRY(gguf_size(g, keys[i], false, 4096, &size, err));
+        if (size != c->dh)
+            return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                           "%s: %s: expected %d as the head size, found %d", zb_gguf_path(g),
+                           keys[i], c->dh, size);
+    }
+    return ZB_OK;
+}
+
+/* Begin and end tokens: ours say them exactly, those of the tokenizer know one of each. Ids beyond
+ * the vocabulary are ignored, as they never occur. */
+static zb_status read_ends(zb_config *c, const zb_gguf *g, zb_err *err) {
+    int64_t id = -1, eos[ZB_EOS_MAX];
+    size_t n = 0;
+    ZB_TRY(zb_gguf_int(g, "tokenizer.ggml.bos_token_id", false, &id, err));
+    ZB_TRY(zb_gguf_int(g, "zebra.bos_token_id", false, &id, err));
+    c->bos = id >= 0 && id < c->V ? (int)id : -1;
+    ZB_TRY(zb_gguf_array(g, "zebra.eos_token_ids", false, &n, err));
+    if (n > ZB_EOS_MAX)
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: key \"zebra.eos_token_ids\": expected at most %d ids, found %zu",
+                       zb_gguf_path(g), ZB_EOS_MAX, n);
+    if (n) ZB_TRY(zb_gguf_array_int(g, "zebra.eos_token_ids", eos, n, err));
+    if (!n) {
+        id = -1;
+        ZB_TRY(zb_gguf_int(g, "tokenizer.ggml.eos_token_id", false, &id, err));
+        eos[n++] = id;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (eos[i] >= 0 && eos[i] < c->V) c->eos[c->n_eos++] = (int)eos[i];
+    return ZB_OK;
+}
+
+/* Only what the llama architecture's keys can say; Llama 3's scaling comes as the tensor
+ * rope_freqs, which the loader of weights turns into the parameters of a llama3 rope
+ * (model/load_gguf.c). */
+static zb_status read_llama(zb_config *c, const zb_gguf *g, zb_err *err) {
+    memset(c, 0, sizeof *c);
+    zb_rope_defaults(&c->rope);
+    c->eps = 1e-5;
+    snprintf(c->model_type, sizeof c->model_type, "llama");
+    ZB_TRY(gguf_size(g, "llama.embedding_length", true, SIZE_MAX_ANY, &c->D, err));
+    ZB_TRY(gguf_size(g, "llama.block_count", true, ZB_LAYERS_MAX, &c->L, err));
+    ZB_TRY(gguf_size(g, "llama.feed_forward_length", true, SIZE_MAX_ANY, &c->F, err));
+    ZB_TRY(gguf_size(g, "llama.attention.head_count", true, 4096, &c->H, err));
+    c->G = c->H;
+    ZB_TRY(gguf_size(g, "llama.attention.head_count_kv", false, 4096, &c->G, err));
+    c->dh = c->H ? c->D / c->H : 0;
+    ZB_TRY(gguf_size(g, "llama.attention.key_length", false, 4096, &c->dh, err));
+    ZB_TRY(gguf_head_sizes(c, g, err));
+    c->context_max = 2048;
+    ZB_TRY(gguf_size(g, "llama.context_length", false, 1 << 24, &c->context_max, err));
+    ZB_TRY(zb_gguf_f64(g, "llama.attention.layer_norm_rms_epsilon", false, &c->eps, err));
+    ZB_TRY(zb_gguf_f64(g, "llama.rope.freq_base", false, &c->rope.theta, err));
+    c->eps = shortest(c->eps);
+    c->rope.theta = shortest(c->rope.theta);
+    zb_str scaling = ZB_STR("none");
+    ZB_TRY(zb_gguf_str(g, "llama.rope.scaling.type", false, &scaling, err));
+    if (zb_str_is(scaling, "linear") || zb_str_is(scaling, "yarn")) {
+        c->rope.type = zb_str_is(scaling, "yarn") ? ZB_ROPE_YARN : ZB_ROPE_LINEAR;
+        c->rope.old_context = c->context_max;
+        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.factor", true, &c->rope.factor, err));
+        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.original_context_length", false,
+                           &c->rope.old_context, err));
+    } else if (!zb_str_is(scaling, "none")) {
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: llama.rope.scaling.type: expected none, linear or yarn",
+                       zb_gguf_path(g));
+    }
+    size_t tokens = 0;
+    ZB_TRY(zb_gguf_array(g, "tokenizer.ggml.tokens", false, &tokens, err));
+    const zb_tensor *embed = zb_gguf_find(g, "token_embd.weight");
+    if (!embed || embed->n_dims != 2 || embed->shape[0] > VOCAB_MAX)
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: expected a tensor token_embd.weight of two dimensions",
+                       zb_gguf_path(g));
+    c->V = (int)embed->shape[0];
+    c->tied = !zb_gguf_find(g, "output.weight");
+    c->qkv_bias = zb_gguf_find(g, "blk.0.attn_q.bias") != NULL;
+    c->o_bias = zb_gguf_find(g, "blk.0.attn_output.bias") != NULL;
+    /* biases on q, k and v alone are Qwen2's way: a config.json can say it only by that name */
+    if (c->qkv_bias && !c->o_bias) snprintf(c->model_type, sizeof c->model_type, "qwen2");
+    ZB_TRY(read_ends(c, g, err));
+    c->mla_rope = c->rope;
+    return zb_config_check(c, zb_gguf_path(g), err);
+}
+
+static zb_status parse_text(const zb_gguf *g, const char *key, bool required, json_t **out,
+                            zb_err *err) {
+    zb_str text = {0};
+    ZB_TRY(zb_gguf_str(g, key, required, &text, err));
+    if (!text.p) return ZB_OK;
+    zb_arena a = {0};
+    char *where = zb_asprintf(&a, "%s: key \"%s\"", zb_gguf_path(g), key);
+    zb_status s = zb_json_parse(text.p, text.n, where, out, err);
+    zb_arena_free(&a);
+    return s;
+}
+
+static zb_status read_zebra(zb_config *c, const zb_gguf *g, zb_err *err) {
+    json_t *base = NULL, *hybrid = NULL;
+    zb_status s = parse_text(g, "zebra.config", true, &base, err);
+    if (s == ZB_OK) s = parse_text(g, "zebra.hybrid_config", false, &hybrid, err);
+    if (s == ZB_OK) s = zb_config_parse(c, base, hybrid, zb_gguf_path(g), err);
+    json_decref(base);
+    json_decref(hybrid);
+    if (s == ZB_OK && !zb_gguf_find(g, "lm_head.weight")) c->tied = true;
+    return s;
+}
+
+zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
+    zb_str arch;
+    ZB_TRY(zb_gguf_str(g, "general.architecture", true, &arch, err));
+    if (zb_str_is(arch, "zebra")) return read_zebra(c, g, err);
+    if (zb_str_is(arch, "llama")) return read_llama(c, g, err);
+    return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                   "%s: general.architecture: expected llama or zebra, found \"%.*s\"",
+                   zb_gguf_path(g), (int)(arch.n < 60 ? arch.n : 60), arch.p);
+}
+
+/* ---- writing ---- */
+
+/* Llama 3's scaling is a tensor of divisors there, from which a reader recovers the factor alone.
+ */
+static bool llama_says_rope(const zb_rope *r) {
+    switch (r->type) {
+    case ZB_ROPE_PLAIN:
+    case ZB_ROPE_LINEAR: return true;
+    case ZB_ROPE_LLAMA3: return r->low == 1 && r->high == 4 && r->old_context == 8192;
+    case ZB_ROPE_YARN:
+        return r->beta_fast == 32 && r->beta_slow == 1 && r->mscale == 1 && r->mscale_all_dim == 0;
+    }
+    return false;
+}
+
+bool zb_config_is_llama(const zb_config *c) {
+    bool biases = !c->mlp_bias && (c->qkv_bias || !c->o_bias);
+    return !c->hybrid && biases && llama_says_rope(&c->rope);
+}
+
+static void put_llama(const zb_config *c, zb_gguf_writer *w) {
+    zb_gguf_put_u32(w, "llama.vocab_size", c->V);
+    zb_gguf_put_u32(w, "llama.context_length", c->context_max);
+    zb_gguf_put_u32(w, "llama.embedding_length", c->D);
+    zb_gguf_put_u32(w, "llama.block_count", c->L);
+    zb_gguf_put_u32(w, "llama.feed_forward_length", c->F);
+    zb_gguf_put_u32(w, "llama.attention.head_count", c->H);
+    zb_gguf_put_u32(w, "llama.attention.head_count_kv", c->G);
+    zb_gguf_put_u32(w, "llama.attention.key_length", c->dh);
+    zb_gguf_put_u32(w, "llama.attention.value_length", c->dh);
+    zb_gguf_put_u32(w, "llama.rope.dimension_count", c->dh);
+    zb_gguf_put_f32(w, "llama.rope.freq_base", c->rope.theta);
+    zb_gguf_put_f32(w, "llama.attention.layer_norm_rms_epsilon", c->eps);
+    bool yarn = c->rope.type == ZB_ROPE_YARN;
+    if (yarn || c->rope.type == ZB_ROPE_LINEAR) {
+        zb_gguf_put_str(w, "llama.rope.scaling.type", yarn ? ZB_STR("yarn") : ZB_STR("linear"));
+        zb_gguf_put_f32(w, "llama.rope.scaling.factor", c->rope.factor);
+    }
+    if (yarn)
+        zb_gguf_put_u32(w, "llama.rope.scaling.original_context_length",
+                        (int64_t)c->rope.old_context);
+    if (c->bos >= 0) zb_gguf_put_u32(w, "zebra.bos_token_id", c->bos);
+    if (c->n_eos) zb_gguf_put_i32s(w, "zebra.eos_token_ids", c->eos, (size_t)c->n_eos);
+}
+
+static zb_status put_text(zb_gguf_writer *w, const char *key, json_t *v, zb_err *err) {
+    zb_arena a = {0};
+    char *text = zb_json_text(v, &a);
+    if (text) zb_gguf_put_str(w, key, zb_str_from(text));
+    zb_arena_free(&a);
+    json_decref(v);
+    return text ? ZB_OK : zb_fail(err, ZB_ERR_FORMAT, "%s: a text is not valid UTF-8", key);
+}
+
+zb_status zb_config_to_gguf(const zb_config *c, zb_gguf_writer *w, const json_t *provenance,
+                            zb_err *err) {
+    bool llama = zb_config_is_llama(c);
+    zb_gguf_put_str(w, "general.architecture", llama ? ZB_STR("llama") : ZB_STR("zebra"));
+    if (llama)
+        put_llama(c, w);
+    else
+        ZB_TRY(put_text(w, "zebra.config", zb_config_base_json(c), err));
+    if (c->hybrid) ZB_TRY(put_text(w, "zebra.hybrid_config", zb_config_hybrid_json(c), err));
+    if (provenance) ZB_TRY(put_text(w, "zebra.provenance", json_deep_copy(provenance), err));
+    return ZB_OK;
+}
