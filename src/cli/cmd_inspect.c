@@ -24,7 +24,8 @@ static const zb_cli_about about = {
     "Prints layers, parameters, cache per token, state per sequence and weights of a model.",
     "kv_percent compares the cached values per token with those of the same model with attention "
     "in every layer.\n"
-    "Caches and states are held in f32: 4 bytes per value.",
+    "Bytes of caches and states are those in f32; --cache-type of other commands holds caches in "
+    "less.",
 };
 
 enum { VALUE_BYTES = 4 };
