@@ -7,7 +7,8 @@ static const zb_cli_about about = {
     "RECIPE.yaml",
     "Runs all stages of a recipe, resuming where an earlier run stopped, and prints the table of "
     "results.",
-    "A recipe has the keys output, teacher, title, seed, precision and the sections compose, "
+    "A recipe has the keys output, teacher, title, seed, precision, memory_limit and the sections "
+    "compose, "
     "align, select, distill, eval, generate, bench, report,\n"
     "whose keys are the options of the commands of those names (docs/RECIPES.md).",
 };

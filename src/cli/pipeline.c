@@ -20,6 +20,8 @@ static const zb_opt recipe_table[] = {
      "of all stages that have none of their own"},
     {ZB_OPT_CHOICE, "precision", 0, AT(zb_recipe_opts, precision), "auto", 0, 0, "auto|f32|bf16",
      "matrix products of all stages"},
+    {ZB_OPT_STR, "memory_limit", 0, AT(zb_recipe_opts, memory_limit), "auto", 0, 0, NULL,
+     "memory for align and distill, like 24G; auto: what the machine has"},
     {0},
 };
 
@@ -145,6 +147,9 @@ static void fill_in(zb_plan *p) {
                                 &p->suite.precision};
     for (int i = 0; i < 4; i++)
         if (!strcmp(*precision[i], "auto")) *precision[i] = p->r.precision;
+    const char **limit[] = {&p->align_stage.memory_limit, &p->distill_stage.memory_limit};
+    for (int i = 0; i < 2; i++)
+        if (!strcmp(*limit[i], "auto")) *limit[i] = p->r.memory_limit;
     int64_t *seed[] = {&p->compose.seed, &p->align_stage.seed, &p->distill_stage.seed,
                        &p->samples.seed};
     for (int i = 0; i < 4; i++)

@@ -11,7 +11,7 @@
 #include "train/distill.h"
 
 typedef struct zb_recipe_opts {
-    const char *output, *teacher, *title, *precision;
+    const char *output, *teacher, *title, *precision, *memory_limit;
     int64_t seed;
 } zb_recipe_opts;
 

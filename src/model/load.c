@@ -113,6 +113,12 @@ zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb
         zb_model_free(m);
         return s;
     }
+    if (mode == ZB_MODEL_TRAIN) { /* all was copied: the file's pages need not stay */
+        zb_safetensors_close(m->file);
+        zb_gguf_close(m->gguf);
+        m->file = NULL;
+        m->gguf = NULL;
+    }
     *out = m;
     return ZB_OK;
 }

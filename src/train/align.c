@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "model/loss.h"
+#include "train/memory.h"
 
 #include <math.h>
 #include <string.h>
@@ -57,11 +58,83 @@ typedef struct align {
     float **hidden, **mixer; /* captures of one pass: [L+1][N,D], [L][N,D] */
 } align;
 
-static bool is_trained(const align *a, const zb_param *p) {
+static bool is_trained(const void *arg, const zb_param *p) {
+    const align *a = arg;
     if (p->layer < 0) return false;
     bool in_mixer =
         strstr(p->name, ".mla.") || strstr(p->name, ".mamba.") || strstr(p->name, ".self_attn.");
     return in_mixer || !strcmp(a->o->trainable, "layer");
+}
+
+/* ---- memory ---- */
+
+typedef struct sizes {
+    const align *a;
+    zb_config teacher, student[STUDENTS_MAX];
+    int n;
+    size_t stored;
+    zb_precision precision;
+} sizes;
+
+static void memory_parts(const void *arg, zb_memory_plan *p) {
+    const sizes *z = arg;
+    const zb_config *t = &z->teacher;
+    zb_load load = zb_memory_load(z->a->so, p->rows);
+    size_t row = zb_room_of((size_t)load.n * t->D), students = 0,
+           operands = zb_memory_operands(t, load.n, z->precision);
+    zb_memory_weights w = {0};
+    for (int i = 0; i < z->n; i++) {
+        zb_memory_weights one = zb_memory_count(&z->student[i], false, is_trained, z->a);
+        w.all += one.all;
+        w.trained += one.trained;
+        operands += zb_memory_operands(&z->student[i], load.n, z->precision);
+        size_t most = 0;
+        for (int l = 0; l < z->student[i].L; l++) {
+            size_t alone;
+            zb_room r = zb_layer_room(&z->student[i], l, &load, true, &alone);
+            size_t here = r.tape + (r.forward > r.backward ? r.forward : r.backward);
+            if (here > most) most = here;
+        }
+        students += 4 * row + most; /* y, m and their gradients; each student has an arena */
+    }
+    zb_memory_add(p, "students' weights, f32", 4 * (size_t)w.all);
+    zb_memory_add(p, "gradients, f32", 4 * (size_t)w.trained);
+    zb_memory_add(p, "moments, f32", 8 * (size_t)w.trained);
+    zb_memory_add(p, "teacher's weights as stored", zb_memory_stored(t, z->stored));
+    zb_memory_add(p, "teacher's states and mixer outputs", (2 * (size_t)t->L + 2) * row);
+    zb_memory_add(p, "teacher's pass", zb_forward_room(t, &load) + zb_unpack_room(t));
+    zb_memory_add(p, "students' layer at work", students);
+    zb_memory_add(p, "operands in bf16", operands);
+}
+
+/* Sets rows per pass in the caller's copy of the options. */
+static zb_status plan_memory(align *a, zb_stage_opts *so, zb_memory_plan *p, zb_err *err) {
+    const zb_align_opts *o = a->o;
+    if (!o->teacher)
+        return zb_fail(err, ZB_ERR_CONFIG, "teacher: expected a model folder or .gguf");
+    zb_arena scratch = {0};
+    sizes *z = ZB_NEW(&scratch, sizes); /* configurations are large for a stack */
+    z->a = a;
+    char **in = zb_list_split(o->students, &scratch, &z->n);
+    zb_status s = zb_precision_choose(o->precision, &z->precision, err);
+    if (s == ZB_OK && (z->n < 1 || z->n > STUDENTS_MAX))
+        s = zb_fail(err, ZB_ERR_CONFIG, "students: expected 1 to %d folders, found %d",
+                    STUDENTS_MAX, z->n);
+    if (s == ZB_OK) s = zb_model_peek(o->teacher, &z->teacher, &z->stored, err);
+    size_t unused;
+    for (int i = 0; i < z->n && s == ZB_OK; i++)
+        s = zb_model_peek(in[i], &z->student[i], &unused, err);
+    zb_memory_ask ask = {.stage = "align", .o = so, .parts = memory_parts, .arg = z};
+    if (s == ZB_OK) s = zb_memory_choose(&ask, p, err);
+    if (s == ZB_OK && p->rows < so->batch) so->micro_batch = p->rows;
+    zb_arena_free(&scratch);
+    return s;
+}
+
+/* ---- the stage ---- */
+
+static int rows_per_pass(const zb_stage_opts *so) {
+    return (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
 }
 
 static zb_status open_student(align *a, const char *path, const char *out, zb_precision prec,
@@ -92,8 +165,6 @@ static zb_status open_all(align *a, zb_err *err) {
     int n_in, n_out;
     char **in = zb_list_split(a->o->students, &a->arena, &n_in),
          **out = zb_list_split(a->o->out, &a->arena, &n_out);
-    if (!a->o->teacher)
-        return zb_fail(err, ZB_ERR_CONFIG, "teacher: expected a model folder or .gguf");
     if (n_in < 1 || n_in > STUDENTS_MAX || (n_in != n_out && a->o->out))
         return zb_fail(
             err, ZB_ERR_CONFIG,
@@ -235,9 +306,10 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
     zb_arena scratch = {0};
     clear_sums(a);
     double tokens = 0;
+    int64_t most = rows_per_pass(a->so);
     zb_status s = ZB_OK;
-    for (int64_t r = 0; r < st->valid_rows && s == ZB_OK; r += a->so->batch) {
-        int64_t rows = st->valid_rows - r < a->so->batch ? st->valid_rows - r : a->so->batch;
+    for (int64_t r = 0; r < st->valid_rows && s == ZB_OK; r += most) {
+        int64_t rows = st->valid_rows - r < most ? st->valid_rows - r : most;
         zb_mark mark = zb_arena_mark(&scratch);
         zb_batch b = zb_packer_batch(&st->valid_packer, r, (int)rows, &scratch);
         s = pass(a, &b, 0, err);
@@ -274,7 +346,7 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
 static zb_status step(align *a, zb_packer *packer, int64_t first, double lr, zb_err *err) {
     zb_arena scratch = {0};
     const zb_stage_opts *so = a->so;
-    int rows = (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
+    int rows = rows_per_pass(so);
     double tokens = (double)(so->batch * so->sequence_length);
     clear_sums(a);
     zb_status s = ZB_OK;
@@ -318,17 +390,20 @@ static zb_status save_all(align *a, const json_t *how, zb_err *err) {
 
 zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const char *dir,
                        zb_err *err) {
-    align a = {.o = o, .so = so};
     zb_stage st = {0};
-    zb_align_opts oc = *o; /* the JSON writer reads through non-const groups */
-    zb_stage_opts sc = *so;
+    zb_align_opts oc = *o;  /* the JSON writer reads through non-const groups */
+    zb_stage_opts sc = *so; /* with what the plan of memory chooses */
+    align a = {.o = o, .so = &sc};
+    zb_memory_plan plan;
+    ZB_TRY(plan_memory(&a, &sc, &plan, err));
+    if (so->dry_run) return ZB_OK;
     zb_opt_group g[] = {{"", zb_align_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};
     json_t *how = zb_opts_json(g);
     zb_status s = o->out ? open_all(&a, err) : zb_fail(err, ZB_ERR_CONFIG, "out is needed");
     if (s == ZB_OK) {
         zb_optim **optim = zb_alloc_array(&a.arena, (size_t)a.n * a.L, sizeof *optim);
         for (int i = 0; i < a.n * a.L; i++) optim[i] = &a.s[i / a.L]->optim[i % a.L];
-        s = zb_stage_begin(&st, so, "align", dir, a.tokenizer, how, optim, a.n * a.L, err);
+        s = zb_stage_begin(&st, &sc, "align", dir, a.tokenizer, how, optim, a.n * a.L, err);
     }
     if (s == ZB_OK) s = loop(&a, &st, err);
     if (s == ZB_OK) s = save_all(&a, how, err);
@@ -358,7 +433,10 @@ static double step_flop(const align *a) {
 
 zb_status zb_align_measure(const zb_align_opts *o, const zb_stage_opts *so, zb_step_measure *m,
                            zb_err *err) {
-    align a = {.o = o, .so = so};
+    zb_stage_opts sc = *so;
+    align a = {.o = o, .so = &sc};
+    zb_memory_plan plan;
+    ZB_TRY(plan_memory(&a, &sc, &plan, err));
     zb_arena scratch = {0};
     zb_corpus corpus = {0};
     zb_packer packer;
@@ -378,6 +456,7 @@ zb_status zb_align_measure(const zb_align_opts *o, const zb_stage_opts *so, zb_s
     m->times = a.times;
     if (s == ZB_OK) {
         m->flop = step_flop(&a);
+        m->planned = plan.total;
         m->teacher_peak = zb_runner_arena(a.runner)->peak;
         for (int i = 0; i < a.n; i++) {
             size_t peak = zb_runner_arena(a.s[i]->runner)->peak;

@@ -25,6 +25,8 @@ const zb_opt zb_train_bench_table[] = {
     {ZB_OPT_INT, "steps", 0, AT(steps), "3", 1, 1000, NULL, "steps, after one that is not counted"},
     {ZB_OPT_BOOL, "recompute", 0, AT(recompute), "false", 0, 0, NULL,
      "distill: keep only layer inputs"},
+    {ZB_OPT_STR, "memory_limit", 0, AT(memory_limit), "auto", 0, 0, NULL,
+     "memory to stay within, like 24G; auto: what the machine has"},
     {0},
 };
 
@@ -37,12 +39,11 @@ static zb_status run_stage(const zb_train_bench *b, const char *precision, zb_st
                                       {"", zb_align_opt_table, &a},
                                       {"", zb_stage_opt_table, &s},
                                       {0}});
+    s.train = s.valid = NULL; /* random tokens */
     s.batch = b->rows;
     s.micro_batch = b->micro_rows;
     s.sequence_length = b->length;
-    if (s.micro_batch > 0 && s.batch % s.micro_batch)
-        return zb_fail(err, ZB_ERR_USAGE, "--micro-rows: expected a divisor of %lld, found %lld",
-                       (long long)s.batch, (long long)s.micro_batch);
+    s.memory_limit = b->memory_limit;
     d.teacher = a.teacher = b->teacher;
     d.student = a.students = b->student;
     d.precision = a.precision = precision;
@@ -69,13 +70,14 @@ zb_status zb_train_bench_run(const zb_train_bench *b, const char *precision, dou
         json_t *times =
             json_pack("{s:f,s:f,s:f,s:f,s:f}", "teacher", t->teacher / n, "forward", t->forward / n,
                       "loss", t->loss / n, "backward", t->backward / n, "update", t->update / n);
-        *out =
-            json_pack("{s:s,s:f,s:f,s:o,s:o,s:I,s:I,s:s,s:f,s:f,s:I,s:I}", "train", b->train,
-                      "tokens_per_second", tokens / best, "seconds", best, "all_seconds", all,
-                      "mean_times", times, "rows", (json_int_t)b->rows, "length",
-                      (json_int_t)b->length, "precision", precision, "flop", m.flop,
-                      "share_of_peak", peak > 0 ? m.flop / best / peak : 0, "teacher_peak_bytes",
-                      (json_int_t)m.teacher_peak, "student_peak_bytes", (json_int_t)m.student_peak);
+        *out = json_pack("{s:s,s:f,s:f,s:o,s:o,s:I,s:I,s:s,s:f,s:f,s:I,s:I,s:I,s:f}", "train",
+                         b->train, "tokens_per_second", tokens / best, "seconds", best,
+                         "all_seconds", all, "mean_times", times, "rows", (json_int_t)b->rows,
+                         "length", (json_int_t)b->length, "precision", precision, "flop", m.flop,
+                         "share_of_peak", peak > 0 ? m.flop / best / peak : 0, "planned_bytes",
+                         (json_int_t)m.planned, "teacher_peak_bytes", (json_int_t)m.teacher_peak,
+                         "student_peak_bytes", (json_int_t)m.student_peak, "peak_rss_mib",
+                         zb_stage_peak_rss());
     }
     zb_arena_free(&a);
     return s;

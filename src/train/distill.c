@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "model/loss.h"
+#include "train/memory.h"
 
 #include <math.h>
 #include <string.h>
@@ -57,10 +58,68 @@ static double rate_of(const distill *d, const zb_param *p) {
     return in_mixer ? d->o->mixer_rate : d->o->other_rate;
 }
 
-static zb_status open_all(distill *d, zb_err *err) {
-    const zb_distill_opts *o = d->o;
+/* ---- memory ---- */
+
+typedef struct sizes {
+    const distill *d;
+    zb_config teacher, student;
+    size_t stored; /* bytes of the teacher's weights */
+    zb_precision precision;
+} sizes;
+
+static bool is_trained(const void *arg, const zb_param *p) { return rate_of(arg, p) != 0; }
+
+static void memory_parts(const void *arg, zb_memory_plan *p) {
+    const sizes *z = arg;
+    zb_load load = zb_memory_load(z->d->so, p->rows);
+    size_t n = (size_t)load.n;
+    zb_memory_weights w = zb_memory_count(&z->student, z->d->o->untie, is_trained, z->d);
+    zb_train_room room = zb_train_room_of(&z->student, &load, p->recompute);
+    size_t ends = 2 * zb_room_of(n * z->student.D) + zb_room_of(n); /* hs, dh, labels */
+    zb_memory_add(p, "student's weights, f32", 4 * (size_t)w.all);
+    zb_memory_add(p, "gradients, f32", 4 * (size_t)w.trained);
+    zb_memory_add(p, "moments, f32", 8 * (size_t)w.trained);
+    zb_memory_add(p, "teacher's weights as stored", zb_memory_stored(&z->teacher, z->stored));
+    zb_memory_add(p, "activations kept", room.kept + ends);
+    zb_memory_add(p, "layer or logits at work", room.peak - room.kept);
+    zb_memory_add(p, "teacher's pass",
+                  zb_room_of(n * z->teacher.D) + zb_forward_room(&z->teacher, &load) +
+                      zb_unpack_room(&z->teacher));
+    zb_memory_add(p, "operands in bf16",
+                  zb_memory_operands(&z->teacher, load.n, z->precision) +
+                      zb_memory_operands(&z->student, load.n, z->precision));
+}
+
+/* Sets rows per pass and recompute in the caller's copies of the options. */
+static zb_status plan_memory(const distill *d, zb_distill_opts *o, zb_stage_opts *so,
+                             zb_memory_plan *p, zb_err *err) {
+    sizes z = {.d = d};
+    size_t unused;
     if (!o->teacher || !o->student)
         return zb_fail(err, ZB_ERR_CONFIG, "teacher and student are needed");
+    ZB_TRY(zb_precision_choose(o->precision, &z.precision, err));
+    ZB_TRY(zb_model_peek(o->teacher, &z.teacher, &z.stored, err));
+    ZB_TRY(zb_model_peek(o->student, &z.student, &unused, err));
+    zb_memory_ask ask = {.stage = "distill",
+                         .o = so,
+                         .recompute = o->recompute,
+                         .may_recompute = true,
+                         .parts = memory_parts,
+                         .arg = &z};
+    ZB_TRY(zb_memory_choose(&ask, p, err));
+    o->recompute = p->recompute;
+    if (p->rows < so->batch) so->micro_batch = p->rows;
+    return ZB_OK;
+}
+
+/* ---- the stage ---- */
+
+static int rows_per_pass(const zb_stage_opts *so) {
+    return (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
+}
+
+static zb_status open_all(distill *d, zb_err *err) {
+    const zb_distill_opts *o = d->o;
     zb_precision prec;
     ZB_TRY(zb_precision_choose(o->precision, &prec, err));
     ZB_TRY(zb_model_open(&d->teacher, o->teacher, ZB_MODEL_RUN, err));
@@ -158,8 +217,9 @@ static zb_status validate(distill *d, zb_stage *st, zb_err *err) {
     zb_arena scratch = {0};
     zb_vocab_sums sums = {0};
     zb_status s = ZB_OK;
-    for (int64_t r = 0; r < st->valid_rows && s == ZB_OK; r += d->so->batch) {
-        int64_t rows = st->valid_rows - r < d->so->batch ? st->valid_rows - r : d->so->batch;
+    int64_t most = rows_per_pass(d->so);
+    for (int64_t r = 0; r < st->valid_rows && s == ZB_OK; r += most) {
+        int64_t rows = st->valid_rows - r < most ? st->valid_rows - r : most;
         zb_mark mark = zb_arena_mark(&scratch);
         zb_batch b = zb_packer_batch(&st->valid_packer, r, (int)rows, &scratch);
         s = pass(d, &b, 0, &sums, err);
@@ -188,7 +248,7 @@ static zb_status step(distill *d, zb_packer *packer, int64_t first, double lr, z
                       double *norm, zb_err *err) {
     zb_arena scratch = {0};
     const zb_stage_opts *so = d->so;
-    int rows = (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
+    int rows = rows_per_pass(so);
     double tokens = (double)(so->batch * so->sequence_length);
     zb_status s = ZB_OK;
     for (int r = 0; r < so->batch && s == ZB_OK; r += rows) {
@@ -232,15 +292,18 @@ static zb_status loop(distill *d, zb_stage *st, zb_err *err) {
 
 zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, const char *dir,
                          zb_err *err) {
-    distill d = {.o = o, .so = so};
     zb_stage st = {0};
-    zb_distill_opts oc = *o; /* the JSON writer reads through non-const groups */
+    zb_distill_opts oc = *o; /* with what the plan of memory chooses */
     zb_stage_opts sc = *so;
+    distill d = {.o = &oc, .so = &sc};
+    zb_memory_plan plan;
+    ZB_TRY(plan_memory(&d, &oc, &sc, &plan, err));
+    if (so->dry_run) return ZB_OK;
     zb_opt_group g[] = {{"", zb_distill_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};
     d.how = zb_opts_json(g);
     zb_optim *optim[] = {&d.optim};
     zb_status s = o->out ? open_all(&d, err) : zb_fail(err, ZB_ERR_CONFIG, "out is needed");
-    if (s == ZB_OK) s = zb_stage_begin(&st, so, "distill", dir, d.tokenizer, d.how, optim, 1, err);
+    if (s == ZB_OK) s = zb_stage_begin(&st, &sc, "distill", dir, d.tokenizer, d.how, optim, 1, err);
     if (s == ZB_OK) s = loop(&d, &st, err);
     if (s == ZB_OK) s = save(&d, o->out, err);
     if (s == ZB_OK) s = zb_stage_finish(&st, err);
@@ -258,7 +321,11 @@ static double step_flop(const distill *d) {
 
 zb_status zb_distill_measure(const zb_distill_opts *o, const zb_stage_opts *so, zb_step_measure *m,
                              zb_err *err) {
-    distill d = {.o = o, .so = so};
+    zb_distill_opts oc = *o;
+    zb_stage_opts sc = *so;
+    distill d = {.o = &oc, .so = &sc};
+    zb_memory_plan plan;
+    ZB_TRY(plan_memory(&d, &oc, &sc, &plan, err));
     zb_arena a = {0};
     zb_corpus corpus = {0};
     zb_packer packer;
@@ -281,6 +348,7 @@ zb_status zb_distill_measure(const zb_distill_opts *o, const zb_stage_opts *so, 
         m->flop = step_flop(&d);
         m->teacher_peak = zb_runner_arena(d.tr)->peak;
         m->student_peak = zb_runner_arena(d.sr)->peak;
+        m->planned = plan.total;
     }
     close_all(&d);
     zb_arena_free(&a);

@@ -47,6 +47,10 @@ const zb_opt zb_stage_opt_table[] = {
      "checkpoints kept besides the best"},
     {ZB_OPT_CHOICE, "resume", 0, AT(resume), "auto", 0, 0, "auto|never",
      "continue from the newest checkpoint"},
+    {ZB_OPT_STR, "memory_limit", 0, AT(memory_limit), "auto", 0, 0, NULL,
+     "memory to stay within, like 24G; auto: what the machine has"},
+    {ZB_OPT_BOOL, "dry_run", 0, AT(dry_run), "false", 0, 0, NULL,
+     "only print the memory plan; models may be configurations without weights"},
     {0},
 };
 
@@ -100,10 +104,6 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
                          int n_optims, zb_err *err) {
     *s = (zb_stage){.o = o, .name = name, .dir = dir, .t_step = zb_seconds()};
     zb_arena *a = &s->arena;
-    if (o->micro_batch > 0 && o->batch % o->micro_batch)
-        return zb_fail(err, ZB_ERR_CONFIG,
-                       "micro_batch: expected a divisor of batch %lld, found %lld",
-                       (long long)o->batch, (long long)o->micro_batch);
     ZB_TRY(zb_dir_make(dir, err));
     ZB_TRY(zb_corpus_read(&s->train, o->train, t, 0, a, err));
     ZB_TRY(zb_packer_init(&s->packer, &s->train, (int)o->sequence_length, true, (uint64_t)o->seed,
@@ -118,7 +118,11 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
     int64_t per_step = o->batch * o->sequence_length;
     s->steps = (o->tokens + per_step - 1) / per_step;
     s->log_path = zb_path_join(a, dir, "log.jsonl");
-    char *text = json_dumps(digest_of, JSON_SORT_KEYS | JSON_COMPACT);
+    json_t *same = json_copy((json_t *)digest_of); /* what changes no number may change */
+    static const char *const free_keys[] = {"memory_limit", "dry_run", "recompute"};
+    for (int i = 0; i < 3; i++) json_object_del(same, free_keys[i]);
+    char *text = json_dumps(same, JSON_SORT_KEYS | JSON_COMPACT);
+    json_decref(same);
     s->checkpoint = (zb_checkpoint){.run_dir = dir,
                                     .digest = zb_digest(a, text ? text : ""),
                                     .optim = optim,
@@ -139,7 +143,7 @@ double zb_stage_lr(const zb_stage *s) {
                            : zb_schedule_cosine(s->step, warm, s->steps, s->o->lr_floor));
 }
 
-static double peak_rss_mib(void) {
+double zb_stage_peak_rss(void) {
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
     return (double)u.ru_maxrss / 1024;
@@ -165,7 +169,7 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *
     json_object_set_new(numbers, "step_ms", json_real(1e3 * (now - s->t_step)));
     json_object_set_new(numbers, "tokens_per_second",
                         json_real((double)per_step / (now - s->t_step)));
-    json_object_set_new(numbers, "peak_rss_mib", json_real(peak_rss_mib()));
+    json_object_set_new(numbers, "peak_rss_mib", json_real(zb_stage_peak_rss()));
     s->t_step = now;
     if (!isfinite(loss)) {
         json_decref(numbers);

@@ -11,15 +11,17 @@
 #include "data/corpus.h"
 #include "train/checkpoint.h"
 
-/* Common options; tables of stages start with ZB_STAGE_OPTIONS(struct, field). */
+/* Common options. */
 typedef struct zb_stage_opts {
     const char *train, *valid;                   /* text files */
     int64_t tokens;                              /* of training */
     int64_t sequence_length, batch, micro_batch; /* rows per step; rows per pass */
     double lr, warmup, lr_floor, clip, weight_decay, beta1, beta2, eps;
     int64_t seed, eval_every, valid_tokens, save_every, log_every, keep_last;
-    const char *resume; /* auto | never */
-    double gate_rate;   /* learning-rate factor of decays, steps, gates and convolutions */
+    const char *resume;       /* auto | never */
+    double gate_rate;         /* learning-rate factor of decays, steps, gates and convolutions */
+    const char *memory_limit; /* auto, or bytes ("24G") */
+    bool dry_run;             /* only plan */
 } zb_stage_opts;
 
 extern const zb_opt zb_stage_opt_table[]; /* for a zb_stage_opts */
@@ -75,7 +77,9 @@ typedef struct zb_step_measure {
     double flop; /* of a step: 2 per weight and token of a pass forward, 4 of one back; products
                     of attention and scan with themselves come on top and are not counted */
     size_t teacher_peak, student_peak; /* bytes of the runners' arenas */
+    size_t planned;                    /* of everything, without text */
 } zb_step_measure;
+double zb_stage_peak_rss(void); /* MiB of the process so far */
 void zb_stage_random(zb_corpus *c, int rows, int length, int vocab, zb_arena *a);
 
 #endif

@@ -1,0 +1,62 @@
+/* memory.h - the memory of a training stage, planned before anything large is opened.
+ *
+ * A plan is a list of parts whose sum must not exceed a limit: weights, gradients, moments, the
+ * teacher, activations, scratch. All of it follows from configurations and batch. Where the sum is
+ * too large, layers are recomputed, then rows go through in smaller pieces; where nothing helps the
+ * stage is refused with the sum and what would help. */
+#ifndef ZB_TRAIN_MEMORY_H
+#define ZB_TRAIN_MEMORY_H
+
+#include "model/footprint.h"
+#include "train/stage.h"
+
+typedef struct zb_memory_part {
+    const char *what;
+    size_t bytes;
+} zb_memory_part;
+
+enum { ZB_MEMORY_PARTS = 12 };
+
+typedef struct zb_memory_plan {
+    zb_memory_part part[ZB_MEMORY_PARTS];
+    int n;
+    size_t total, limit; /* limit 0: unknown, nothing is refused */
+    int rows;            /* per pass */
+    bool recompute;
+} zb_memory_plan;
+
+void zb_memory_add(zb_memory_plan *p, const char *what, size_t bytes);
+
+/* What all stages have in common. */
+typedef struct zb_memory_ask {
+    const char *stage; /* for messages */
+    const zb_stage_opts *o;
+    bool recompute, may_recompute; /* wanted from the start; possible at all */
+    /* Fills the parts for p->rows and p->recompute. */
+    void (*parts)(const void *arg, zb_memory_plan *p);
+    const void *arg;
+} zb_memory_ask;
+
+/* Chooses rows and recompute by o->memory_limit and tells the plan (log). ZB_ERR_MEMORY where it
+ * cannot fit, ZB_ERR_CONFIG where limit or micro_batch make no sense. */
+zb_status zb_memory_choose(const zb_memory_ask *ask, zb_memory_plan *p, zb_err *err);
+
+/* Weights of a model in training: how many, and how many of them are trained. untie: the head gets
+ * a matrix of its own. */
+typedef struct zb_memory_weights {
+    int64_t all, trained;
+} zb_memory_weights;
+typedef bool (*zb_is_trained)(const void *arg, const zb_param *p);
+zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_is_trained trained,
+                                  const void *arg);
+
+/* Operands that products round to bf16, per runner: 0 for f32 (the rest belongs to oneDNN). */
+size_t zb_memory_operands(const zb_config *c, int n, zb_precision p);
+/* Bytes of the teacher's weights where its folder holds none: as bf16. */
+size_t zb_memory_stored(const zb_config *c, size_t stored);
+/* A load of `rows` rows of the stage's length. */
+zb_load zb_memory_load(const zb_stage_opts *o, int rows);
+/* Tokens of the stage's text and what reading it takes. */
+size_t zb_memory_text(const zb_stage_opts *o);
+
+#endif

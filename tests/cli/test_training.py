@@ -1,0 +1,75 @@
+"""Training commands from outside: plans of memory before work, and the measurement of steps."""
+
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ZEBRA = os.path.join(ROOT, os.environ.get("ZB_BUILD", "build/release"), "src", "cli", "zebra")
+TEACHER = os.path.join(ROOT, "tests", "golden", "llama")
+HYBRID = os.path.join(ROOT, "tests", "golden", "hybrid")
+
+
+def run(*args):
+    return subprocess.run([ZEBRA, *args], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"})
+
+
+def configuration_only(source, target):
+    os.mkdir(target)
+    for name in os.listdir(source):
+        if name.endswith(".json"):
+            shutil.copy(os.path.join(source, name), target)
+    return str(target)
+
+
+def plan_of(text):
+    rows = [line.rsplit(None, 2) for line in text.splitlines() if line.endswith(" MiB")]
+    return {name.strip(): float(value) for name, value, _ in rows}
+
+
+@pytest.mark.parametrize("command", ["distill", "align"])
+def test_dry_run_needs_no_weights_and_writes_nothing(tmp_path, command):
+    teacher = configuration_only(TEACHER, tmp_path / "t")
+    student = configuration_only(HYBRID, tmp_path / "s")
+    before = sorted(os.listdir(tmp_path))
+    flag = "--student" if command == "distill" else "--students"
+    r = run(command, "--teacher", teacher, flag, student, "--out", str(tmp_path / "o"), "--dry-run")
+    assert r.returncode == 0, r.stderr
+    assert "memory plan, 4 of 4 rows per pass" in r.stderr
+    parts = plan_of(r.stderr)
+    together = float(r.stderr.split("together")[1].split()[0])
+    assert abs(sum(parts.values()) - together) < 0.1 * len(parts)
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize("command", ["distill", "align"])
+def test_refusal_before_work(tmp_path, command):
+    flag = "--student" if command == "distill" else "--students"
+    r = run(command, "--teacher", TEACHER, flag, HYBRID, "--out", str(tmp_path / "o"),
+            "--memory-limit", "64M")
+    assert r.returncode == 6, r.stderr
+    assert "needs 0." in r.stderr and "the limit is 0.06 GiB" in r.stderr
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("stage,extra", [("distill", ()), ("distill", ("--recompute",)), ("align", ())])
+def test_bench_of_steps(stage, extra):
+    r = run("bench", "--train", stage, "--teacher", TEACHER, "--student", HYBRID, "--rows", "2",
+            "--length", "64", "--steps", "2", "--precision", "f32", *extra)
+    assert r.returncode == 0, r.stderr
+    o = json.loads(r.stdout)
+    assert o["train"] == stage and len(o["all_seconds"]) == 2
+    assert o["seconds"] == min(o["all_seconds"])
+    assert abs(o["tokens_per_second"] * o["seconds"] - 128) < 1e-3
+    assert o["flop"] > 0 and o["student_peak_bytes"] > 0
+
+
+def test_recompute_takes_less_memory():
+    peak = [json.loads(run("bench", "--train", "distill", "--teacher", TEACHER, "--student", HYBRID,
+                           "--length", "64", "--steps", "1", *extra).stdout)["student_peak_bytes"]
+            for extra in ((), ("--recompute",))]
+    assert peak[1] < peak[0]
