@@ -184,16 +184,23 @@ static void backward_weight(zb_run *run, const zb_param *w, const zb_param *bias
     }
 }
 
+/* dy meets the weights and the inputs: rounded once for both. */
+static void backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
+                     const float *dy, int n, float *dx, bool add) {
+    zb_matmul_hold(run->mm, ZB_HOLD_GRADIENT, dy, n, w->rows);
+    if (dx) backward_input(run, w, dy, n, dx, add);
+    backward_weight(run, w, bias, x, dy, n);
+    zb_matmul_release(run->mm, ZB_HOLD_GRADIENT);
+}
+
 void zb_linear_backward(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
                         const float *dy, int n, float *dx) {
-    if (dx) backward_input(run, w, dy, n, dx, true);
-    backward_weight(run, w, bias, x, dy, n);
+    backward(run, w, bias, x, dy, n, dx, true);
 }
 
 void zb_linear_backward_to(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,
                            const float *dy, int n, float *dx) {
-    backward_input(run, w, dy, n, dx, false);
-    backward_weight(run, w, bias, x, dy, n);
+    backward(run, w, bias, x, dy, n, dx, false);
 }
 
 void zb_norm(zb_run *run, const zb_param *w, const float *x, int n, int dim, float *y, float *r) {

@@ -80,13 +80,16 @@ void zb_vocab_tile_run(const zb_vocab_tile *t, zb_vocab_sums *sums, zb_arena *sc
     zb_arena_pop(scratch, mark);
 }
 
-/* Rows per tile: two buffers of logits near 50 MB, enough rows for an efficient product. */
+/* Rows per tile: two buffers of logits near 100 MB. Each tile reads the heads again, and unpacks a
+ * packed one, so few large tiles are better than many small ones. */
 static int tile_rows(int V, int n) {
-    int rows = (6 << 20) / V;
-    if (rows < 16) rows = 16;
-    if (rows > 256) rows = 256;
+    int rows = (24 << 20) / V;
+    if (rows < 64) rows = 64;
+    if (rows > 1024) rows = 1024;
     return rows < n ? rows : n;
 }
+
+size_t zb_vocab_loss_tile(int V, int n) { return (size_t)tile_rows(V, n); }
 
 size_t zb_vocab_loss_room(int V, int n, bool teacher, int threads) {
     int tile = tile_rows(V, n);
@@ -103,6 +106,8 @@ void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums) {
     zb_mark mark = zb_arena_mark(a);
     float *s = ZB_RAW_ARRAY(a, float, (size_t)tile *V),
           *t = l->teacher ? ZB_RAW_ARRAY(a, float, (size_t)tile *V) : NULL;
+    bool held = head->dtype == ZB_F32; /* one rounding of the head for all tiles, both ways */
+    if (held) zb_matmul_hold(run->mm, ZB_HOLD_HEAD, head->data, head->rows, head->cols);
     for (int i = 0; i < l->n; i += tile) {
         int n = l->n - i < tile ? l->n - i : tile;
         const float *x = l->hidden + (size_t)i * D;
@@ -120,6 +125,7 @@ void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums) {
         zb_vocab_tile_run(&v, sums, a);
         if (l->dhidden) zb_linear_backward(run, head, NULL, x, s, n, l->dhidden + (size_t)i * D);
     }
+    if (held) zb_matmul_release(run->mm, ZB_HOLD_HEAD);
     zb_arena_pop(a, mark);
 }
 

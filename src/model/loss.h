@@ -47,6 +47,7 @@ typedef struct zb_vocab_loss {
     float scale;
 } zb_vocab_loss;
 void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums);
+size_t zb_vocab_loss_tile(int V, int n); /* rows of logits at a time */
 /* Bytes it takes from the student's arena. */
 size_t zb_vocab_loss_room(int V, int n, bool teacher, int threads);
 

@@ -32,8 +32,12 @@ struct zb_matmul {
     dnnl_stream_t stream;
     entry cache[CACHE_MAX];
     int used, next;
-    void *work[2]; /* converted A and B */
-    size_t work_bytes[2];
+    void *work[2 + ZB_HOLDS]; /* converted A and B, then what is held */
+    size_t work_bytes[2 + ZB_HOLDS];
+    struct held {
+        const float *x; /* NULL: nothing */
+        int64_t rows, cols;
+    } held[ZB_HOLDS];
 };
 
 static void entry_release(entry *e) {
@@ -118,8 +122,7 @@ void zb_matmul_free(zb_matmul *mm) {
     for (int i = 0; i < mm->used; i++) entry_release(&mm->cache[i]);
     if (mm->stream) dnnl_stream_destroy(mm->stream);
     if (mm->engine) dnnl_engine_destroy(mm->engine);
-    zb_heap_resize(mm->work[0], 0);
-    zb_heap_resize(mm->work[1], 0);
+    for (int i = 0; i < 2 + ZB_HOLDS; i++) zb_heap_resize(mm->work[i], 0);
     zb_heap_resize(mm, 0);
 }
 
@@ -148,6 +151,30 @@ static void *convert(zb_matmul *mm, int slot, const float *src, int64_t rows, in
     return dst;
 }
 
+/* Products of this context multiply as they are. */
+static bool is_exact(const zb_matmul *mm) {
+    return mm->precision == ZB_PREC_F32 || (mm->precision == ZB_PREC_INT8 && !mm->native);
+}
+
+void zb_matmul_hold(zb_matmul *mm, int slot, const float *x, int64_t rows, int64_t cols) {
+    ZB_ASSERT(slot >= 0 && slot < ZB_HOLDS && !mm->held[slot].x);
+    if (is_exact(mm)) return;
+    convert(mm, 2 + slot, x, rows, cols, cols);
+    mm->held[slot] = (struct held){x, rows, cols};
+}
+
+void zb_matmul_release(zb_matmul *mm, int slot) { mm->held[slot].x = NULL; }
+
+/* The operand's rounded copy: the one held, or made here. */
+static void *rounded(zb_matmul *mm, int slot, const float *x, int64_t rows, int64_t cols,
+                     int64_t ld) {
+    for (int i = 0; i < ZB_HOLDS; i++) {
+        const struct held *h = &mm->held[i];
+        if (h->x == x && h->rows == rows && h->cols == cols && ld == cols) return mm->work[2 + i];
+    }
+    return convert(mm, slot, x, rows, cols, ld);
+}
+
 static void run_f32(const zb_mm_args *g) {
     dnnl_status_t s = dnnl_sgemm(g->a_t ? 'T' : 'N', g->b_t ? 'T' : 'N', g->m, g->n, g->k, 1.0f,
                                  g->a, g->lda, g->b, g->ldb, g->add ? 1.0f : 0.0f, g->c, g->ldc);
@@ -174,14 +201,14 @@ void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g) {
             memset(g->c + i * g->ldc, 0, (size_t)g->n * sizeof(float));
         return;
     }
-    if (mm->precision == ZB_PREC_F32 || (mm->precision == ZB_PREC_INT8 && !mm->native)) {
+    if (is_exact(mm)) {
         run_f32(g);
         return;
     }
     int64_t a_rows = g->a_t ? g->k : g->m, a_cols = g->a_t ? g->m : g->k;
     int64_t b_rows = g->b_t ? g->n : g->k, b_cols = g->b_t ? g->k : g->n;
-    void *a = convert(mm, 0, g->a, a_rows, a_cols, g->lda);
-    void *b = convert(mm, 1, g->b, b_rows, b_cols, g->ldb);
+    void *a = rounded(mm, 0, g->a, a_rows, a_cols, g->lda);
+    void *b = rounded(mm, 1, g->b, b_rows, b_cols, g->ldb);
     if (mm->native) {
         bool ok = run_native(mm, g, a, b);
         ZB_ASSERT(ok);

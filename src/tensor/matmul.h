@@ -43,6 +43,13 @@ typedef struct zb_mm_args {
     bool add;
 } zb_mm_args;
 
+/* Several products with one operand: holds its rounded copy, so that it is not rounded for each of
+ * them. `x` is dense, stored [rows, cols], and must not change until the slot is released. Nothing
+ * is done where products are in f32. */
+enum { ZB_HOLD_GRADIENT, ZB_HOLD_HEAD, ZB_HOLDS };
+void zb_matmul_hold(zb_matmul *mm, int slot, const float *x, int64_t rows, int64_t cols);
+void zb_matmul_release(zb_matmul *mm, int slot);
+
 /* Sizes of 0 are fine (k = 0 leaves C unchanged with `add`, else zeroes it). */
 void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g);
 

@@ -81,13 +81,14 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     const zb_config *t = &z->teacher;
     zb_load load = zb_memory_load(z->a->so, p->rows);
     size_t row = zb_room_of((size_t)load.n * t->D), students = 0,
-           operands = zb_memory_operands(t, load.n, z->precision);
+           operands =
+               zb_memory_operands(t, load.n, zb_memory_teacher_use(t, z->stored), z->precision);
     zb_memory_weights w = {0};
     for (int i = 0; i < z->n; i++) {
         zb_memory_weights one = zb_memory_count(&z->student[i], false, is_trained, z->a);
         w.all += one.all;
         w.trained += one.trained;
-        operands += zb_memory_operands(&z->student[i], load.n, z->precision);
+        operands += zb_memory_operands(&z->student[i], load.n, ZB_USE_WIDE, z->precision);
         size_t most = 0;
         for (int l = 0; l < z->student[i].L; l++) {
             size_t alone;

@@ -86,8 +86,9 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
                   zb_room_of(n * z->teacher.D) + zb_forward_room(&z->teacher, &load) +
                       zb_unpack_room(&z->teacher));
     zb_memory_add(p, "operands in bf16",
-                  zb_memory_operands(&z->teacher, load.n, z->precision) +
-                      zb_memory_operands(&z->student, load.n, z->precision));
+                  zb_memory_operands(&z->teacher, load.n,
+                                     zb_memory_teacher_use(&z->teacher, z->stored), z->precision) +
+                      zb_memory_operands(&z->student, load.n, ZB_USE_LOSS, z->precision));
 }
 
 /* Sets rows per pass and recompute in the caller's copies of the options. */

@@ -5,6 +5,7 @@
 #include "train/memory.h"
 
 #include "base/memory.h"
+#include "model/loss.h"
 
 #include <omp.h>
 #include <string.h>
@@ -115,7 +116,16 @@ zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_is_trained 
     return w;
 }
 
-size_t zb_memory_operands(const zb_config *c, int n, zb_precision p) {
+/* Bytes of a rounded value: 2 where the CPU multiplies bf16, else rounded f32 are multiplied. */
+static size_t rounded_size(void) {
+    zb_matmul *probe;
+    if (zb_matmul_new(&probe, ZB_PREC_BF16, NULL) != ZB_OK) return sizeof(float);
+    size_t size = zb_matmul_bf16_native(probe) ? sizeof(uint16_t) : sizeof(float);
+    zb_matmul_free(probe);
+    return size;
+}
+
+size_t zb_memory_operands(const zb_config *c, int n, zb_memory_use use, zb_precision p) {
     if (p != ZB_PREC_BF16) return 0;
     zb_arena a = {0};
     zb_param_table t;
@@ -130,7 +140,16 @@ size_t zb_memory_operands(const zb_config *c, int n, zb_precision p) {
         if (x->layer >= 0 && (size_t)x->cols > width) width = (size_t)x->cols;
     }
     zb_arena_free(&a);
-    return sizeof(float) * (weight + (size_t)n * width);
+    size_t operand = (size_t)n * width, logits = zb_vocab_loss_tile(c->V, n) * (size_t)c->V,
+           values = operand + (use == ZB_USE_PACKED ? zb_unpack_room(c) / sizeof(float) : weight);
+    if (use == ZB_USE_WIDE) values += operand;
+    if (use == ZB_USE_LOSS) values += weight + (logits > operand ? logits : operand);
+    return rounded_size() * values;
+}
+
+zb_memory_use zb_memory_teacher_use(const zb_config *c, size_t stored) {
+    return stored == 0 || stored < 2 * zb_memory_stored(c, 0) * 9 / 10 ? ZB_USE_PACKED
+                                                                       : ZB_USE_WIDE;
 }
 
 size_t zb_memory_stored(const zb_config *c, size_t stored) {

@@ -50,10 +50,15 @@ typedef bool (*zb_is_trained)(const void *arg, const zb_param *p);
 zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_is_trained trained,
                                   const void *arg);
 
-/* Operands that products round to bf16, per runner: 0 for f32 (the rest belongs to oneDNN). */
-size_t zb_memory_operands(const zb_config *c, int n, zb_precision p);
-/* Bytes of the teacher's weights where its folder holds none: as bf16. */
+/* Operands that a runner's products round to bf16: 0 for f32 (the rest belongs to oneDNN). Packed
+ * weights are rounded by tiles, f32 weights whole, and the vocabulary loss holds the head and the
+ * gradient of its logits besides. */
+typedef enum zb_memory_use { ZB_USE_PACKED, ZB_USE_WIDE, ZB_USE_LOSS } zb_memory_use;
+size_t zb_memory_operands(const zb_config *c, int n, zb_memory_use use, zb_precision p);
+/* Bytes of the teacher's weights where its folder holds none: as bf16. And whether `stored` bytes
+ * are fewer than f32 takes. */
 size_t zb_memory_stored(const zb_config *c, size_t stored);
+zb_memory_use zb_memory_teacher_use(const zb_config *c, size_t stored);
 /* A load of `rows` rows of the stage's length. */
 zb_load zb_memory_load(const zb_stage_opts *o, int rows);
 /* Tokens of the stage's text and what reading it takes. */
