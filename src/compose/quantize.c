@@ -22,7 +22,7 @@ const zb_opt zb_quantize_opt_table[] = {
      "a .gguf file, or a folder for the types f32 and bf16"},
     {ZB_OPT_CHOICE, "type", 0, AT(type), "q8_0", 0, 0, TYPES, "type of the matrices"},
     {ZB_OPT_CHOICE, "embedding", 0, AT(embedding), "auto", 0, 0, "auto|" TYPES,
-     "type of the embedding; auto: q6_k under the types of 4 and 5 bits, else as --type"},
+     "type of the embedding; auto: q6_k under 4 and 5 bits, else as --type"},
     {ZB_OPT_CHOICE, "head", 0, AT(head), "auto", 0, 0, "auto|" TYPES,
      "type of a head that is not the embedding; auto: as for the embedding"},
     {ZB_OPT_STR, "calibrate", 0, AT(calibrate), NULL, 0, 0, NULL,
@@ -182,7 +182,7 @@ static bool is_file(const char *out) { return zb_str_ends(zb_str_from(out), ZB_S
 
 static zb_status check_opts(const zb_quantize_opts *o, zb_err *err) {
     if (!o->model == !o->random)
-        return zb_fail(err, ZB_ERR_CONFIG, "expected either model or random");
+        return zb_fail(err, ZB_ERR_USAGE, "expected a model or random, one of them");
     if (o->dry_run) return ZB_OK;
     if (!o->out) return zb_fail(err, ZB_ERR_CONFIG, "out is needed");
     bool plain = !strcmp(o->type, "f32") || !strcmp(o->type, "bf16");

@@ -105,7 +105,7 @@ def test_errors_are_one_line(tmp_path):
         done = zebra("quantize", *args, status=status)
         assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
-    fails(5, "expected either model or random", "-o", tmp_path / "x.gguf")
+    fails(2, "expected a model or random, one of them", "-o", tmp_path / "x.gguf")
     fails(5, "expected a name that ends in .gguf", "-m", GOLDEN / "llama", "-o", tmp_path / "x", "--type", "q4_0")
     fails(2, "type", "-m", GOLDEN / "llama", "-o", tmp_path / "x.gguf", "--type", "q3_k")
     fails(3, "no such model", "-m", tmp_path / "none", "-o", tmp_path / "x.gguf")

@@ -258,7 +258,7 @@ static void refuses_what_cannot_be(void **state) {
     refused(o, ZB_ERR_CONFIG, "out is needed");
     o.out = OUT "/x.gguf";
     o.random = "tests/golden/llama";
-    refused(o, ZB_ERR_CONFIG, "expected either model or random");
+    refused(o, ZB_ERR_USAGE, "expected a model or random, one of them");
     o.random = NULL;
     o.head = "f16";
     refused(o, ZB_ERR_CONFIG, "the head of this model is its embedding");
