@@ -18,10 +18,12 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { LIST_MAX = 32, BATCH_MAX = 4096, LENGTH_MAX = 1 << 22 };
+
 typedef struct options {
     const char *model, *prompt, *tokens, *pg, *depth, *batch, *thread_counts, *fill, *budget;
     const char *output, *cache_type;
-    int64_t runs, context;
+    int64_t runs, context, batch_max;
     bool kernels, layers;
 } options;
 
@@ -41,6 +43,8 @@ static const zb_opt table[] = {
     ROW(ZB_OPT_STR, "budget", 0, budget, NULL, 0, 0,
         "memory such as 8G: at each depth the largest batch whose caches and states fit beside the "
         "weights"),
+    ROW(ZB_OPT_INT, "batch_max", 0, batch_max, "4096", 1, BATCH_MAX,
+        "with a budget: at most so many sequences"),
     ROW(ZB_OPT_STR, "thread_counts", 0, thread_counts, NULL, 0, 0,
         "numbers of threads to measure with, in place of -t"),
     {ZB_OPT_CHOICE, "fill", 0, offsetof(options, fill), "computed", 0, 0, "computed|random",
@@ -69,8 +73,6 @@ static const zb_cli_about about = {
     "a part of the time taken. Let nothing else run meanwhile.",
 };
 
-enum { LIST_MAX = 32, BATCH_MAX = 4096, LENGTH_MAX = 1 << 22 };
-
 /* The tests of one run of the program. */
 typedef struct plan {
     int depth[LIST_MAX], batch[LIST_MAX], threads[LIST_MAX], n_depth, n_batch, n_threads;
@@ -79,6 +81,7 @@ typedef struct plan {
     } test[3 * LIST_MAX];
     int n_tests;
     uint64_t budget; /* 0: none, the batches are given */
+    int batch_max;   /* with a budget */
 } plan;
 
 typedef struct row {
@@ -135,6 +138,7 @@ static zb_status parse_plan(zb_cli *cli, const options *o, plan *p) {
             err, ZB_ERR_USAGE,
             "expected lengths for --prompt, --tokens or --pg, and a --depth and --batch, "
             "found none");
+    p->batch_max = o->budget ? (int)o->batch_max : BATCH_MAX;
     if (o->budget && (!zb_parse_bytes(o->budget, &p->budget) || !p->budget))
         return zb_fail(err, ZB_ERR_USAGE, "--budget: expected bytes such as 8G, found \"%s\"",
                        o->budget);
@@ -165,7 +169,7 @@ static zb_status run_batches(zb_cli *cli, const plan *p, zb_engine *e, zb_bench 
                            "into %.2f GiB",
                            r->mib / 1024, c.depth + c.prompt + c.tokens,
                            (double)p->budget / 0x1p30);
-        c.batch = fits < BATCH_MAX ? (int)fits : BATCH_MAX;
+        c.batch = fits < p->batch_max ? (int)fits : p->batch_max;
         ZB_TRY(run_case(cli, b, c, threads, r));
     }
     return ZB_OK;

@@ -348,6 +348,8 @@ def test_bench_budget_and_threads():
         most = (2**20 - out["size_mib"] * 2**20) / sequence
         assert 0.98 * most - 1 <= r["batch"] <= most  # each sequence has a header, too
     assert rows[0]["batch"] > rows[1]["batch"]
+    few = json.loads(ok("bench", "-m", GOLDEN / "hybrid", "-p", "", "-n", "2", "-r", "1", "--budget", "1M", "--batch-max", "3", "-o", "json"))
+    assert few["results"][0]["batch"] == 3
 
 
 def test_bench_refuses():
