@@ -110,6 +110,8 @@ def fails_plain(*args):
 def test_model_is_needed_and_must_exist(command):
     fails(USAGE, "expected a model", command, text="")
     model = ["no/such/model"] if command == "inspect" else ["-m", "no/such/model"]
+    if command == "quantize":
+        model.append("--dry-run")  # else an output is asked for first
     fails(IO, "no/such/model", command, *model, text="")
 
 
