@@ -56,7 +56,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         ZB_ASSERT(zb_gguf_find(g, t->name) == t);
         touch(t);
     }
-    const char *const keys[] = {"general.architecture", "general.alignment", "k", "list.text",
+    const char *const keys[] = {"general.architecture",  "general.alignment",  "k", "list.text",
                                 "tokenizer.ggml.tokens", "zebra.eos_token_ids"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) read_key(g, keys[i]);
     static zb_config c; /* large; the target runs in one thread */

@@ -103,7 +103,8 @@ zb_status zb_tokenizer_save(const zb_tokenizer *t, const char *dir, zb_err *err)
     zb_arena a = {0};
     zb_status s = zb_dir_make(dir, err);
     if (s == ZB_OK) s = write_json(dir, "tokenizer.json", zb_tokenizer_json(t), &a, err);
-    if (s == ZB_OK) s = write_json(dir, "tokenizer_config.json", zb_tokenizer_config_json(t), &a, err);
+    if (s == ZB_OK)
+        s = write_json(dir, "tokenizer_config.json", zb_tokenizer_config_json(t), &a, err);
     zb_arena_free(&a);
     return s;
 }

@@ -47,7 +47,8 @@ bool zb_cpu_has_vnni(zb_cpu_level level) {
 #if defined(__x86_64__)
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (level == ZB_CPU_AVX512) return has_v4() && __builtin_cpu_supports("avx512vnni");
-    /* Leaf 7, part 1, bit 4; it works on AVX's registers, so nothing more is asked of the system. */
+    /* Leaf 7, part 1, bit 4; it works on AVX's registers, so nothing more is asked of the system.
+     */
     if (level == ZB_CPU_AVX2 && has_v3() && __get_cpuid_count(7, 1, &a, &b, &c, &d))
         return (a & 1u << 4) != 0;
 #endif

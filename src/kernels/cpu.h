@@ -18,7 +18,7 @@ typedef enum zb_cpu_level {
 
 bool zb_cpu_has(zb_cpu_level level);
 bool zb_cpu_has_vnni(zb_cpu_level level); /* AVX-VNNI beside avx2, AVX512-VNNI beside avx512 */
-bool zb_cpu_has_bf16_tiles(void);          /* AMX-BF16 */
+bool zb_cpu_has_bf16_tiles(void);         /* AMX-BF16 */
 const char *zb_cpu_level_name(zb_cpu_level level); /* "ref", "avx2", "avx512", "neon" */
 
 #endif

@@ -274,7 +274,8 @@ static void block_q8_0(int n, const float *x, uint8_t *b) {
     memcpy(b, &h, sizeof h);
     for (int i = 0; i < KERN_BLOCK; i++) {
         float q = i < n ? fminf(fmaxf(x[i] * inverse, -127), 127) : 0;
-        b[2 + i] = (uint8_t)(int8_t)((q + 0x1.8p23f) - 0x1.8p23f); /* to the nearest, ties to even */
+        b[2 + i] =
+            (uint8_t)(int8_t)((q + 0x1.8p23f) - 0x1.8p23f); /* to the nearest, ties to even */
     }
 }
 

@@ -75,7 +75,6 @@ static zb_status read_rope(const json_t *o, const char *where, zb_rope *r, zb_er
     return ZB_OK;
 }
 
-
 /* eos_token_id is a number or a list of numbers. */
 static zb_status read_eos(const json_t *o, const char *where, zb_config *c, zb_err *err) {
     json_t *v = json_object_get(o, "eos_token_id");

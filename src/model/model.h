@@ -30,7 +30,7 @@ void zb_model_untie(zb_model *m);
 void zb_model_add_grads(zb_model *m);             /* zeroed; f32 models only */
 void zb_model_add_grad(zb_model *m, zb_param *p); /* of one parameter */
 void zb_model_zero_grads(zb_model *m);
-size_t zb_model_bytes(const zb_model *m); /* of all weights as held */
+size_t zb_model_bytes(const zb_model *m);      /* of all weights as held */
 bool zb_model_is_quantised(const zb_model *m); /* some matrix is held in packed blocks */
 
 /* config.json, hybrid_config.json and model.safetensors in `dtype` (F32, BF16; GATE and NORM

@@ -114,8 +114,7 @@ static void state_matches(layer_fixture *f, zb_state *first_row, zb_state *secon
         const float *h = zb_state_layer(state[b], config_of(f), 0) +
                          (size_t)(ZB_CONV_K - 1) * zb_mamba2_channels(config_of(f), 0);
         float turned[H * DH * DH];
-        for (int k = 0; k < H; k++)
-            zb_transpose(h + k * DH * DH, DH, DH, DH, turned + k * DH * DH);
+        for (int k = 0; k < H; k++) zb_transpose(h + k * DH * DH, DH, DH, DH, turned + k * DH * DH);
         compare("mamba2_state", turned, want + b * H * DH * DH, H * DH * DH, f32_tolerance(1, T));
     }
 }

@@ -536,7 +536,8 @@ static void test_gguf_errors(void **state) {
     same_logits(made, LLAMA, ZB_MODEL_RUN);
 
     gguf_write(&f, &(gguf_file){.arch = "gemma"});
-    refused(made, ZB_ERR_UNSUPPORTED, "general.architecture: expected llama or zebra, found \"gemma\"");
+    refused(made, ZB_ERR_UNSUPPORTED,
+            "general.architecture: expected llama or zebra, found \"gemma\"");
     gguf_write(&f, &(gguf_file){.arch = "llama", .scaling = "longrope"});
     refused(made, ZB_ERR_UNSUPPORTED, "llama.rope.scaling.type: expected none, linear or yarn");
     gguf_write(&f, &(gguf_file){.arch = "llama", .rope_dim = 8});
