@@ -117,47 +117,6 @@ static const int sizes[] = {0,  1,   2,   3,   4,   5,   7,   8,   9,   12,   15
                             96, 100, 127, 128, 129, 255, 256, 257, 576, 1000, 4099};
 enum { N_SIZES = sizeof sizes / sizeof *sizes };
 
-static void check_gemm_one(const zb_kernels *k, int m, int n, int p) {
-    bool t = draw_below(2), add = draw_below(2);
-    int lda = (t ? m : p) + draw_below(4), ldb = n + draw_below(9), ldc = n + draw_below(9);
-    float alpha = draw_below(3) ? (float)draw() : 1.0f;
-    const float *a = take_random(0, (int64_t)(t ? p : m) * lda, 1),
-                *b = take_random(1, (int64_t)p * ldb, 1);
-    float *c = take_random(2, (int64_t)m * ldc, 1);
-    if (!add)
-        for (int i = 0; i < m; i++)
-            for (int j = 0; j < n; j++) c[i * ldc + j] = NAN; /* proves that C is not read */
-    float *before = copy_of(c, (int64_t)m * ldc);
-    zb_gemm_args g = {m, n, p, a, t ? 1 : lda, t ? lda : 1, b, ldb, c, ldc, alpha, add};
-    k->gemm(&g);
-    for (int i = 0; i < m; i++)
-        for (int j = 0; j < ldc; j++) {
-            double want = 0, size = 0, old = (double)before[i * ldc + j];
-            for (int q = 0; q < p && j < n; q++) {
-                double x = (double)a[i * g.a_row + q * g.a_col] * (double)b[q * ldb + j];
-                want += x;
-                size += fabs(x);
-            }
-            want = j >= n ? old : (double)alpha * want + (add ? old : 0);
-            size = fabs((double)alpha) * size + (add ? fabs(old) : 0);
-            near(m * 1000000 + n * 1000 + p, i * ldc + j, (double)c[i * ldc + j], want,
-                 j < n ? sum_tolerance(p, size) : 0);
-        }
-    guards(m);
-    free(before);
-}
-
-static void check_gemm(const zb_kernels *k) {
-    static const int dims[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  11, 12, 13,
-                               15, 16, 17, 24, 25, 31, 32, 33, 63, 64, 65, 90};
-    enum { N_DIMS = sizeof dims / sizeof *dims };
-    for (int r = 0; r < 600; r++)
-        check_gemm_one(k, dims[draw_below(N_DIMS)], dims[draw_below(N_DIMS)],
-                       dims[draw_below(N_DIMS)]);
-    for (int r = 0; r < 12; r++)
-        check_gemm_one(k, 1 + draw_below(70), 1 + draw_below(70), 200 + draw_below(400));
-}
-
 static void check_dot(const zb_kernels *k) {
     for (int s = 0; s < N_SIZES; s++) {
         int n = sizes[s];

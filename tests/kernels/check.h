@@ -30,8 +30,11 @@ void guards(int n);
 double sum_tolerance(int64_t n, double magnitude); /* of n terms with that sum of magnitudes */
 double half_value(uint16_t h);                     /* a half by the definition of IEEE 754 */
 
-/* check_attend.c */
+/* check_gemm.c */
+void check_gemm(const zb_kernels *k);
 void check_gemm_bt(const zb_kernels *k);
+
+/* check_attend.c */
 void check_softmax_step(const zb_kernels *k);
 void check_f16(const zb_kernels *k);
 void check_q8_0(const zb_kernels *k);

@@ -6,65 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void gemm_bt_one(const zb_kernels *k, int m, int n, int p) {
-    bool add = draw_below(2);
-    int lda = p + draw_below(4), ldb = p + draw_below(9), ldc = n + draw_below(9);
-    float alpha = draw_below(3) ? (float)draw() : 1.0f;
-    const float *a = take_random(0, m ? (int64_t)(m - 1) * lda + p : 0, 1),
-                *b = take_random(1, n ? (int64_t)(n - 1) * ldb + p : 0, 1);
-    float *c = take_random(2, (int64_t)m * ldc, 1);
-    for (int i = 0; i < m && !add; i++)
-        for (int j = 0; j < n; j++) c[i * ldc + j] = NAN; /* proves that C is not read */
-    float *before = copy_of(c, (int64_t)m * ldc);
-    k->gemm_bt(&(zb_gemm_args){m, n, p, a, lda, 1, b, ldb, c, ldc, alpha, add});
-    for (int i = 0; i < m; i++)
-        for (int j = 0; j < ldc; j++) {
-            double want = 0, size = 0, old = (double)before[i * ldc + j];
-            for (int q = 0; q < p && j < n; q++) {
-                double x = (double)a[i * lda + q] * (double)b[j * ldb + q];
-                want += x;
-                size += fabs(x);
-            }
-            want = j >= n ? old : (double)alpha * want + (add ? old : 0);
-            size = fabs((double)alpha) * size + (add ? fabs(old) : 0);
-            near(m * 1000000 + n * 1000 + p, i * ldc + j, (double)c[i * ldc + j], want,
-                 j < n ? sum_tolerance(p, size) : 0);
-        }
-    guards(m);
-    free(before);
-}
-
-/* A row's result must not depend on the rows beside it: batches of any size give the same bits. */
-static void rows_alone(const zb_kernels *k, bool transposed) {
-    enum { M = 13, N = 70, P = 300 };
-    const float *a = take_random(0, M * P, 1), *b = take_random(1, P * N, 1);
-    float *c = take(2, M * N), *one = take(3, N);
-    for (int m = 1; m <= M; m++) {
-        zb_gemm_args g = {m, N, P, a, P, 1, b, transposed ? P : N, c, N, 1, false};
-        (transposed ? k->gemm_bt : k->gemm)(&g);
-        for (int i = 0; i < m; i++) {
-            g.m = 1;
-            g.a = a + i * P;
-            g.c = one;
-            (transposed ? k->gemm_bt : k->gemm)(&g);
-            for (int j = 0; j < N; j++) near(m, j, (double)c[i * N + j], (double)one[j], 0);
-        }
-    }
-}
-
-void check_gemm_bt(const zb_kernels *k) {
-    static const int dims[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,
-                               12, 15, 16, 17, 31, 32, 33, 63, 64, 65};
-    enum { N_DIMS = sizeof dims / sizeof *dims };
-    for (int r = 0; r < 500; r++)
-        gemm_bt_one(k, dims[draw_below(N_DIMS)], dims[draw_below(N_DIMS)],
-                    dims[draw_below(N_DIMS)]);
-    for (int r = 0; r < 8; r++)
-        gemm_bt_one(k, 1 + draw_below(40), 1 + draw_below(70), 100 + draw_below(500));
-    rows_alone(k, false);
-    rows_alone(k, true);
-}
-
 /* Pieces of one row, one after the other, end at the softmax of the whole. */
 void check_softmax_step(const zb_kernels *k) {
     for (int r = 0; r < 300; r++) {

@@ -24,33 +24,7 @@
 
 #include <cmocka.h>
 
-static zb_arena arena;
-static zb_tokenizer *tokenizer;
-static char folder[64];
-
-static int set_up(void **state) {
-    (void)state;
-    zb_log_set(ZB_LOG_QUIET);
-    snprintf(folder, sizeof folder, "/tmp/zebra-test-rules-XXXXXX");
-    return mkdtemp(folder) &&
-                   zb_tokenizer_open(&tokenizer, "tests/unit/eval/tokenizer", NULL) == ZB_OK
-               ? 0
-               : -1;
-}
-
-static int tear_down(void **state) {
-    (void)state;
-    zb_tokenizer_close(tokenizer);
-    zb_arena_free(&arena);
-    return zb_dir_remove(folder, NULL) == ZB_OK ? 0 : -1;
-}
-
-static const char *in_folder(const char *name) { return zb_path_join(&arena, folder, name); }
-
-static void check_near(double have, double expected, double tolerance) {
-    if (!(fabs(have - expected) <= tolerance))
-        fail_msg("expected %.17g, found %.17g", expected, have);
-}
+#include "eval_folder.h"
 
 /* ---- CPython's generator: vectors from Python 3.11 ---- */
 

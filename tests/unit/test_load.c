@@ -1,7 +1,7 @@
 /* Opening models: folders (whole, in shards, in F16 and BF16, with what may be there or not) and
  * GGUF files (rows of q and k moved, biases, Llama 3's rotary divisors) give the same logits as the
  * plain f32 folder they were made from; broken ones one clear error. */
-#include "../golden/golden.h"
+#include "logits.h"
 
 #include "base/file.h"
 #include "base/json.h"
@@ -12,7 +12,7 @@
 #define GGUF "tests/format/gguf/llama.gguf" /* of LLAMA, by the gguf package */
 #define OUT "build/test-load"
 
-enum { TOKENS = 21, LIST = 96 };
+enum { LIST = 96 };
 
 /* The tensors of a model folder as a list that may be changed and written again. */
 typedef struct model_files {
@@ -77,31 +77,6 @@ static void convert_all(model_files *f, zb_dtype type) {
         t->data = to;
         t->bytes = bytes;
     }
-}
-
-/* Logits [TOKENS, V] of fixed ids, as a batch or one token at a time. */
-static float *logits_of(const char *path, zb_model_mode mode, bool singly, zb_arena *a) {
-    zb_model *m;
-    zb_runner *r;
-    CHECK(zb_model_open(&m, path, mode, &err));
-    CHECK(zb_runner_new(&r, m, ZB_PREC_F32, &err));
-    const zb_config *c = zb_model_config(m);
-    int32_t ids[TOKENS];
-    for (int i = 0; i < TOKENS; i++) ids[i] = (i * 37 + 5) % c->V;
-    float *hidden = ZB_NEW_ARRAY(a, float, TOKENS * c->D),
-          *logits = ZB_NEW_ARRAY(a, float, TOKENS * c->V);
-    zb_state *state = zb_state_init(zb_alloc(a, zb_state_size(c, TOKENS)), c, TOKENS);
-    int step = singly ? 1 : TOKENS;
-    for (int at = 0; at < TOKENS; at += step) {
-        zb_span span = {0, step, state};
-        zb_batch batch = {ids + at, step, &span, 1};
-        CHECK(zb_runner_begin(r, &batch, &err));
-        zb_runner_forward(r, hidden + at * c->D, NULL);
-        zb_runner_logits(r, hidden + at * c->D, step, logits + at * c->V);
-    }
-    zb_runner_free(r);
-    zb_model_free(m);
-    return logits;
 }
 
 enum { V = 97, COUNT = TOKENS * V }; /* vocabulary of the golden models */

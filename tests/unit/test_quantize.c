@@ -1,7 +1,7 @@
 /* Models through GGUF files: every golden model comes back bit for bit in f32, close to itself when
  * packed, with the same answers whether opened for running or training; step-size rows stay exact;
  * random models; what is broken or cannot be is refused. */
-#include "../golden/golden.h"
+#include "logits.h"
 
 #include "base/file.h"
 #include "compose/quantize.h"
@@ -12,7 +12,7 @@
 
 #define OUT "build/test-quantize"
 
-enum { TOKENS = 19, V = 97, COUNT = TOKENS * V };
+enum { V = 97, COUNT = TOKENS * V };
 
 static const char *const models[] = {"llama",         "llama3-rope-untied", "qwen2-bias",
                                      "hybrid",        "hybrid-odd-sizes",   "hybrid-yarn-attention",
@@ -51,31 +51,6 @@ static int vocabulary(const char *path) {
     int v = zb_model_config(m)->V;
     zb_model_free(m);
     return v;
-}
-
-/* Logits [TOKENS, V] of fixed ids, in one pass or token by token. */
-static float *logits_of(const char *path, zb_model_mode mode, bool singly, zb_arena *a) {
-    zb_model *m;
-    zb_runner *r;
-    CHECK(zb_model_open(&m, path, mode, &err));
-    CHECK(zb_runner_new(&r, m, ZB_PREC_F32, &err));
-    const zb_config *c = zb_model_config(m);
-    int32_t ids[TOKENS];
-    for (int i = 0; i < TOKENS; i++) ids[i] = (i * 37 + 5) % c->V;
-    float *hidden = ZB_NEW_ARRAY(a, float, TOKENS * c->D),
-          *logits = ZB_NEW_ARRAY(a, float, TOKENS * c->V);
-    zb_state *state = zb_state_init(zb_alloc(a, zb_state_size(c, TOKENS)), c, TOKENS);
-    int step = singly ? 1 : TOKENS;
-    for (int at = 0; at < TOKENS; at += step) {
-        zb_span span = {0, step, state};
-        zb_batch batch = {ids + at, step, &span, 1};
-        CHECK(zb_runner_begin(r, &batch, &err));
-        zb_runner_forward(r, hidden + at * c->D, NULL);
-        zb_runner_logits(r, hidden + at * c->D, step, logits + at * c->V);
-    }
-    zb_runner_free(r);
-    zb_model_free(m);
-    return logits;
 }
 
 static double distance(const float *a, const float *b, int n) {
