@@ -49,8 +49,8 @@ static zb_status embed(zb_calibration *c, zb_err *err) {
     return ZB_OK;
 }
 
-static zb_status open(zb_calibration *c, zb_model *teacher, zb_model *student,
-                      const zb_tokenizer *t, const zb_calibration_opts *o, zb_err *err) {
+static zb_status open_all(zb_calibration *c, zb_model *teacher, zb_model *student,
+                          const zb_tokenizer *t, const zb_calibration_opts *o, zb_err *err) {
     struct zb_calibration_state *s = c->state;
     ZB_TRY(zb_corpus_read(&s->corpus, o->text, t, 0, &s->arena, err));
     ZB_TRY(zb_packer_init(&s->packer, &s->corpus, (int)o->length, true, o->seed, &s->arena, err));
@@ -87,7 +87,7 @@ zb_status zb_calibration_new(zb_calibration **out, zb_model *teacher, zb_model *
     c->state = s;
     c->D = zb_model_config(teacher)->D;
     c->layer = -1;
-    zb_status st = open(c, teacher, student, t, o, err);
+    zb_status st = open_all(c, teacher, student, t, o, err);
     if (st != ZB_OK) {
         zb_calibration_free(c);
         c = NULL;
@@ -175,30 +175,32 @@ void zb_calibration_moment(const zb_calibration *c, const float *x, double *C, z
     for (size_t i = 0; i < size; i++) C[i] /= c->n;
 }
 
-/* Features [n, K] of a piece as doubles, through the identity in place of the output map. */
+/* Features [n, K] of a piece as doubles, through the identity in place of the output map, whose
+ * weights are only set aside. */
 static void read_features(zb_calibration *c, int piece, zb_param *out, double *f,
                           zb_arena *scratch) {
     zb_run *run = zb_runner_run(c->student);
     const zb_mixer *mixer = zb_mixer_of(run->config->layer[c->layer].kind);
     int n = c->piece[piece].n, D = c->D, K = out->cols;
     const float *x = c->x + (size_t)c->first[piece] * D;
-    float *y = ZB_NEW_ARRAY(scratch, float, (size_t)n *D);
+    float *y = ZB_NEW_ARRAY(scratch, float, (size_t)n *D),
+          *identity = ZB_NEW_ARRAY(scratch, float, (size_t)D *K), *weights = out->w;
+    out->data = out->w = identity;
     for (int k0 = 0; k0 < K; k0 += D) {
         int some = K - k0 < D ? K - k0 : D;
-        memset(out->w, 0, (size_t)D * K * sizeof(float));
-        for (int k = 0; k < some; k++) out->w[(size_t)k * K + k0 + k] = 1;
+        memset(identity, 0, (size_t)D * K * sizeof(float));
+        for (int k = 0; k < some; k++) identity[(size_t)k * K + k0 + k] = 1;
         mixer->forward(run, c->layer, x, y, NULL);
         for (int i = 0; i < n; i++)
             for (int k = 0; k < some; k++) f[(size_t)i * K + k0 + k] = (double)y[(size_t)i * D + k];
     }
+    out->data = out->w = weights;
 }
 
 zb_status zb_calibration_head_power(zb_calibration *c, zb_param *out, int dh, double eps,
                                     double *power, zb_err *err) {
     zb_arena a = {0};
     int K = out->cols, n = c->piece[0].n;
-    float *old = ZB_NEW_ARRAY(&a, float, zb_param_count(out));
-    memcpy(old, out->w, (size_t)zb_param_count(out) * sizeof(float));
     double *f = ZB_NEW_ARRAY(&a, double, (size_t)n *K);
     zb_status s = zb_runner_begin(c->student, &c->piece[0], err);
     if (s == ZB_OK) {
@@ -213,7 +215,6 @@ zb_status zb_calibration_head_power(zb_calibration *c, zb_param *out, int dh, do
             }
         }
     }
-    memcpy(out->w, old, (size_t)zb_param_count(out) * sizeof(float));
     zb_arena_free(&a);
     return s;
 }
@@ -274,10 +275,7 @@ static zb_status solve(zb_calibration *c, zb_param *out, const float *W0, double
 zb_status zb_calibration_refit(zb_calibration *c, zb_param *out, double ridge, bool toward,
                                double *error, zb_err *err) {
     zb_arena a = {0};
-    float *old = ZB_NEW_ARRAY(&a, float, zb_param_count(out));
-    memcpy(old, out->w, (size_t)zb_param_count(out) * sizeof(float));
-    zb_status s = solve(c, out, toward ? old : NULL, ridge, error, &a, err);
-    if (s != ZB_OK) memcpy(out->w, old, (size_t)zb_param_count(out) * sizeof(float));
+    zb_status s = solve(c, out, toward ? out->w : NULL, ridge, error, &a, err);
     zb_arena_free(&a);
     return s;
 }

@@ -44,6 +44,14 @@ static double *new_matrix(zb_arena *a, int rows, int cols) {
     return ZB_NEW_ARRAY(a, double, (size_t)rows *cols);
 }
 
+/* CMPLX of complex.h, which clang does not have. */
+static double complex number(double re, double im) {
+    double parts[2] = {re, im};
+    double complex z;
+    memcpy(&z, parts, sizeof z);
+    return z;
+}
+
 static double dot(int n, const double *x, const double *y) {
     double s = 0;
     for (int i = 0; i < n; i++) s += x[i] * y[i];
@@ -83,7 +91,7 @@ static double complex pair_moment(const work *k, const double *wc_a, const doubl
     size_t re = (size_t)i * k->D, im = (size_t)(i + k->half) * k->D;
     double rr = dot(k->D, wc_a + re, w_b + re), ii = dot(k->D, wc_a + im, w_b + im);
     double ri = dot(k->D, wc_a + re, w_b + im), ir = dot(k->D, wc_a + im, w_b + re);
-    return CMPLX(rr + ii, ri - ir);
+    return number(rr + ii, ri - ir);
 }
 
 /* to = Re, to + step = Im of f · (row pair i of `head`), times `by`. */
@@ -111,7 +119,7 @@ static zb_status principal(int G, const double complex *M, double complex *u, zb
         }
     ZB_TRY(zb_linalg_eigen(n, S, value, vector, a, err));
     const double *top = vector + (size_t)(n - 1) * n;
-    for (int g = 0; g < G; g++) u[g] = CMPLX(top[g], top[g + G]);
+    for (int g = 0; g < G; g++) u[g] = number(top[g], top[g + G]);
     return ZB_OK;
 }
 
@@ -153,7 +161,7 @@ static void mean_keys(const work *k, int g, double *out) {
         double complex rho = 0;
         for (int t = 1; t <= LAGS; t++) {
             double angle = t * k->in->frequency[i];
-            rho += CMPLX(cos(angle), -sin(angle)) / (t * total);
+            rho += number(cos(angle), -sin(angle)) / (t * total);
         }
         put_pair(k, head, i, rho, 1, all + (size_t)i * k->D, all + (size_t)(i + k->half) * k->D);
     }

@@ -123,6 +123,7 @@ static json_t *tensor_json(const zb_quantize_opts *o, const zb_config *c, const 
 
 static json_t *plan_json(const zb_quantize_opts *o, const zb_config *c, const zb_param_table *t,
                          const zb_dtype *type) {
+    ZB_ASSERT(type);
     json_t *list = json_array();
     size_t sum = 0;
     for (int i = 0; i < t->n; i++) {

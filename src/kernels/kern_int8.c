@@ -23,9 +23,9 @@ static void quantize_q8(int k, const float *x, int8_t *q, float *d, float *sum) 
             most = vu_max(most, (vu)v[i] & 0x7fffffffu);
         }
         kern_q8_scale s = kern_q8_scale_of(vu_hmax(most));
-        vi n[BLOCK_VECTORS], total = {0};
+        vi n[BLOCK_VECTORS], total = {0}, zero = {0};
         for (int i = 0; i < BLOCK_VECTORS; i++) {
-            n[i] = s.inverse == 0 ? (vi){0} : vi_nearest(v[i] * s.inverse);
+            n[i] = s.inverse == 0 ? zero : vi_nearest(v[i] * s.inverse);
             total += n[i];
         }
         store_i8(q, n);

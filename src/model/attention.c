@@ -4,7 +4,6 @@
  * half layout (pairs i, i + dh/2), head h attends with key/value head h / (H/G), scale dh^-1/2;  y
  * = Wo concat_h(o) (+ bo). (Touvron et al. 2023; method.md 1.) State: planes of the
  * rotated keys of each kv head, then of the values of each. */
-#include "kernels/kernels.h"
 #include "model/attend.h"
 #include "model/mixer.h"
 #include "model/rope.h"
@@ -31,22 +30,6 @@ static void params(const zb_config *c, int l, zb_param_table *t) {
         zb_params_add(t, l, BV, ZB_ROLE_MIXER, "self_attn.v_proj.bias", hk, 0);
     }
     if (c->o_bias) zb_params_add(t, l, BO, ZB_ROLE_MIXER, "self_attn.o_proj.bias", c->D, 0);
-}
-
-/* Turns every head of rows [n, heads·dh] by its position (backwards when inverse). */
-static void rotate(zb_run *run, float *x, int heads, bool inverse) {
-    const zb_kernels *kn = zb_kernels_get();
-    int n = run->batch->n, dh = run->config->dh, half = dh / 2;
-    zb_mark mark = zb_arena_mark(run->arena);
-    const int *position = zb_rope_positions(run);
-#pragma omp parallel for schedule(static) if (n > FEW)
-    for (int i = 0; i < n; i++) {
-        size_t at = (size_t)position[i] * half;
-        float *row = x + (size_t)i * heads * dh;
-        for (int h = 0; h < heads; h++)
-            kn->rope_halves(half, run->rope.cos + at, run->rope.sin + at, inverse, row + h * dh);
-    }
-    zb_arena_pop(run->arena, mark);
 }
 
 /* Appends the keys and values of every span to its state. */
@@ -119,8 +102,8 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     t->lse = tape_out ? ZB_RAW_ARRAY(run->arena, float, (size_t)n * c->H) : NULL;
     const zb_linear_map maps[] = {{p[WQ], p[BQ], t->q}, {p[WK], p[BK], t->k}, {p[WV], p[BV], t->v}};
     zb_linear_many(run, maps, 3, x, n);
-    rotate(run, t->q, c->H, false);
-    rotate(run, t->k, c->G, false);
+    zb_rope_turn(run, t->q, c->H, false);
+    zb_rope_turn(run, t->k, c->G, false);
     remember(run, layer, t);
     zb_mark keep = zb_arena_mark(run->arena);
     int groups;
@@ -152,8 +135,8 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
             (zb_attend_grad){.d_o = d_o + at_q, .dq = dq + at_q, .dk = dk + at_k, .dv = dv + at_k};
     }
     zb_attend_backward(run->arena, run->threads, a, g, groups);
-    rotate(run, dq, c->H, true);
-    rotate(run, dk, c->G, true);
+    zb_rope_turn(run, dq, c->H, true);
+    zb_rope_turn(run, dk, c->G, true);
     zb_linear_backward(run, p[WQ], p[BQ], x, dq, n, dx);
     zb_linear_backward(run, p[WK], p[BK], x, dk, n, dx);
     zb_linear_backward(run, p[WV], p[BV], x, dv, n, dx);

@@ -64,10 +64,10 @@ static void tokens_set(const tokens *t, int i, const float *x) {
 static void multiply(const zb_linear_map *m, int tile, const tokens *t, int first, int last) {
     const zb_kernels *kn = zb_kernels_get();
     const zb_param *w = m->w;
-    size_t row_bytes = 0, at = (size_t)first * (size_t)t->k;
+    size_t row_bytes = zb_param_row_bytes(w), at = (size_t)first * (size_t)t->k;
     int row = tile * TILE, rows = w->rows - row < TILE ? w->rows - row : TILE;
     zb_packing packing = ZB_PACKING_Q8_0;
-    bool ok = packing_of(w->dtype, &packing) && zb_dtype_size(w->dtype, w->cols, &row_bytes);
+    bool ok = packing_of(w->dtype, &packing);
     ZB_ASSERT(ok);
     zb_igemm_args g = {.type = packing,
                        .rows = rows,

@@ -15,13 +15,6 @@
 
 enum { TILE_ROWS = 512 };
 
-static size_t row_bytes(const zb_param *w) {
-    size_t b = 0;
-    bool ok = zb_dtype_size(w->dtype, w->cols, &b);
-    ZB_ASSERT(ok);
-    return b;
-}
-
 static void product(zb_matmul *mm, const float *x, const float *w, int n, int rows, int cols,
                     float *y, int ldy) {
     zb_mm_args g = {.m = n,
@@ -41,7 +34,7 @@ static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, 
     zb_mark mark = zb_arena_mark(run->arena);
     int tile = w->rows < TILE_ROWS ? w->rows : TILE_ROWS;
     float *wide = ZB_RAW_ARRAY(run->arena, float, (size_t)tile * w->cols);
-    size_t bytes = row_bytes(w);
+    size_t bytes = zb_param_row_bytes(w);
     for (int r0 = 0; r0 < w->rows; r0 += tile) {
         int rows = w->rows - r0 < tile ? w->rows - r0 : tile;
 #pragma omp parallel for schedule(static)

@@ -289,16 +289,13 @@ static void attend_expanded(zb_run *run, int layer, const dims *d, zb_param **p,
 
 /* n rows of kv_b from row `at` on as f32: where they lie, or unpacked into `out`. */
 static const float *map_rows(const zb_param *w, int at, int n, float *out) {
-    size_t bytes;
-    bool ok = zb_dtype_size(w->dtype, w->cols, &bytes);
-    ZB_ASSERT(ok);
+    size_t bytes = zb_param_row_bytes(w);
     const uint8_t *from = (const uint8_t *)w->data + (size_t)at * bytes;
     if (w->dtype == ZB_F32) return (const float *)(const void *)from;
     if (w->dtype == ZB_BF16 || w->dtype == ZB_F16 || w->dtype == ZB_Q8_0)
         zb_cells_read(&(zb_cells){w->dtype, w->cols, bytes, from}, 0, n, out, w->cols);
     else
-        for (int i = 0; i < n; i++)
-            zb_dtype_to_f32(w->dtype, from + (size_t)i * bytes, out + (size_t)i * w->cols, w->cols);
+        zb_param_to_f32(w, at, n, out);
     return out;
 }
 

@@ -181,13 +181,8 @@ zb_status zb_runner_begin(zb_runner *r, const zb_batch *b, zb_err *err) {
 void zb_runner_embed(zb_runner *r, float *x) {
     const zb_param *e = r->run.params->embed;
     const zb_batch *b = r->run.batch;
-    size_t bytes = 0;
-    bool ok = zb_dtype_size(e->dtype, e->cols, &bytes);
-    ZB_ASSERT(ok);
 #pragma omp parallel for schedule(static) if (b->n > 1)
-    for (int i = 0; i < b->n; i++)
-        zb_dtype_to_f32(e->dtype, (const uint8_t *)e->data + (size_t)b->ids[i] * bytes,
-                        x + (size_t)i * e->cols, e->cols);
+    for (int i = 0; i < b->n; i++) zb_param_to_f32(e, b->ids[i], 1, x + (size_t)i * e->cols);
 }
 
 static void advance_states(const zb_batch *b) {

@@ -55,11 +55,16 @@ zb_param *zb_params_find(const zb_param_table *t, const char *name) {
     return NULL;
 }
 
-void zb_param_to_f32(const zb_param *p, int first, int n, float *out) {
+size_t zb_param_row_bytes(const zb_param *p) {
     size_t bytes = 0;
     bool ok = zb_dtype_size(p->dtype, p->cols, &bytes);
-    ZB_ASSERT(ok && first >= 0 && n >= 0 && first + n <= p->rows);
-    zb_dtype_to_f32(p->dtype, (const uint8_t *)p->data + (size_t)first * bytes, out,
+    ZB_ASSERT(ok);
+    return bytes;
+}
+
+void zb_param_to_f32(const zb_param *p, int first, int n, float *out) {
+    ZB_ASSERT(first >= 0 && n >= 0 && first + n <= p->rows);
+    zb_dtype_to_f32(p->dtype, (const uint8_t *)p->data + (size_t)first * zb_param_row_bytes(p), out,
                     (int64_t)n * p->cols);
     int start = p->rows - p->wide_rows;
     for (int r = first > start ? first : start; p->wide && r < first + n; r++)

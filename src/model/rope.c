@@ -7,6 +7,8 @@
  * m(mscale)/m(mscale_all_dim), m(s) = 0.1·s·ln(factor)+1. */
 #include "model/rope.h"
 
+#include "kernels/kernels.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -74,6 +76,23 @@ const int *zb_rope_positions(const zb_run *run) {
         for (int i = 0; i < sp->n; i++) at[sp->start + i] = zb_span_past(sp) + i;
     }
     return at;
+}
+
+enum { FEW = 8 }; /* tokens up to which starting threads costs more than they save */
+
+void zb_rope_turn(zb_run *run, float *x, int heads, bool inverse) {
+    const zb_kernels *kn = zb_kernels_get();
+    int n = run->batch->n, dh = run->config->dh, half = dh / 2;
+    zb_mark mark = zb_arena_mark(run->arena);
+    const int *position = zb_rope_positions(run);
+#pragma omp parallel for schedule(static) if (n > FEW)
+    for (int i = 0; i < n; i++) {
+        size_t at = (size_t)position[i] * half;
+        float *row = x + (size_t)i * heads * dh;
+        for (int h = 0; h < heads; h++)
+            kn->rope_halves(half, run->rope.cos + at, run->rope.sin + at, inverse, row + h * dh);
+    }
+    zb_arena_pop(run->arena, mark);
 }
 
 double zb_mla_scale(const zb_rope *r, int d_nope, int d_rope) {

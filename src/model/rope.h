@@ -16,6 +16,10 @@ void zb_rope_reserve(zb_rope_table *t, const zb_rope *r, int dim, int rows, zb_a
 /* The position of every token of the run's batch [n]; from the run's arena. */
 const int *zb_rope_positions(const zb_run *run);
 
+/* Turns every head of rows x [n, heads·dh] of the batch by its token's position, in the half layout
+ * (back when inverse). */
+void zb_rope_turn(zb_run *run, float *x, int heads, bool inverse);
+
 /* Softmax scale of an MLA layer: (d_nope+d_rope)^-1/2, times mscale² where YaRN's mscale_all_dim is
  * set. */
 double zb_mla_scale(const zb_rope *r, int d_nope, int d_rope);

@@ -70,15 +70,8 @@ typedef struct job {
     float *d, *sum;
 } job;
 
-static size_t row_bytes(const zb_param *w) {
-    size_t b = 0;
-    bool ok = zb_dtype_size(w->dtype, w->cols, &b);
-    ZB_ASSERT(ok);
-    return b;
-}
-
 static void rows_exact(const job *j, const zb_linear_map *m, exact_fn f, int first, int last) {
-    zb_gemv_args g = {.w = m->w->data, .row_bytes = row_bytes(m->w), .k = j->k};
+    zb_gemv_args g = {.w = m->w->data, .row_bytes = zb_param_row_bytes(m->w), .k = j->k};
     for (g.first = first; g.first < last; g.first = g.last) {
         g.last = g.first + EXACT_ROWS < last ? g.first + EXACT_ROWS : last;
         for (int t = 0; t < j->n; t++) {
@@ -92,7 +85,7 @@ static void rows_exact(const job *j, const zb_linear_map *m, exact_fn f, int fir
 static void rows_widened(const job *j, const zb_linear_map *m, int first, int last) {
     const zb_kernels *kn = zb_kernels_get();
     const zb_dtype_info *type = zb_dtype_get(m->w->dtype);
-    size_t bytes = row_bytes(m->w);
+    size_t bytes = zb_param_row_bytes(m->w);
     float tile[TILE];
     for (int r = first; r < last; r++) {
         const uint8_t *row = (const uint8_t *)m->w->data + (size_t)r * bytes;
@@ -115,7 +108,7 @@ static void rows_of_map(const job *j, const zb_linear_map *m, int first, int las
     exact_fn f = exact_of(w->dtype);
     if (f8) {
         zb_gemv8_args g = {.w = w->data,
-                           .row_bytes = row_bytes(w),
+                           .row_bytes = zb_param_row_bytes(w),
                            .first = first,
                            .last = last,
                            .k = j->k,
@@ -143,7 +136,7 @@ static void share(const job *j, int at, int of) {
     size_t start = 0;
     for (int i = 0; i < j->n_maps; i++) {
         const zb_param *w = j->maps[i].w;
-        size_t bytes = row_bytes(w), end = start + bytes * (size_t)w->rows;
+        size_t bytes = zb_param_row_bytes(w), end = start + bytes * (size_t)w->rows;
         size_t lo = from > start ? from - start : 0, hi = to < end ? to - start : end - start;
         if (from < end && to > start) {
             size_t unit = bytes * ROWS;
@@ -173,7 +166,7 @@ void zb_stream_maps(zb_run *run, const zb_linear_map *maps, int n_maps, const fl
     bool int8 = false;
     for (int i = 0; i < n_maps; i++) {
         ZB_ASSERT(maps[i].w->cols == j.k);
-        j.bytes += row_bytes(maps[i].w) * (size_t)maps[i].w->rows;
+        j.bytes += zb_param_row_bytes(maps[i].w) * (size_t)maps[i].w->rows;
         int8 = int8 || int8_of(run, maps[i].w->dtype);
     }
     if (int8) quantise(run, &j);

@@ -22,14 +22,14 @@ static void store16(uint8_t *p, uint16_t v) {
 /* The fit with f16 scale and minimum: `fit` or the plain one, whichever leaves less; codes in q. */
 static zb_fit settle(zb_fit fit, zb_fit plain, const float *x, const float *w, float lo, float hi,
                      float q[QK]) {
-    zb_fit best = {.error = INFINITY};
+    zb_fit best = {0};
     for (int i = 0; i < 2; i++) {
         zb_fit f = i ? fit : plain;
         float codes[QK];
         f.d = zb_f16_to_f32(zb_f32_to_f16(f.d));
         f.m = zb_f16_to_f32(zb_f32_to_f16(f.m));
         f.error = zb_fit_codes(QK, x, w, f, lo, hi, codes);
-        if (!(f.error < best.error)) continue;
+        if (i && !(f.error < best.error)) continue;
         best = f;
         memcpy(q, codes, sizeof codes);
     }

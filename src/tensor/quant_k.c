@@ -43,7 +43,7 @@ static int six_bits(float v) { return (int)zb_fit_round(v, 0, 63); }
 
 /* Sub-block k: the best integers within `reach` of sc and mn. */
 static void choose(super *s, int k, int sc, int mn, int reach, const source *from) {
-    s->part[k] = INFINITY;
+    s->part[k] = HUGE_VAL;
     for (int a = sc - reach; a <= sc + reach; a++)
         for (int b = mn - reach; b <= mn + reach; b++) {
             if (a < 0 || a > 63 || b < 0 || b > 63) continue;
@@ -75,7 +75,8 @@ static super round_super(const float *scale, const float *least, float d, float 
 static bool solve_super(const super *s, const float *x, const float *w, float *d, float *dmin) {
     double aa = 0, ab = 0, bb = 0, xa = 0, xb = 0;
     for (int i = 0; i < QK_K; i++) {
-        double a = (double)s->sc[i / SUB] * (double)s->q[i], b = -s->mn[i / SUB];
+        int k = i / SUB;
+        double a = (double)s->sc[k] * (double)s->q[i], b = -s->mn[k];
         double wi = (double)w[i], xi = (double)x[i];
         aa += wi * a * a;
         ab += wi * a * b;
@@ -123,10 +124,10 @@ static void pack_scales(const super *s, uint8_t *out) {
     }
 }
 
-/* Q4_K, and Q5_K when `high` is where its fifth bits go. */
-static void encode_k45(const float *x, const float *w, bool plain, uint8_t *out, uint8_t *high,
-                       uint8_t *nibbles) {
-    source from = {x, w, high ? 31 : 15};
+/* Q4_K, and Q5_K, which has its fifth bits before the others. */
+static void encode_k45(const float *x, const float *w, bool plain, bool five, uint8_t *out) {
+    uint8_t *high = out + 16, *nibbles = five ? high + SUB : high;
+    source from = {x, w, five ? 31 : 15};
     super s = fit_super(&from, true);
     if (!plain) {
         super t = fit_super(&from, false);
@@ -136,20 +137,20 @@ static void encode_k45(const float *x, const float *w, bool plain, uint8_t *out,
     store16(out + 2, zb_f32_to_f16(s.dmin));
     pack_scales(&s, out + 4);
     memset(nibbles, 0, QK_K / 2);
-    if (high) memset(high, 0, SUB);
+    if (five) memset(high, 0, SUB);
     for (int i = 0; i < QK_K; i++) {
         int code = (int)s.q[i], k = i / SUB, l = i % SUB;
         nibbles[SUB * (k / 2) + l] |= (uint8_t)((code & 15) << (k & 1 ? 4 : 0));
-        if (high) high[l] |= (uint8_t)((code >> 4) << k);
+        if (five) high[l] |= (uint8_t)((code >> 4) << k);
     }
 }
 
 void zb_quant_q4_k(const float *x, const float *w, bool plain, uint8_t *out) {
-    encode_k45(x, w, plain, out, NULL, out + 16);
+    encode_k45(x, w, plain, false, out);
 }
 
 void zb_quant_q5_k(const float *x, const float *w, bool plain, uint8_t *out) {
-    encode_k45(x, w, plain, out, out + 16, out + 48);
+    encode_k45(x, w, plain, true, out);
 }
 
 /* ---- Q6_K ---- */
@@ -165,7 +166,7 @@ static super6 round_super6(const float *scale, float d, int reach, const float *
     super6 s = {.d = half(d)};
     for (int k = 0; k < N_SUB6; k++) {
         int mid = s.d != 0 ? (int)zb_fit_round(scale[k] / s.d, -128, 127) : 0;
-        double least = INFINITY;
+        double least = HUGE_VAL;
         for (int a = mid - reach; a <= mid + reach; a++) {
             if (a < -128 || a > 127) continue;
             float q[SUB6];
@@ -184,7 +185,8 @@ static super6 round_super6(const float *scale, float d, int reach, const float *
 static float solve_super6(const super6 *s, const float *x, const float *w) {
     double xa = 0, aa = 0;
     for (int i = 0; i < QK_K; i++) {
-        double a = (double)s->s[i / SUB6] * (double)s->q[i];
+        int k = i / SUB6;
+        double a = (double)s->s[k] * (double)s->q[i];
         xa += (double)w[i] * (double)x[i] * a;
         aa += (double)w[i] * a * a;
     }

@@ -395,7 +395,7 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
     zb_align_opts oc = *o;  /* the JSON writer reads through non-const groups */
     zb_stage_opts sc = *so; /* with what the plan of memory chooses */
     align a = {.o = o, .so = &sc};
-    zb_memory_plan plan;
+    zb_memory_plan plan = {0};
     ZB_TRY(plan_memory(&a, &sc, &plan, err));
     if (so->dry_run) return ZB_OK;
     zb_opt_group g[] = {{"", zb_align_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};
@@ -436,7 +436,7 @@ zb_status zb_align_measure(const zb_align_opts *o, const zb_stage_opts *so, zb_s
                            zb_err *err) {
     zb_stage_opts sc = *so;
     align a = {.o = o, .so = &sc};
-    zb_memory_plan plan;
+    zb_memory_plan plan = {0};
     ZB_TRY(plan_memory(&a, &sc, &plan, err));
     zb_arena scratch = {0};
     zb_corpus corpus = {0};

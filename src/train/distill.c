@@ -297,7 +297,7 @@ zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, cons
     zb_distill_opts oc = *o; /* with what the plan of memory chooses */
     zb_stage_opts sc = *so;
     distill d = {.o = &oc, .so = &sc};
-    zb_memory_plan plan;
+    zb_memory_plan plan = {0};
     ZB_TRY(plan_memory(&d, &oc, &sc, &plan, err));
     if (so->dry_run) return ZB_OK;
     zb_opt_group g[] = {{"", zb_distill_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};
@@ -325,7 +325,7 @@ zb_status zb_distill_measure(const zb_distill_opts *o, const zb_stage_opts *so, 
     zb_distill_opts oc = *o;
     zb_stage_opts sc = *so;
     distill d = {.o = &oc, .so = &sc};
-    zb_memory_plan plan;
+    zb_memory_plan plan = {0};
     ZB_TRY(plan_memory(&d, &oc, &sc, &plan, err));
     zb_arena a = {0};
     zb_corpus corpus = {0};
