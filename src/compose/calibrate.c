@@ -274,6 +274,7 @@ static zb_status solve(zb_calibration *c, zb_param *out, const float *W0, double
 
 zb_status zb_calibration_refit(zb_calibration *c, zb_param *out, double ridge, bool toward,
                                double *error, zb_err *err) {
+    ZB_ASSERT(out && out->w);
     zb_arena a = {0};
     zb_status s = solve(c, out, toward ? out->w : NULL, ridge, error, &a, err);
     zb_arena_free(&a);

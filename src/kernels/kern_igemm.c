@@ -60,18 +60,6 @@ SIMD_INLINE vi spread(const void *p) {
     return (vi){0} + x;
 }
 
-#if defined(__AVX512F__)
-SIMD_INLINE vs maddubs(vb code, vb q) {
-    return (vs)_mm512_maddubs_epi16((__m512i)code, (__m512i)q);
-}
-SIMD_INLINE vi madd(vs x, vs y) { return (vi)_mm512_madd_epi16((__m512i)x, (__m512i)y); }
-#elif defined(__AVX2__)
-SIMD_INLINE vs maddubs(vb code, vb q) {
-    return (vs)_mm256_maddubs_epi16((__m256i)code, (__m256i)q);
-}
-SIMD_INLINE vi madd(vs x, vs y) { return (vi)_mm256_madd_epi16((__m256i)x, (__m256i)y); }
-#endif
-
 #if defined(__AVX512VNNI__)
 SIMD_INLINE vi dot4(vi sum, vb code, vb q) {
     return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)code, (__m512i)q);
@@ -91,6 +79,16 @@ SIMD_INLINE vi dot4(vi sum, vb code, vb q) {
     int16x8_t high = vmull_high_s8((int8x16_t)code, (int8x16_t)q);
     return (vi)vpadalq_s16((int32x4_t)sum, vpaddq_s16(low, high));
 }
+#elif defined(__AVX512F__)
+SIMD_INLINE vs maddubs(vb code, vb q) {
+    return (vs)_mm512_maddubs_epi16((__m512i)code, (__m512i)q);
+}
+SIMD_INLINE vi madd(vs x, vs y) { return (vi)_mm512_madd_epi16((__m512i)x, (__m512i)y); }
+#elif defined(__AVX2__)
+SIMD_INLINE vs maddubs(vb code, vb q) {
+    return (vs)_mm256_maddubs_epi16((__m256i)code, (__m256i)q);
+}
+SIMD_INLINE vi madd(vs x, vs y) { return (vi)_mm256_madd_epi16((__m256i)x, (__m256i)y); }
 #endif
 
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(__aarch64__)

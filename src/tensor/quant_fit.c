@@ -122,7 +122,7 @@ zb_fit zb_fit_affine(int n, const float *x, const float *w, float hi, bool below
     if (below && least > 0) least = 0;
     if (below && most < 0) most = 0;
     float range = most - least;
-    zb_fit best = {.d = range / hi, .m = least}, start = {.error = INFINITY};
+    zb_fit best = {.d = range / hi, .m = least}, start = {.error = HUGE_VAL};
     best.error = zb_fit_codes(n, x, w, best, 0, hi, q);
     if (plain || range == 0 || !isfinite(1 / range)) return best;
     for (int k = -4; k <= 10; k++) { /* starts: steps from 1.1 times the plain one down to 0.8 */
