@@ -4,25 +4,28 @@
 #include "cli/pipeline.h"
 
 static const zb_cli_about about = {
-    "RECIPE.yaml",
+    "RECIPE.yaml [[SECTION.]KEY=VALUE]...",
     "Runs all stages of a recipe, resuming where an earlier run stopped, and prints the table of "
     "results.",
     "A recipe has the keys output, teacher, title, seed, precision, memory_limit and the sections "
     "compose, "
     "align, select, distill, eval, generate, bench, report,\n"
-    "whose keys are the options of the commands of those names (docs/RECIPES.md).",
+    "whose keys are the options of the commands of those names (docs/RECIPES.md). What follows the "
+    "recipe replaces its values:\n"
+    "zebra pipeline recipes/zebra.yaml output=out/long distill.tokens=1000000",
 };
 
 int zb_cmd_pipeline(int argc, char **argv) {
     zb_cli cli;
     int status;
     zb_opt_group g[] = {{0}};
-    if (!zb_cli_begin(&cli, argc, argv, g, 1, &about, &status)) return status;
+    if (!zb_cli_begin(&cli, argc, argv, g, ZB_CLI_POS_MAX, &about, &status)) return status;
     zb_buf table;
     zb_buf_init(&table, 1 << 20);
     const char *page = NULL;
     zb_status s = zb_cli_need(&cli, cli.n_pos ? cli.pos[0] : NULL, "RECIPE.yaml");
-    if (s == ZB_OK) s = zb_pipeline_run(cli.pos[0], &table, &page, &cli.arena, &cli.err);
+    zb_pipeline_job job = {cli.pos[0], cli.pos + 1, cli.n_pos - 1};
+    if (s == ZB_OK) s = zb_pipeline_run(&job, &table, &page, &cli.arena, &cli.err);
     if (s == ZB_OK && page) zb_buf_addf(&table, "\nreport: %s\n", page);
     if (s == ZB_OK && table.n) s = zb_cli_print(&cli, table.p, table.n);
     zb_buf_free(&table);

@@ -67,6 +67,12 @@ typedef struct section {
     bool *present;
 } section;
 
+static const char *section_names(const section *s, int n, zb_arena *a) {
+    const char *list = "";
+    for (int i = 0; i < n; i++) list = zb_asprintf(a, "%s%s%s", list, i ? ", " : "", s[i].name);
+    return list;
+}
+
 static zb_status read_sections(zb_plan *p, const zb_yaml *root, section *s, int n, zb_err *err) {
     zb_opt_group top[] = {{"", recipe_table, &p->r}, {0}};
     zb_opts_defaults(top);
@@ -81,16 +87,33 @@ static zb_status read_sections(zb_plan *p, const zb_yaml *root, section *s, int 
             continue;
         }
         char *where = zb_asprintf(p->arena, "%s:%d", p->recipe, c->line);
-        if (c->kind != ZB_YAML_SCALAR) {
-            const char *list = "";
-            for (int i = 0; i < n; i++)
-                list = zb_asprintf(p->arena, "%s%s%s", list, i ? ", " : "", s[i].name);
+        if (c->kind != ZB_YAML_SCALAR)
             return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown section \"%s\": expected one of %s",
-                           where, c->key, list);
-        }
+                           where, c->key, section_names(s, n, p->arena));
         ZB_TRY(zb_opts_set(top, c->key, c->text, where, p->arena, err));
     }
     return ZB_OK;
+}
+
+/* One setting of the command line, "key=value" or "section.key=value"; a section that the recipe
+ * does not have is added. */
+static zb_status change(zb_plan *p, const char *setting, section *s, int n, zb_err *err) {
+    const char *equals = strchr(setting, '=');
+    char *where = zb_asprintf(p->arena, "setting \"%s\"", setting);
+    if (!equals || equals == setting)
+        return zb_fail(err, ZB_ERR_USAGE, "%s: expected KEY=VALUE or SECTION.KEY=VALUE", where);
+    char *key = zb_asprintf(p->arena, "%.*s", (int)(equals - setting), setting),
+         *dot = strchr(key, '.');
+    zb_opt_group top[] = {{"", recipe_table, &p->r}, {0}};
+    if (!dot) return zb_opts_set(top, key, equals + 1, where, p->arena, err);
+    *dot = '\0';
+    for (int i = 0; i < n; i++)
+        if (!strcmp(s[i].name, key)) {
+            *s[i].present = true;
+            return zb_opts_set(s[i].g, dot + 1, equals + 1, where, p->arena, err);
+        }
+    return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown section \"%s\": expected one of %s", where, key,
+                   section_names(s, n, p->arena));
 }
 
 /* Keys that the pipeline sets itself. */
@@ -181,7 +204,11 @@ static zb_status read_recipe(zb_plan *p, zb_err *err) {
         {"bench", {{"", speed_table, &p->speed}}, &p->has_speed},
         {"report", {{"", no_table, p}}, &p->has_report},
     };
-    ZB_TRY(read_sections(p, root, s, (int)(sizeof s / sizeof s[0]), err));
+    int n = (int)(sizeof s / sizeof s[0]);
+    ZB_TRY(read_sections(p, root, s, n, err));
+    for (int i = 0; i < p->n_settings; i++) ZB_TRY(change(p, p->settings[i], s, n, err));
+    p->has_align = p->has_align && p->align_stage.tokens > 0;
+    p->has_distill = p->has_distill && p->distill_stage.tokens > 0;
     ZB_TRY(check(p, err));
     fill_in(p);
     return ZB_OK;
@@ -283,13 +310,31 @@ static zb_status run_steps(zb_plan *p, zb_err *err) {
     return p->has_report ? zb_stage_report(p, err) : ZB_OK;
 }
 
-zb_status zb_pipeline_run(const char *recipe, zb_buf *table, const char **page, zb_arena *a,
+/* The recipe beside its results, with the settings as comments at its end. */
+static zb_status keep_recipe(const zb_plan *p, zb_err *err) {
+    zb_buf text;
+    zb_buf_init(&text, 1 << 20);
+    zb_str own;
+    zb_status s = zb_file_read(p->recipe, 1 << 20, p->arena, &own, err);
+    if (s == ZB_OK) zb_buf_add(&text, own.p, own.n);
+    for (int i = 0; i < p->n_settings && s == ZB_OK; i++)
+        zb_buf_addf(&text, "%s# set: %s\n", i ? "" : "\n", p->settings[i]);
+    if (s == ZB_OK) s = zb_file_write(zb_plan_path(p, "recipe.yaml"), text.p, text.n, err);
+    zb_buf_free(&text);
+    return s;
+}
+
+zb_status zb_pipeline_run(const zb_pipeline_job *job, zb_buf *table, const char **page, zb_arena *a,
                           zb_err *err) {
-    zb_plan p = {.arena = a, .recipe = recipe, .table = table};
+    zb_plan p = {.arena = a,
+                 .recipe = job->recipe,
+                 .settings = job->settings,
+                 .n_settings = job->n_settings,
+                 .table = table};
     *page = NULL;
     ZB_TRY(read_recipe(&p, err));
     ZB_TRY(zb_dir_make(zb_plan_path(&p, "stages"), err));
-    ZB_TRY(zb_file_copy(recipe, zb_plan_path(&p, "recipe.yaml"), err));
+    ZB_TRY(keep_recipe(&p, err));
     p.seconds = json_object();
     zb_status s = run_steps(&p, err);
     json_decref(p.seconds);

@@ -1,7 +1,8 @@
 /* pipeline.h - all stages of a recipe, in order, resuming where an earlier run stopped.
  *
  * A recipe (YAML) names a teacher and an output folder and has one section per stage; the keys of a
- * section are the options of the command of that name. Stages without a section are left out. A
+ * section are the options of the command of that name. Stages without a section, and training
+ * of no tokens, are left out. A
  * finished stage leaves <output>/stages/<name>.json with a digest of its options and of the stages
  * before it; a later run skips it as long as that digest holds, and the stage that was interrupted
  * resumes from its own checkpoints. The whole recipe is checked before work begins. */
@@ -12,9 +13,15 @@
 #include "base/err.h"
 #include "base/text.h"
 
+typedef struct zb_pipeline_job {
+    const char *recipe;          /* YAML file */
+    const char *const *settings; /* "key=value" or "section.key=value", over the recipe's own */
+    int n_settings;
+} zb_pipeline_job;
+
 /* `table` receives the results; *page the path of the report (in the arena; NULL without a report
  * stage). */
-zb_status zb_pipeline_run(const char *recipe, zb_buf *table, const char **page, zb_arena *a,
+zb_status zb_pipeline_run(const zb_pipeline_job *job, zb_buf *table, const char **page, zb_arena *a,
                           zb_err *err);
 
 #endif

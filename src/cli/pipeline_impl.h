@@ -30,7 +30,9 @@ typedef struct zb_speed_opts { /* section `bench` */
 
 typedef struct zb_plan {
     zb_arena *arena;
-    const char *recipe; /* path */
+    const char *recipe;          /* path */
+    const char *const *settings; /* of the command line */
+    int n_settings;
     zb_recipe_opts r;
     zb_compose_opts compose;
     zb_align_opts align;

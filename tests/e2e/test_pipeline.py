@@ -38,8 +38,8 @@ def make_text(folder):
     return path
 
 
-def run(recipe):
-    return subprocess.run([ZEBRA, "pipeline", recipe, "--threads", "2"], capture_output=True, text=True, timeout=300)
+def run(recipe, *settings):
+    return subprocess.run([ZEBRA, "pipeline", recipe, *settings, "--threads", "2"], capture_output=True, text=True, timeout=300)
 
 
 def weights(folder, name):
@@ -105,3 +105,25 @@ def test_broken_recipes_are_refused(tmp_path):
     check_refused(tmp_path, text, "select:", "selekt:", "unknown section")
     check_refused(tmp_path, text, "count: 2", "out: x, count: 2", "set by the pipeline")
     check_refused(tmp_path, text, str(text), "/no/such/text", "no such file")
+
+
+def test_settings_replace_the_recipe(tmp_path):
+    text = make_text(tmp_path)
+    recipe = write_recipe(tmp_path, "set", text)
+    out = tmp_path / "elsewhere"
+    done = run(recipe, f"output={out}", "align.tokens=0", "distill.tokens=0", "select.count=1")
+    assert done.returncode == 0, done.stderr
+    assert (out / "hybrid/model.safetensors").exists() and not (out / "student").exists()
+    assert not (out / "mla-aligned").exists()
+    kept = (out / "recipe.yaml").read_text()
+    assert kept.startswith(recipe.read_text()) and "# set: select.count=1" in kept
+    assert len(json.loads((out / "select.json").read_text())["layers"]) == 1
+
+
+def test_hostile_settings(tmp_path):
+    recipe = write_recipe(tmp_path, "bad", make_text(tmp_path))
+    for setting, expected in (("distill.tokens", "SECTION.KEY=VALUE"), ("=3", "SECTION.KEY=VALUE"), ("nothing.tokens=3", "unknown section"),
+                              ("distill.nothing=3", "nothing"), ("distill.tokens=many", "many"), ("compose.out=x", "set by the pipeline")):
+        done = run(recipe, setting)
+        assert done.returncode and expected in done.stderr and len(done.stderr.strip().splitlines()) == 1, (setting, done.stderr)
+    assert not (tmp_path / "bad").exists()
