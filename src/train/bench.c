@@ -25,6 +25,8 @@ const zb_opt zb_train_bench_table[] = {
     {ZB_OPT_INT, "steps", 0, AT(steps), "3", 1, 1000, NULL, "steps, after one that is not counted"},
     {ZB_OPT_BOOL, "recompute", 0, AT(recompute), "false", 0, 0, NULL,
      "distill: keep only layer inputs"},
+    {ZB_OPT_CHOICE, "teacher_precision", 0, AT(teacher_precision), "same", 0, 0,
+     "same|f32|bf16|int8", "distill: the teacher's products"},
     {ZB_OPT_STR, "memory_limit", 0, AT(memory_limit), "auto", 0, 0, NULL,
      "memory to stay within, like 24G; auto: what the machine has"},
     {0},
@@ -48,6 +50,7 @@ static zb_status run_stage(const zb_train_bench *b, const char *precision, zb_st
     d.student = a.students = b->student;
     d.precision = a.precision = precision;
     d.recompute = b->recompute;
+    d.teacher_precision = b->teacher_precision;
     a.trainable = b->trainable;
     return strcmp(b->train, "align") ? zb_distill_measure(&d, &s, m, err)
                                      : zb_align_measure(&a, &s, m, err);

@@ -11,6 +11,7 @@ typedef struct zb_train_bench {
     const char *trainable;         /* align: mixer | layer */
     int64_t rows, micro_rows, length, steps;
     bool recompute;
+    const char *teacher_precision;
     const char *memory_limit;
 } zb_train_bench;
 

@@ -38,6 +38,9 @@ const zb_opt zb_distill_opt_table[] = {
     {ZB_OPT_CHOICE, "dtype", 0, AT(dtype), "f32", 0, 0, "f32|bf16", "type of the saved weights"},
     {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16",
      "matrix products; auto: bf16 where the CPU has it"},
+    {ZB_OPT_CHOICE, "teacher_precision", 0, AT(teacher_precision), "same", 0, 0,
+     "same|f32|bf16|int8",
+     "the teacher's products; int8: a quantised teacher's in 8-bit integers, as in generation"},
     {0},
 };
 
@@ -121,8 +124,10 @@ static int rows_per_pass(const zb_stage_opts *so) {
 
 static zb_status open_all(distill *d, zb_err *err) {
     const zb_distill_opts *o = d->o;
-    zb_precision prec;
+    zb_precision prec, teacher_prec;
+    bool same = !strcmp(o->teacher_precision, "same");
     ZB_TRY(zb_precision_choose(o->precision, &prec, err));
+    ZB_TRY(zb_precision_choose(same ? o->precision : o->teacher_precision, &teacher_prec, err));
     ZB_TRY(zb_model_open(&d->teacher, o->teacher, ZB_MODEL_RUN, err));
     ZB_TRY(zb_model_open(&d->student, o->student, ZB_MODEL_TRAIN, err));
     int Vt = zb_model_config(d->teacher)->V, Vs = zb_model_config(d->student)->V;
@@ -130,7 +135,7 @@ static zb_status open_all(distill *d, zb_err *err) {
         return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's vocabulary of %d, found %d",
                        o->student, Vt, Vs);
     if (o->untie) zb_model_untie(d->student);
-    ZB_TRY(zb_runner_new(&d->tr, d->teacher, prec, err));
+    ZB_TRY(zb_runner_new(&d->tr, d->teacher, teacher_prec, err));
     ZB_TRY(zb_runner_new(&d->sr, d->student, prec, err));
     ZB_TRY(zb_model_tokenizer(&d->tokenizer, o->teacher, err));
     zb_optim_init(&d->optim, d->so->beta1, d->so->beta2, d->so->eps);

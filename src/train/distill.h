@@ -12,7 +12,7 @@ typedef struct zb_distill_opts {
         other_rate; /* learning-rate factors of mixers, and of norms, MLPs, embedding and head */
     bool untie, recompute, keep_best;
     const char *dtype; /* f32 | bf16: of the saved result */
-    const char *precision;
+    const char *precision, *teacher_precision;
 } zb_distill_opts;
 
 extern const zb_opt zb_distill_opt_table[];

@@ -139,3 +139,20 @@ def test_smollm2_measure_by_class(tmp_path):
     for r in rows.values():
         assert 0 < r["kl"] < 1 and 0.5 < r["agreement"] <= 1
     assert rows["all"]["kl"] > rows["attention"]["kl"]
+
+
+def test_a_teacher_in_integers_teaches_almost_the_same(tmp_path, wide_config):
+    wide, packed, text = tmp_path / "wide.gguf", tmp_path / "packed.gguf", tmp_path / "text.jsonl"
+    quantize("--random", wide_config[0], "-o", wide, "--type", "f32")
+    quantize("-m", wide, "-o", packed, "--type", "q8_0")
+    rng = np.random.default_rng(5)
+    text.write_text("".join(json.dumps({"input_ids": rng.integers(3, 97, 40).tolist()}) + "\n" for _ in range(40)))
+    zebra("compose", "-t", packed, "-o", tmp_path / "student", "--default-kind", "mla", "--kv-rank", 16)
+    kl = {}
+    for precision in ("same", "int8"):
+        zebra("distill", "-t", packed, "--student", tmp_path / "student", "-o", tmp_path / precision, "--tokens", 512, "--sequence-length", 64,
+              "--batch", 2, "--train", text, "--valid", text, "--valid-tokens", 512, "--teacher-precision", precision, "--precision", "f32")
+        log = [json.loads(line) for line in (tmp_path / f"{precision}.train/log.jsonl").read_text().splitlines()]
+        kl[precision] = [o["valid_kl"] for o in log if "valid_kl" in o]
+    assert len(kl["same"]) == 2 and kl["same"] != kl["int8"]
+    assert kl["int8"] == pytest.approx(kl["same"], rel=0.02)
