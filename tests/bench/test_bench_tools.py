@@ -1,6 +1,8 @@
 """bench/run's arguments, bench/plot on a small file, and the copying of contexts in the llama.cpp peer."""
+import argparse
 import importlib.machinery
 import importlib.util
+import json
 import shutil
 import struct
 import subprocess
@@ -96,3 +98,50 @@ def test_contexts_are_copied_cell_by_cell(peer, transposed):
                 out += struct.pack("<iQ", 1, 2) + b"".join(bytes([cell, layer]) for cell in cells)
         return out
     assert peer.stretch_state(state([0, 1]), 5) == state([0, 1, 0, 1, 0])
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    path = str(ROOT / "bench/quality")
+    spec = importlib.util.spec_from_loader("quality", importlib.machinery.SourceFileLoader("quality", path))
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    spec.loader.exec_module(module)
+    return module
+
+
+def quality_report(average=0.3, tasks=None):
+    student = {"kv_percent": 3.90625, "kv_bytes_per_token": 1800, "state_bytes": 4096, "kl_to_teacher": 1.95159, "perplexity": 164.3,
+               "average": average, "tasks": {"piqa": {"acc": 0.6, "acc_stderr": 0.05}} if tasks is None else tasks,
+               "seconds": {"assemble": 10.4, "eval": 100, "eval_teacher": 9, "distill": 5}}
+    teacher = {"kv_bytes_per_token": 46080, "state_bytes": 0, "perplexity": 22.8, "average": 0.4}
+    return {"teacher": teacher, "student": student, "missing": []}
+
+
+def test_quality_row_and_plot(tmp_path, quality):
+    (tmp_path / "report.json").write_text(json.dumps(quality_report()))
+    o = argparse.Namespace(seed=42, limit=100, part_limit=4, set=[])
+    for name, tokens in (("zebra", 0), ("zebra", 1000), ("x-ecomla/calibrated-50", 0)):
+        row = quality.row_of(name, tokens, o, tmp_path)
+        assert list(row) == quality.COLUMNS
+        quality.append(tmp_path / "q.csv", row)
+    row = quality.read_rows(tmp_path / "q.csv")[1]
+    assert (row["tokens"], row["seconds"], row["retained_percent"], row["bytes_2k"]) == ("1000", "15", "75.0", str(2048 * 1800 + 4096))
+    assert row["piqa_acc"] == "0.6" and row["hellaswag_acc"] == ""
+    done = tool("quality", "--plot", "--csv", tmp_path / "q.csv", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "out/quality.md").read_text()
+    assert "| zebra | 1,000 | 3.91 | 1800 | 4096 |" in text
+    if shutil.which("gnuplot"):
+        picture = (tmp_path / "out/quality.svg").read_text()
+        assert "zebra, untrained" in picture and "x-ecomla, calibrated, untrained" in picture
+
+
+def test_quality_knows_its_recipes(tmp_path, quality):
+    listed = tool("quality", "--list").stdout.split()
+    assert {"zebra", "zebra-paper", "x-ecomla/50", "mamba-in-llama/0"} <= set(listed)
+    assert all((ROOT / f"recipes/{name.partition('/')[0]}.yaml").exists() for name in listed)
+    assert "unknown recipe zebra/nothing" in tool("quality", "zebra/nothing").stderr
+    (tmp_path / "bad.csv").write_text("a,b\n")
+    assert "expected the columns" in tool("quality", "--plot", "--csv", tmp_path / "bad.csv").stderr

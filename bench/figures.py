@@ -1,0 +1,57 @@
+"""What the tables and pictures of this folder share: numbers, Markdown tables, gnuplot's SVG."""
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
+PREAMBLE = """set encoding utf8
+set terminal svg size 720,420 font 'Helvetica Neue,Arial,sans-serif,15' background rgb 'white' noenhanced
+set output '{out}'
+set border 3 lc rgb '#555555'
+set tics nomirror out scale 0.6 textcolor rgb '#333333'
+set grid ytics lt 1 lw 1 lc rgb '#E4E4E4'
+set key outside top left horizontal Left reverse samplen 1.6 textcolor rgb '#333333'
+set title '{title}' font ',15'
+set xlabel '{x}'
+set ylabel '{y}'
+"""
+
+
+def number(value):
+    """About three digits, without an exponent."""
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+def table(heads, rows):
+    right = [all(re.fullmatch(r"[-+]?[\d,.]+x?|", r[i]) for r in rows) for i in range(len(heads))]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "|".join("--:" if r else "---" for r in right) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(r) + " |" for r in rows]) + "\n"
+
+
+def quoted(text):
+    """Text that means nothing special inside gnuplot's single quotes or in SVG."""
+    return re.sub(r"['\"<>&\\\n]", " ", text)
+
+
+def gnuplot(folder, name, title, axes, settings, series):
+    """series: (label, style, lines of data). False where gnuplot is missing."""
+    with tempfile.TemporaryDirectory() as work:
+        plots = []
+        for i, (label, style, lines) in enumerate(series):
+            data = Path(work) / f"{i}.dat"
+            data.write_text("\n".join(lines) + "\n")
+            plots.append(f"'{data}' {style} title '{quoted(label)}'")
+        script = PREAMBLE.format(out=f"{work}/out.svg", title=quoted(title), x=axes[0], y=axes[1]) + settings
+        script += "plot " + ", \\\n     ".join(plots) + "\n"
+        try:
+            done = subprocess.run(["gnuplot", "-d", "-"], input=script, capture_output=True, text=True, timeout=60)
+        except FileNotFoundError:
+            print("plot: gnuplot is not installed: no pictures", file=sys.stderr)
+            return False
+        if done.returncode:
+            sys.exit(f"plot: {name}: {done.stderr.strip().splitlines()[-1]}")
+        Path(folder, name).write_text(Path(work, "out.svg").read_text())
+    return True
