@@ -33,7 +33,7 @@ enum { VALUE_BYTES = 4 };
 static json_t *layer_json(const zb_config *c, int l) {
     const zb_layer_config *k = &c->layer[l];
     json_t *o = json_pack("{s:i, s:s}", "layer", l, "kind", zb_kind_name(k->kind));
-    if (k->kind == ZB_ATTENTION)
+    if (k->kind == ZB_ATTENTION || k->window)
         json_object_update_new(
             o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "kv_heads", c->G, "head_size", c->dh));
     if (k->kind == ZB_MLA)
@@ -43,10 +43,11 @@ static json_t *layer_json(const zb_config *c, int l) {
     if (k->kind == ZB_MAMBA2)
         json_object_update_new(o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "head_size", c->dh,
                                             "convolution_channels", zb_mamba2_channels(c, l)));
+    if (k->window)
+        json_object_update_new(o, json_pack("{s:i, s:i}", "window", k->window, "sinks", k->sinks));
     json_object_set_new(o, "cache_bytes_per_token",
                         json_integer((json_int_t)zb_config_cache(c, l) * VALUE_BYTES));
-    json_object_set_new(o, "state_bytes",
-                        json_integer((json_int_t)zb_config_state(c, l) * VALUE_BYTES));
+    json_object_set_new(o, "state_bytes", json_integer((json_int_t)zb_state_fixed_bytes(c, l)));
     return o;
 }
 
@@ -64,7 +65,7 @@ static json_t *model_json(zb_model *m, bool tensors) {
         json_array_append_new(layers, layer_json(c, l));
         add_to(kinds, zb_kind_name(c->layer[l].kind), 1);
         cache += (json_int_t)zb_config_cache(c, l) * VALUE_BYTES;
-        state += (json_int_t)zb_config_state(c, l) * VALUE_BYTES;
+        state += (json_int_t)zb_state_fixed_bytes(c, l);
     }
     for (int i = 0; i < t->n; i++) {
         const zb_param *p = &t->item[i];

@@ -10,18 +10,25 @@
 #include <math.h>
 #include <string.h>
 
+#define KINDS "attention|mla|mamba2|sliding_window"
 #define AT(field) offsetof(zb_compose_opts, field)
 const zb_opt zb_compose_opt_table[] = {
     {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL,
      "the base Transformer: model folder or .gguf"},
     {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL, "folder for the student"},
-    {ZB_OPT_CHOICE, "default_kind", 0, AT(default_kind), "mamba2", 0, 0, "attention|mla|mamba2",
+    {ZB_OPT_CHOICE, "default_kind", 0, AT(default_kind), "mamba2", 0, 0, KINDS,
      "kind of the layers in none of the lists"},
     {ZB_OPT_STR, "attention_layers", 0, AT(attention_layers), NULL, 0, 0, NULL,
      "layers that keep the teacher's attention"},
     {ZB_OPT_STR, "mla_layers", 0, AT(mla_layers), NULL, 0, 0, NULL, "layers that become MLA"},
     {ZB_OPT_STR, "mamba2_layers", 0, AT(mamba2_layers), NULL, 0, 0, NULL,
      "layers that become Mamba2"},
+    {ZB_OPT_STR, "sliding_window_layers", 0, AT(sliding_window_layers), NULL, 0, 0, NULL,
+     "layers that keep the teacher's attention to the last and the first tokens"},
+    {ZB_OPT_INT, "window", 0, AT(window), "96", 1, 1 << 20, NULL,
+     "layers with a window: tokens that a token sees, itself among them"},
+    {ZB_OPT_INT, "sinks", 0, AT(sinks), "4", 0, 1 << 20, NULL,
+     "layers with a window: first tokens of the document that all others see too"},
     {ZB_OPT_STR, "selection", 0, AT(selection), NULL, 0, 0, NULL,
      "result of `zebra select`: its layers become MLA"},
     {ZB_OPT_STR, "mla_from", 0, AT(mla_from), NULL, 0, 0, NULL,
@@ -115,6 +122,7 @@ static zb_status plan(composer *k, zb_err *err) {
     ZB_TRY(place(k, o->attention_layers, "attention_layers", ZB_ATTENTION, err));
     ZB_TRY(place(k, o->mla_layers, "mla_layers", ZB_MLA, err));
     ZB_TRY(place(k, o->mamba2_layers, "mamba2_layers", ZB_MAMBA2, err));
+    ZB_TRY(place(k, o->sliding_window_layers, "sliding_window_layers", ZB_SLIDING_WINDOW, err));
     return o->selection ? place_selection(k, err) : ZB_OK;
 }
 
@@ -232,6 +240,11 @@ static zb_status set_rope(composer *k, zb_err *err) {
     return ZB_OK;
 }
 
+/* Layers of these kinds are the teacher's own. */
+static bool keeps_attention(zb_kind kind) {
+    return kind == ZB_ATTENTION || kind == ZB_SLIDING_WINDOW;
+}
+
 static zb_status describe(composer *k, zb_err *err) {
     const zb_compose_opts *o = k->o;
     k->config = *zb_model_config(k->teacher);
@@ -251,6 +264,10 @@ static zb_status describe(composer *k, zb_err *err) {
         if (m->kind == ZB_MAMBA2 && !k->donor[ZB_MAMBA2]) {
             m->repeat_before_conv = o->repeat_before_conv;
             m->conv_identity = m->gate_bias = k->init->calibrated;
+        }
+        if (zb_kind_has_window(m->kind)) {
+            m->window = (int)o->window;
+            m->sinks = (int)o->sinks;
         }
     }
     double percent = zb_config_kv_percent(&k->config);
@@ -285,7 +302,7 @@ static zb_status open_calibration(composer *k, zb_err *err) {
     bool wanted = false;
     for (int l = 0; l < k->config.L; l++) {
         zb_kind kind = k->config.layer[l].kind;
-        wanted = wanted || (kind != ZB_ATTENTION && !k->donor[kind]);
+        wanted = wanted || (!keeps_attention(kind) && !k->donor[kind]);
     }
     if (!wanted || !k->init->calibrated) return ZB_OK;
     zb_tokenizer *t;
@@ -302,8 +319,8 @@ static zb_status open_calibration(composer *k, zb_err *err) {
 
 static zb_status fill_layer(composer *k, int l, zb_err *err) {
     zb_kind kind = k->config.layer[l].kind;
-    if (kind == ZB_ATTENTION || k->donor[kind]) {
-        copy_layer(k, kind == ZB_ATTENTION ? k->teacher : k->donor[kind], l, true);
+    if (keeps_attention(kind) || k->donor[kind]) {
+        copy_layer(k, k->donor[kind] ? k->donor[kind] : k->teacher, l, true);
         if (!k->calibration) return ZB_OK;
         ZB_TRY(zb_calibration_enter(k->calibration, l, err));
         return zb_calibration_leave(k->calibration, err);
@@ -317,6 +334,12 @@ static zb_status fill_layer(composer *k, int l, zb_err *err) {
     if (s == ZB_OK && k->calibration) s = zb_calibration_leave(k->calibration, err);
     zb_arena_free(&scratch);
     return s == ZB_OK ? s : zb_err_wrap(err, s, "layer %d", l);
+}
+
+static bool replaces_any(const zb_config *c) {
+    for (int l = 0; l < c->L; l++)
+        if (!keeps_attention(c->layer[l].kind)) return true;
+    return false;
 }
 
 static zb_status fill(composer *k, zb_err *err) {
@@ -339,7 +362,7 @@ zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
     ZB_ASSERT(k.init);
     zb_status s = zb_model_open(&k.teacher, o->teacher, ZB_MODEL_RUN, err);
     if (s == ZB_OK) s = describe(&k, err);
-    if (s == ZB_OK && zb_model_config(k.teacher)->qkv_bias && k.config.hybrid)
+    if (s == ZB_OK && zb_model_config(k.teacher)->qkv_bias && replaces_any(&k.config))
         zb_warn("%s: the new mixers have no place for the teacher's query, key and value biases: "
                 "they are dropped",
                 o->teacher);

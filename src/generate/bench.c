@@ -170,12 +170,15 @@ static void account(const zb_bench *b, zb_bench_case *c) {
     const zb_config *cfg = config_of(b);
     weights w = weights_of(zb_engine_model(b->engine));
     int batch = c->batch;
-    int64_t recurrent = 0, far = 1 << 20;
-    for (int l = 0; l < cfg->L; l++) recurrent += zb_config_state(cfg, l);
+    int64_t far = 1 << 20;
+    double fixed = 0; /* states are read and written, windows read */
+    for (int l = 0; l < cfg->L; l++)
+        fixed += (double)zb_state_fixed_bytes(cfg, l) +
+                 (double)sizeof(float) * (double)zb_config_state(cfg, l);
     double row = (double)(zb_state_size(cfg, (int)far) - zb_state_size(cfg, 0)) / (double)far;
     c->weight_bytes = w.step_bytes / batch;
     c->cache_bytes = row * (c->depth + c->prompt + 0.5 * c->tokens);
-    c->state_bytes = 2.0 * sizeof(float) * (double)recurrent;
+    c->state_bytes = fixed;
     const zb_bench_machine *m = &b->machine;
     bool bf16 = zb_engine_precision(b->engine) == ZB_PREC_BF16 && m->bf16_rate > 0;
     double flop_rate = bf16 ? m->bf16_rate : m->f32_rate;

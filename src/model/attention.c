@@ -1,14 +1,23 @@
-/* attention.c - grouped-query attention kept from the base model.
+/* attention.c - grouped-query attention kept from the base model, to all tokens or to a window.
  *
  *   q = Wq x + bq [H·dh],  k = Wk x + bk [G·dh],  v = Wv x + bv [G·dh],  q and k rotated in the
  * half layout (pairs i, i + dh/2), head h attends with key/value head h / (H/G), scale dh^-1/2;  y
  * = Wo concat_h(o) (+ bo). (Touvron et al. 2023; method.md 1.) State: planes of the
- * rotated keys of each kv head, then of the values of each. */
+ * rotated keys of each kv head, then of the values of each.
+ *
+ * A layer with a window (kind sliding_window) has the same parameters and computes the same, but a
+ * token sees the last `window` and the first `sinks` tokens alone (window.h). Its state is rings
+ * instead of planes, of a size that the context does not change. Rows that came before the batch
+ * are read back from the rings, new ones are rounded as the rings will hold them, so that a token
+ * sees the same keys however the document is cut. */
 #include "model/attend.h"
 #include "model/mixer.h"
 #include "model/rope.h"
+#include "model/window.h"
 
 #include <math.h>
+#include <omp.h>
+#include <string.h>
 
 enum { WQ = ZB_P_MIXER, WK, WV, WO, BQ, BK, BV, BO };
 enum { FEW = 8 }; /* tokens up to which starting threads costs more than they save */
@@ -88,6 +97,147 @@ static zb_attend *all_groups(const zb_run *run, int layer, const tape *t, int *n
     return a;
 }
 
+static void attend_all(zb_run *run, int layer, const tape *t) {
+    int n;
+    remember(run, layer, t);
+    zb_mark mark = zb_arena_mark(run->arena);
+    const zb_attend *a = all_groups(run, layer, t, &n);
+    zb_attend_forward(run->arena, run->threads, a, n);
+    zb_arena_pop(run->arena, mark);
+}
+
+/* ---- with a window ---- */
+
+/* Rows that a span with a state attends to, of one kv head: the sinks, then the window. */
+typedef struct rows {
+    int sinks, first, n; /* positions 0..sinks-1 (none if first is 0), then first..first+n-1 */
+} rows;
+
+static rows rows_of(const zb_layer_config *m, const zb_span *sp) {
+    int past = zb_span_past(sp), end = past + sp->n;
+    rows r = {.first = past >= m->window ? past - m->window + 1 : 0};
+    r.sinks = r.first == 0 ? 0 : m->sinks < end ? m->sinks : end;
+    r.n = end - r.first;
+    return r;
+}
+
+/* One ring of a span and the span's new rows for it [n, G·dh]; room for one packed row. */
+typedef struct source {
+    const zb_span *span;
+    zb_cells ring;
+    const float *x;
+    uint8_t *packed;
+} source;
+
+/* The row of a position as f32: read back from the ring, or a new one rounded as the ring does. */
+static void read_row(const zb_config *c, int layer, const source *from, int position, float *out) {
+    int past = zb_span_past(from->span);
+    zb_cells one = from->ring;
+    if (position < past) {
+        zb_cells_read(&one, zb_state_ring_row(c, layer, position), 1, out, c->dh);
+        return;
+    }
+    const float *x = from->x + (size_t)(position - past) * (size_t)c->G * (size_t)c->dh;
+    zb_cells_write(one.type, c->dh, x, from->packed);
+    one.p = from->packed;
+    zb_cells_read(&one, 0, 1, out, c->dh);
+}
+
+/* New rows into the ring: those that stay, which are the sinks and the last of the window. */
+static void fill_ring(const zb_config *c, int layer, const source *from) {
+    const zb_layer_config *m = &c->layer[layer];
+    const zb_span *sp = from->span;
+    int past = zb_span_past(sp), row = c->G * c->dh;
+    for (int i = 0; i < sp->n; i++)
+        if (past + i < m->sinks || i >= sp->n - m->window)
+            zb_state_put(sp->state, &from->ring, zb_state_ring_row(c, layer, past + i),
+                         from->x + (size_t)i * row);
+}
+
+/* Gathers the rows of kv head g % G of a span with a state, keys (g < G) or values, to
+ * [rows.sinks + rows.n, dh], and leaves the new ones in the ring. */
+static void gather(const zb_run *run, int layer, const zb_span *sp, int g, const tape *t,
+                   uint8_t *packed, float *out) {
+    const zb_config *c = run->config;
+    rows r = rows_of(&c->layer[layer], sp);
+    source from = {.span = sp, .ring = zb_state_ring(sp->state, c, layer, g), .packed = packed};
+    from.x = (g < c->G ? t->k : t->v) + ((size_t)sp->start * c->G + g % c->G) * c->dh;
+    for (int i = 0; i < r.sinks + r.n; i++)
+        read_row(c, layer, &from, i < r.sinks ? i : r.first + i - r.sinks, out + (size_t)i * c->dh);
+    fill_ring(c, layer, &from);
+}
+
+/* Window of one span and kv head g. `own` holds what gather() gives for g and for G + g, NULL in a
+ * fresh span, whose rows stand in the tape. */
+static zb_window window_args(const zb_run *run, int layer, const zb_span *sp, int g, const tape *t,
+                             float *const *own) {
+    const zb_config *c = run->config;
+    const zb_layer_config *m = &c->layer[layer];
+    int per = c->H / c->G, hq = c->H * c->dh, hk = c->G * c->dh;
+    zb_window a = {.T = sp->n,
+                   .heads = per,
+                   .dh = c->dh,
+                   .window = m->window,
+                   .sinks = m->sinks,
+                   .past = zb_span_past(sp),
+                   .scale = (float)(1 / sqrt((double)c->dh)),
+                   .q_row = hq,
+                   .lse_head = run->batch->n};
+    size_t at_q = (size_t)sp->start * hq + (size_t)g * per * c->dh,
+           at_k = (size_t)sp->start * hk + (size_t)g * c->dh;
+    a.q = t->q + at_q;
+    a.o = t->o + at_q;
+    if (t->lse) a.lse = t->lse + (size_t)g * per * run->batch->n + sp->start;
+    a.k = a.sink_k = t->k + at_k;
+    a.v = a.sink_v = t->v + at_k;
+    a.kv_row = hk;
+    if (!sp->state) return a;
+    rows r = rows_of(m, sp);
+    a.first = r.first;
+    a.kv_row = c->dh;
+    a.sink_k = own[g];
+    a.sink_v = own[c->G + g];
+    a.k = own[g] + (size_t)r.sinks * c->dh;
+    a.v = own[c->G + g] + (size_t)r.sinks * c->dh;
+    return a;
+}
+
+/* All spans and kv heads; the states' rows are gathered first. */
+static zb_window *all_windows(zb_run *run, int layer, const tape *t, int *n) {
+    const zb_config *c = run->config;
+    int G = c->G, planes = run->batch->n_spans * 2 * G;
+    *n = run->batch->n_spans * G;
+    zb_window *a = zb_alloc_raw_array(run->arena, (size_t)*n, sizeof *a);
+    float **own = ZB_NEW_ARRAY(run->arena, float *, planes);
+    for (int i = 0; i < planes; i++) {
+        const zb_span *sp = &run->batch->span[i / (2 * G)];
+        rows r = rows_of(&c->layer[layer], sp);
+        if (sp->state)
+            own[i] = ZB_RAW_ARRAY(run->arena, float, (size_t)(r.sinks + r.n) * (size_t)c->dh);
+    }
+    size_t row = (zb_cells_row(c->cache, c->dh) + 63) / 64 * 64;
+    uint8_t *packed = zb_alloc_raw(run->arena, row * (size_t)run->threads);
+#pragma omp parallel for schedule(static) num_threads(run->threads) if (run->batch->n > FEW)
+    for (int i = 0; i < planes; i++)
+        if (own[i])
+            gather(run, layer, &run->batch->span[i / (2 * G)], i % (2 * G), t,
+                   packed + row * (size_t)omp_get_thread_num(), own[i]);
+    for (int i = 0; i < *n; i++)
+        a[i] = window_args(run, layer, &run->batch->span[i / G], i % G, t,
+                           own + (size_t)(i / G) * 2 * G);
+    return a;
+}
+
+static void attend_windows(zb_run *run, int layer, const tape *t) {
+    int n;
+    zb_mark mark = zb_arena_mark(run->arena);
+    const zb_window *a = all_windows(run, layer, t, &n);
+    zb_window_forward(run->arena, run->threads, a, n);
+    zb_arena_pop(run->arena, mark);
+}
+
+/* ---- both ---- */
+
 static void forward(zb_run *run, int layer, const float *x, float *y, void **tape_out) {
     const zb_config *c = run->config;
     zb_param **p = run->params->layer[layer];
@@ -104,14 +254,39 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     zb_linear_many(run, maps, 3, x, n);
     zb_rope_turn(run, t->q, c->H, false);
     zb_rope_turn(run, t->k, c->G, false);
-    remember(run, layer, t);
-    zb_mark keep = zb_arena_mark(run->arena);
-    int groups;
-    const zb_attend *a = all_groups(run, layer, t, &groups);
-    zb_attend_forward(run->arena, run->threads, a, groups);
-    zb_arena_pop(run->arena, keep);
+    if (c->layer[layer].window)
+        attend_windows(run, layer, t);
+    else
+        attend_all(run, layer, t);
     zb_linear(run, p[WO], p[BO], t->o, n, y);
     if (!tape_out) zb_arena_pop(run->arena, mark);
+}
+
+/* Gradients of q, k and v (rotated) [N,H·dh], [N,G·dh] twice, from that of o. */
+typedef struct slopes {
+    float *d_o, *dq, *dk, *dv;
+} slopes;
+
+static void backward_all(zb_run *run, int layer, const tape *t, const slopes *d) {
+    int n;
+    const zb_attend *a = all_groups(run, layer, t, &n);
+    zb_attend_grad *g = zb_alloc_raw_array(run->arena, (size_t)n, sizeof *g);
+    for (int i = 0; i < n; i++) {
+        size_t at_q = (size_t)(a[i].q - t->q), at_k = (size_t)((const float *)a[i].k.p - t->k);
+        g[i] = (zb_attend_grad){d->d_o + at_q, d->dq + at_q, d->dk + at_k, d->dv + at_k};
+    }
+    zb_attend_backward(run->arena, run->threads, a, g, n);
+}
+
+static void backward_windows(zb_run *run, int layer, const tape *t, const slopes *d) {
+    int n;
+    const zb_window *a = all_windows(run, layer, t, &n);
+    zb_window_grad *g = zb_alloc_raw_array(run->arena, (size_t)n, sizeof *g);
+    for (int i = 0; i < n; i++) {
+        size_t at_q = (size_t)(a[i].q - t->q), at_k = (size_t)(a[i].k - t->k);
+        g[i] = (zb_window_grad){d->d_o + at_q, d->dq + at_q, d->dk + at_k, d->dv + at_k};
+    }
+    zb_window_backward(run->arena, run->threads, a, g, n);
 }
 
 static void backward(zb_run *run, int layer, const float *x, const float *dy, float *dx,
@@ -121,38 +296,47 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     const tape *t = tape_in;
     int n = run->batch->n, hq = c->H * c->dh, hk = c->G * c->dh;
     zb_mark mark = zb_arena_mark(run->arena);
-    float *d_o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq),
-          *dq = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq);
-    float *dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk),
-          *dv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk);
-    zb_linear_backward_to(run, p[WO], p[BO], t->o, dy, n, d_o);
-    int groups;
-    const zb_attend *a = all_groups(run, layer, t, &groups);
-    zb_attend_grad *g = zb_alloc_raw_array(run->arena, (size_t)groups, sizeof *g);
-    for (int i = 0; i < groups; i++) {
-        size_t at_q = (size_t)(a[i].q - t->q), at_k = (size_t)((const float *)a[i].k.p - t->k);
-        g[i] =
-            (zb_attend_grad){.d_o = d_o + at_q, .dq = dq + at_q, .dk = dk + at_k, .dv = dv + at_k};
-    }
-    zb_attend_backward(run->arena, run->threads, a, g, groups);
-    zb_rope_turn(run, dq, c->H, true);
-    zb_rope_turn(run, dk, c->G, true);
-    zb_linear_backward(run, p[WQ], p[BQ], x, dq, n, dx);
-    zb_linear_backward(run, p[WK], p[BK], x, dk, n, dx);
-    zb_linear_backward(run, p[WV], p[BV], x, dv, n, dx);
+    slopes d = {.d_o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq),
+                .dq = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq),
+                .dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk),
+                .dv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk)};
+    zb_linear_backward_to(run, p[WO], p[BO], t->o, dy, n, d.d_o);
+    if (c->layer[layer].window)
+        backward_windows(run, layer, t, &d);
+    else
+        backward_all(run, layer, t, &d);
+    zb_rope_turn(run, d.dq, c->H, true);
+    zb_rope_turn(run, d.dk, c->G, true);
+    zb_linear_backward(run, p[WQ], p[BQ], x, d.dq, n, dx);
+    zb_linear_backward(run, p[WK], p[BK], x, d.dk, n, dx);
+    zb_linear_backward(run, p[WV], p[BV], x, d.dv, n, dx);
     zb_arena_pop(run->arena, mark);
 }
 
 static zb_room room(const zb_config *c, int layer, const zb_load *load) {
-    (void)layer;
+    const zb_layer_config *m = &c->layer[layer];
     size_t n = (size_t)load->n, q = zb_room_of(n * c->H * c->dh), k = zb_room_of(n * c->G * c->dh);
-    zb_attend like = {.T = load->longest, .heads = c->H / c->G, .dk = c->dh, .dv = c->dh};
-    int groups = load->spans * c->G;
-    size_t args = (size_t)groups * sizeof like, grads = (size_t)groups * sizeof(zb_attend_grad);
+    int heads = c->H / c->G, groups = load->spans * c->G;
+    size_t args, grads, ahead, back;
+    if (m->window) {
+        zb_window like = {.T = load->longest, .heads = heads, .dh = c->dh, .window = m->window};
+        like.sinks = m->sinks;
+        args = (size_t)groups * (sizeof like + 2 * sizeof(float *)) +
+               (zb_cells_row(c->cache, c->dh) + 63) / 64 * 64 * (size_t)load->threads;
+        grads = (size_t)groups * sizeof(zb_window_grad);
+        ahead = zb_window_room(&like, groups, load->threads, false);
+        back = zb_window_room(&like, groups, load->threads, true);
+    } else {
+        zb_attend like = {.T = load->longest, .heads = heads, .dk = c->dh, .dv = c->dh};
+        args = (size_t)groups * sizeof like;
+        grads = (size_t)groups * sizeof(zb_attend_grad);
+        ahead = zb_attend_room(&like, groups, load->threads, false);
+        back = zb_attend_room(&like, groups, load->threads, true);
+    }
     return (zb_room){.tape = (sizeof(tape) + 63) / 64 * 64 + 2 * q + 2 * k + zb_room_of(n * c->H),
-                     .forward = args + zb_attend_room(&like, groups, load->threads, false),
-                     .backward = 2 * q + 2 * k + args + grads +
-                                 zb_attend_room(&like, groups, load->threads, true)};
+                     .forward = args + ahead,
+                     .backward = 2 * q + 2 * k + args + grads + back};
 }
 
 const zb_mixer zb_mixer_attention = {"attention", params, forward, backward, room};
+const zb_mixer zb_mixer_sliding_window = {"sliding_window", params, forward, backward, room};

@@ -2,7 +2,8 @@
  *
  * The published hybrid layout gives one set of MLA sizes for all MLA layers; ours adds, under keys
  * that the original code ignores, `attention_layers` (layers kept from the base), `kv_lora_ranks`
- * and `q_lora_ranks` (one per entry of mla_layers). */
+ * and `q_lora_ranks` (one per entry of mla_layers),
+ * `sliding_window_layers`, `sliding_window` (tokens) and `attention_sinks`. */
 #include "model/config.h"
 
 #include "base/file.h"
@@ -14,9 +15,12 @@
 
 enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22, JSON_MAX = 1 << 24, OLD_CONTEXT_MAX = 1 << 30 };
 
-static const char *const kind_names[ZB_KIND_COUNT] = {"attention", "mla", "mamba2"};
+static const char *const kind_names[ZB_KIND_COUNT] = {"attention", "mla", "mamba2",
+                                                      "sliding_window"};
 
 const char *zb_kind_name(zb_kind k) { return kind_names[k]; }
+
+bool zb_kind_has_window(zb_kind k) { return k == ZB_SLIDING_WINDOW; }
 
 bool zb_kind_find(const char *name, zb_kind *out) {
     for (int k = 0; k < ZB_KIND_COUNT; k++)
@@ -232,6 +236,23 @@ static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, zb_l
     return ZB_OK;
 }
 
+/* The one window of all layers that have one. */
+static zb_status read_window(zb_config *c, const json_t *o, const char *where, zb_err *err) {
+    int windowed = 0, list[ZB_LAYERS_MAX], n, window = 0;
+    int64_t sinks = 0;
+    ZB_TRY(read_layers(c, o, where, "sliding_window_layers", ZB_SLIDING_WINDOW, list, &n, err));
+    windowed += n;
+    if (!windowed) return ZB_OK;
+    ZB_TRY(read_size(o, where, "sliding_window", true, SIZE_MAX_ANY, &window, err));
+    ZB_TRY(zb_json_int(o, where, "attention_sinks", false, 0, SIZE_MAX_ANY, &sinks, err));
+    for (int l = 0; l < c->L; l++)
+        if (zb_kind_has_window(c->layer[l].kind)) {
+            c->layer[l].window = window;
+            c->layer[l].sinks = (int)sinks;
+        }
+    return ZB_OK;
+}
+
 static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, zb_err *err) {
     int mla[ZB_LAYERS_MAX], attn[ZB_LAYERS_MAX], n_mla, n_attn, n_more;
     zb_layer_config ssm = {.kind = ZB_MAMBA2};
@@ -246,6 +267,7 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
     ZB_TRY(read_layers(c, o, where, "attention_layers", ZB_ATTENTION, attn, &n_attn, err));
     ZB_TRY(read_layers(c, o, where, "attn_layers", ZB_ATTENTION, attn, &n_more,
                        err)); /* MambaInLlama's name */
+    ZB_TRY(read_window(c, o, where, err));
     ZB_TRY(read_ssm(c, o, where, &ssm, err));
     zb_layer_config sizes = {.kind = ZB_MLA};
     int r_kv[ZB_LAYERS_MAX], r_q[ZB_LAYERS_MAX];
@@ -333,7 +355,8 @@ static zb_status check_alike(const zb_config *c, const char *where, zb_err *err)
                      m->lora_norm == f->lora_norm && m->full_kv_head == f->full_kv_head &&
                      (m->r_q == 0) == (f->r_q == 0) &&
                      m->repeat_before_conv == f->repeat_before_conv &&
-                     m->conv_identity == f->conv_identity && m->gate_bias == f->gate_bias;
+                     m->conv_identity == f->conv_identity && m->gate_bias == f->gate_bias &&
+                     m->window == f->window && m->sinks == f->sinks;
         if (!alike)
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: layer %d: expected the sizes and options of the "
@@ -363,7 +386,14 @@ zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err) {
     ZB_TRY(check_rope(&c->rope, where, err));
     for (int l = 0; l < c->L; l++) {
         const zb_layer_config *m = &c->layer[l];
-        if (m->kind == ZB_ATTENTION && c->dh % 2)
+        bool windowed = zb_kind_has_window(m->kind);
+        if (windowed ? m->window < 1 || m->window > SIZE_MAX_ANY || m->sinks < 0 ||
+                           m->sinks > SIZE_MAX_ANY
+                     : m->window || m->sinks)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: layer %d: %s: window %d and sinks %d are out of range", where, l,
+                           zb_kind_name(m->kind), m->window, m->sinks);
+        if ((m->kind == ZB_ATTENTION || windowed) && c->dh % 2)
             return zb_fail(err, ZB_ERR_FORMAT, "%s: layer %d: expected an even head size, found %d",
                            where, l, c->dh);
         if (m->kind != ZB_MLA) continue;
@@ -396,6 +426,11 @@ int zb_config_cache(const zb_config *c, int l) {
 int64_t zb_config_state(const zb_config *c, int l) {
     if (c->layer[l].kind != ZB_MAMBA2) return 0;
     return (int64_t)c->H * c->dh * c->dh + (int64_t)zb_mamba2_channels(c, l) * (ZB_CONV_K - 1);
+}
+
+int64_t zb_config_window(const zb_config *c, int l) {
+    const zb_layer_config *m = &c->layer[l];
+    return m->window ? (int64_t)2 * c->G * c->dh * (m->window + m->sinks) : 0;
 }
 
 double zb_config_kv_percent(const zb_config *c) {

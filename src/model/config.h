@@ -18,7 +18,13 @@
 
 enum { ZB_LAYERS_MAX = 256, ZB_CONV_K = 4, ZB_EOS_MAX = 8 };
 
-typedef enum zb_kind { ZB_ATTENTION, ZB_MLA, ZB_MAMBA2, ZB_KIND_COUNT } zb_kind;
+typedef enum zb_kind {
+    ZB_ATTENTION,
+    ZB_MLA,
+    ZB_MAMBA2,
+    ZB_SLIDING_WINDOW, /* attention to the last tokens and the first */
+    ZB_KIND_COUNT
+} zb_kind;
 
 typedef enum zb_rope_type {
     ZB_ROPE_PLAIN,
@@ -44,6 +50,8 @@ typedef struct zb_layer_config {
     bool repeat_before_conv; /* mamba2: x and B repeated to H heads before the convolution */
     bool conv_identity;      /* mamba2: no silu behind the convolution (calibrated starts) */
     bool gate_bias;          /* mamba2: the gate is silu(z + mamba.z_bias) (calibrated starts) */
+    int window, sinks;       /* kinds with a window: tokens seen (the own among them), and first
+                                tokens always seen; window 0: none */
 } zb_layer_config;
 
 typedef struct zb_config {
@@ -63,6 +71,7 @@ typedef struct zb_config {
 
 const char *zb_kind_name(zb_kind k);
 bool zb_kind_find(const char *name, zb_kind *out);
+bool zb_kind_has_window(zb_kind k);
 
 /* `base` is config.json, `hybrid` hybrid_config.json, mamba_config.json or NULL; `where` names them
  * in messages. */
@@ -92,10 +101,11 @@ json_t *zb_config_hybrid_json(const zb_config *c);
 
 void zb_rope_defaults(zb_rope *r); /* plain, theta 10000 */
 
-/* Values cached per token by layer l, and by all layers; state values per sequence that do not
+/* Values of layer l: cached per token; of its recurrent state, and of its window, which do not
  * grow. */
 int zb_config_cache(const zb_config *c, int l);
 int64_t zb_config_state(const zb_config *c, int l);
+int64_t zb_config_window(const zb_config *c, int l);
 double zb_config_kv_percent(const zb_config *c); /* 100 · Σ cache / (L · 2·G·dh) */
 
 /* Channels of the Mamba2 convolution of layer l, and rows of its in_proj. */

@@ -94,12 +94,30 @@ static void add_mla(json_t *o, const zb_config *c) {
     json_decref(q);
 }
 
+/* Layers with a window, and their one window. */
+static void add_window(json_t *o, const zb_config *c) {
+    const zb_layer_config *m = NULL;
+    for (int l = 0; l < c->L; l++)
+        if (c->layer[l].window) m = &c->layer[l];
+    if (!m) return;
+    json_object_set_new(o, "sliding_window", json_integer(m->window));
+    json_object_set_new(o, "attention_sinks", json_integer(m->sinks));
+}
+
+/* The layers of a kind; the key is left out where there are none. */
+static void add_layers(json_t *o, const zb_config *c, const char *key, zb_kind kind) {
+    json_t *list = json_array();
+    for (int l = 0; l < c->L; l++)
+        if (c->layer[l].kind == kind) json_array_append_new(list, json_integer(l));
+    if (json_array_size(list)) json_object_set(o, key, list);
+    json_decref(list);
+}
+
 json_t *zb_config_hybrid_json(const zb_config *c) {
-    json_t *o = json_object(), *mla = json_array(), *attn = json_array();
+    json_t *o = json_object(), *mla = json_array();
     zb_layer_config ssm = {0}; /* of the Mamba2 layers, which are all alike */
     for (int l = 0; l < c->L; l++) {
         if (c->layer[l].kind == ZB_MLA) json_array_append_new(mla, json_integer(l));
-        if (c->layer[l].kind == ZB_ATTENTION) json_array_append_new(attn, json_integer(l));
         if (c->layer[l].kind == ZB_MAMBA2) ssm = c->layer[l];
     }
     json_object_set_new(o, "hidden_size", json_integer(c->D));
@@ -107,8 +125,9 @@ json_t *zb_config_hybrid_json(const zb_config *c) {
     json_object_set_new(o, "hidden_act", json_string("silu"));
     json_object_set_new(o, "n_layer", json_integer(c->L));
     json_object_set_new(o, "mla_layers", mla);
-    if (json_array_size(attn)) json_object_set(o, "attention_layers", attn);
-    json_decref(attn);
+    add_layers(o, c, "attention_layers", ZB_ATTENTION);
+    add_layers(o, c, "sliding_window_layers", ZB_SLIDING_WINDOW);
+    add_window(o, c);
     json_object_set_new(o, "rms_norm_eps", json_real(c->eps));
     json_object_set_new(o, "num_attention_heads", json_integer(c->H));
     json_object_set_new(o, "num_key_value_heads", json_integer(c->G));

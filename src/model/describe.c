@@ -10,13 +10,18 @@ static json_t *describe_layer(zb_model *m, int l) {
         if (t->item[i].layer == l) parameters += zb_param_count(&t->item[i]);
     json_t *o = json_pack("{s:i,s:s,s:i,s:I,s:I}", "layer", l, "kind", zb_kind_name(k->kind),
                           "kv_values", zb_config_cache(c, l), "state_values",
-                          (json_int_t)zb_config_state(c, l), "parameters", (json_int_t)parameters);
+                          (json_int_t)(zb_config_state(c, l) + zb_config_window(c, l)),
+                          "parameters", (json_int_t)parameters);
     if (k->kind == ZB_MLA) {
         json_object_set_new(o, "q_rank", json_integer(k->r_q));
         json_object_set_new(o, "kv_rank", json_integer(k->r_kv));
         json_object_set_new(o, "nope_dim", json_integer(k->d_nope));
         json_object_set_new(o, "rope_dim", json_integer(k->d_rope));
         json_object_set_new(o, "v_dim", json_integer(k->d_v));
+    }
+    if (k->window) {
+        json_object_set_new(o, "window", json_integer(k->window));
+        json_object_set_new(o, "sinks", json_integer(k->sinks));
     }
     return o;
 }
@@ -27,7 +32,7 @@ json_t *zb_model_describe(zb_model *m) {
     json_t *layers = json_array();
     for (int l = 0; l < c->L; l++) {
         cache += zb_config_cache(c, l);
-        state += zb_config_state(c, l);
+        state += zb_config_state(c, l) + zb_config_window(c, l);
         json_array_append_new(layers, describe_layer(m, l));
     }
     json_t *o = json_object();

@@ -2,8 +2,12 @@
 #include "model/mixer.h"
 
 const zb_mixer *zb_mixer_of(zb_kind k) {
-    static const zb_mixer *const table[ZB_KIND_COUNT] = {&zb_mixer_attention, &zb_mixer_mla,
-                                                         &zb_mixer_mamba2};
+    static const zb_mixer *const table[ZB_KIND_COUNT] = {
+        [ZB_ATTENTION] = &zb_mixer_attention,
+        [ZB_MLA] = &zb_mixer_mla,
+        [ZB_MAMBA2] = &zb_mixer_mamba2,
+        [ZB_SLIDING_WINDOW] = &zb_mixer_sliding_window,
+    };
     ZB_ASSERT((unsigned)k < ZB_KIND_COUNT);
     return table[k];
 }

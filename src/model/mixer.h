@@ -70,7 +70,7 @@ typedef struct zb_mixer {
     zb_room (*room)(const zb_config *c, int layer, const zb_load *load);
 } zb_mixer;
 
-extern const zb_mixer zb_mixer_attention, zb_mixer_mla, zb_mixer_mamba2;
+extern const zb_mixer zb_mixer_attention, zb_mixer_mla, zb_mixer_mamba2, zb_mixer_sliding_window;
 const zb_mixer *zb_mixer_of(zb_kind k);
 
 /* Linear maps of a pass: y [n, rows] = x [n, cols] · Wᵀ (+ bias). Packed weights are unpacked by

@@ -170,7 +170,7 @@ zb_status zb_runner_begin(zb_runner *r, const zb_batch *b, zb_err *err) {
     bool attention = false;
     for (int l = 0; l < c->L; l++) {
         if (c->layer[l].kind == ZB_MLA) d_rope = c->layer[l].d_rope;
-        if (c->layer[l].kind == ZB_ATTENTION) attention = true;
+        if (c->layer[l].kind == ZB_ATTENTION || c->layer[l].window) attention = true;
     }
     if (attention) zb_rope_reserve(&r->run.rope, &c->rope, c->dh, positions, &r->keep);
     if (d_rope) zb_rope_reserve(&r->run.mla_rope, &c->mla_rope, d_rope, positions, &r->keep);

@@ -1,6 +1,9 @@
 /* state.c - layout of a sequence's memory (contract in state.h).
  *
- *   header | recurrent parts of layers 0..L-1 | planes of layer 0 | planes of layer 1 | ...
+ *   header | recurrent parts of layers 0..L-1 | rings of layers 0..L-1 | planes of layer 0 | ...
+ *
+ * What comes before the planes has a size of its own and is what a snapshot copies: recurrent parts
+ * and rings forget, so going back to an earlier token needs them as they were.
  *
  * A plane holds tokens_max rows side by side and begins at a multiple of 64 bytes: whoever attends
  * to it reads one run of memory. Its place depends on the capacity, so copying between capacities
@@ -21,6 +24,25 @@ static int64_t recurrent_total(const zb_config *c) {
 }
 
 static size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+int zb_state_rings(const zb_config *c, int l) { return c->layer[l].window ? 2 * c->G : 0; }
+
+static size_t ring_bytes(const zb_config *c, int l) {
+    const zb_layer_config *m = &c->layer[l];
+    return rounded(zb_cells_row(c->cache, c->dh) * (size_t)(m->window + m->sinks));
+}
+
+static size_t rings_before(const zb_config *c, int l) { /* bytes of the layers before l */
+    size_t bytes = 0;
+    for (int i = 0; i < l; i++) bytes += (size_t)zb_state_rings(c, i) * ring_bytes(c, i);
+    return bytes;
+}
+
+/* Of all parts that do not grow; rings begin at a multiple of 64. */
+static size_t fixed_total(const zb_config *c) {
+    size_t recurrent = (size_t)recurrent_total(c) * sizeof(float), rings = rings_before(c, c->L);
+    return rings ? rounded(recurrent) + rings : recurrent;
+}
 
 int zb_state_planes(const zb_config *c, int l) {
     zb_kind k = c->layer[l].kind;
@@ -55,18 +77,18 @@ static size_t layer_bytes(const zb_config *c, int l, int tokens_max) {
 }
 
 size_t zb_state_size(const zb_config *c, int tokens_max) {
-    size_t bytes = sizeof(zb_state) + rounded((size_t)recurrent_total(c) * sizeof(float));
+    size_t bytes = sizeof(zb_state) + rounded(fixed_total(c));
     for (int l = 0; l < c->L; l++) bytes += layer_bytes(c, l, tokens_max);
     return bytes;
 }
 
 zb_state *zb_state_init(void *mem, const zb_config *c, int tokens_max) {
     zb_state *s = mem;
-    memset(s, 0, sizeof *s + (size_t)recurrent_total(c) * sizeof(float));
+    memset(s, 0, sizeof *s + fixed_total(c));
     s->magic = state_magic;
     s->tokens_max = tokens_max;
     s->cache = (int32_t)c->cache;
-    s->bytes = (uint64_t)recurrent_total(c) * sizeof(float);
+    s->bytes = fixed_total(c);
     return s;
 }
 
@@ -77,9 +99,24 @@ void zb_state_reset(zb_state *s) {
 
 float *zb_state_layer(zb_state *s, const zb_config *c, int l) {
     int64_t at = 0;
-    ZB_ASSERT(c->layer[l].kind == ZB_MAMBA2);
+    ZB_ASSERT(zb_config_state(c, l) > 0);
     for (int i = 0; i < l; i++) at += zb_config_state(c, i);
     return s->data + at;
+}
+
+zb_cells zb_state_ring(const zb_state *s, const zb_config *c, int l, int ring) {
+    ZB_ASSERT(s->cache == (int32_t)c->cache && ring < zb_state_rings(c, l));
+    size_t at = rounded((size_t)recurrent_total(c) * sizeof(float)) + rings_before(c, l) +
+                (size_t)ring * ring_bytes(c, l);
+    return (zb_cells){.type = c->cache,
+                      .width = c->dh,
+                      .row = zb_cells_row(c->cache, c->dh),
+                      .p = (const uint8_t *)s->data + at};
+}
+
+int zb_state_ring_row(const zb_config *c, int l, int position) {
+    const zb_layer_config *m = &c->layer[l];
+    return position < m->sinks ? position : m->sinks + (position - m->sinks) % m->window;
 }
 
 zb_cells zb_state_plane(const zb_state *s, const zb_config *c, int l, int plane) {
@@ -102,6 +139,12 @@ size_t zb_state_token_bytes(const zb_config *c, int l) {
     size_t bytes = 0;
     for (int p = 0; p < zb_state_planes(c, l); p++) bytes += shape_of(c, l, p).row;
     return bytes;
+}
+
+size_t zb_state_fixed_bytes(const zb_config *c, int l) {
+    const zb_layer_config *m = &c->layer[l];
+    size_t rows = (size_t)zb_state_rings(c, l) * (size_t)(m->window + m->sinks);
+    return (size_t)zb_config_state(c, l) * sizeof(float) + rows * zb_cells_row(c->cache, c->dh);
 }
 
 void zb_state_copy(zb_state *dst, const zb_state *src, const zb_config *c) {

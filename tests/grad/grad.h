@@ -149,6 +149,8 @@ static const grad_case grad_cases[] = {
      {.kind = ZB_MAMBA2, .conv_identity = true, .gate_bias = true},
      false,
      false},
+    {"window", {.kind = ZB_SLIDING_WINDOW, .window = 9, .sinks = 3}, false, false},
+    {"window with biases", {.kind = ZB_SLIDING_WINDOW, .window = 40, .sinks = 50}, true, false},
 };
 enum { GRAD_CASES = sizeof grad_cases / sizeof grad_cases[0] };
 

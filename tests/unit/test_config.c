@@ -250,6 +250,9 @@ static const broken cases[] = {
      "test: mla_layers[0]: expected a layer from 0 to 15, found a string"},
     {true, "mla_layers", "{}", "test: key \"mla_layers\": expected an array, found an object"},
     {true, "attention_layers", "[5]", "test: attention_layers[0]: layer 5 is listed twice"},
+    {true, "sliding_window_layers", "[5]",
+     "test: sliding_window_layers[0]: layer 5 is listed twice"},
+    {true, "sliding_window_layers", "[1]", "test: key \"sliding_window\" is missing"},
     {true, "kv_lora_ranks", "[1,2,3]",
      "test: kv_lora_ranks: expected 4 values (one per MLA layer), found 3"},
     {true, "kv_lora_ranks", "[1,2,3,0]",
@@ -382,6 +385,13 @@ static void test_write_and_read(void **state) {
         if (c.layer[l].kind == ZB_MLA)
             c.layer[l].r_q = 0, c.layer[l].lora_norm = c.layer[l].full_kv_head = true;
     round_trip(&c, "ranks of kv only");
+    c.layer[1] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW, .window = 96, .sinks = 4};
+    c.layer[12] = c.layer[1];
+    round_trip(&c, "windows");
+    c.layer[12].window = 64;
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    c.layer[12] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW};
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
 }
 
 static void test_provenance(void **state) {
