@@ -44,7 +44,7 @@ def gnuplot(folder, name, title, axes, settings, series):
             data = Path(work) / f"{i}.dat"
             data.write_text("\n".join(lines) + "\n")
             plots.append(f"'{data}' {style} title '{quoted(label)}'")
-        script = PREAMBLE.format(out=f"{work}/out.svg", title=quoted(title), x=axes[0], y=axes[1]) + settings
+        script = PREAMBLE.format(out=f"{work}/out.svg", title=quoted(title), x=quoted(axes[0]), y=quoted(axes[1])) + settings
         script += "plot " + ", \\\n     ".join(plots) + "\n"
         try:
             done = subprocess.run(["gnuplot", "-d", "-"], input=script, capture_output=True, text=True, timeout=60)
@@ -52,6 +52,6 @@ def gnuplot(folder, name, title, axes, settings, series):
             print("plot: gnuplot is not installed: no pictures", file=sys.stderr)
             return False
         if done.returncode:
-            sys.exit(f"plot: {name}: {done.stderr.strip().splitlines()[-1]}")
+            sys.exit(f"plot: {name}: {' '.join(done.stderr.split())}")
         Path(folder, name).write_text(Path(work, "out.svg").read_text())
     return True
