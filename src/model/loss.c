@@ -150,6 +150,26 @@ double zb_ild_loss(int n, int D, const float *a, const float *b, bool squared, c
     return total;
 }
 
+double zb_hidden_loss(int n, int D, const float *x, const float *target, float scale, float *dx) {
+    double total = 0;
+#pragma omp parallel for schedule(static) ordered
+    for (int i = 0; i < n; i++) {
+        const float *a = x + (size_t)i * D, *b = target + (size_t)i * D;
+        double sum = 0, size = 1e-30;
+        for (int j = 0; j < D; j++) {
+            sum += ((double)a[j] - (double)b[j]) * ((double)a[j] - (double)b[j]);
+            size += (double)b[j] * (double)b[j];
+        }
+        if (dx) {
+            float f = (float)(2 * (double)scale / size);
+            for (int j = 0; j < D; j++) dx[(size_t)i * D + j] += f * (a[j] - b[j]);
+        }
+#pragma omp ordered
+        total += sum / size;
+    }
+    return total;
+}
+
 double zb_dpo_loss(int n, double beta, const double *pc, const double *pr, const double *rc,
                    const double *rr, double *d_chosen, double *d_rejected) {
     double total = 0;

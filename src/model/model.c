@@ -5,6 +5,7 @@
 #include "model/model.h"
 
 #include "kernels/kernels.h"
+#include "model/loss.h"
 #include "model/model_impl.h"
 #include "model/rope.h"
 
@@ -241,7 +242,7 @@ static void embed_backward(zb_runner *r, const float *dx) {
                               e->grad + (size_t)r->run.batch->ids[i] * e->cols);
 }
 
-void zb_runner_backward(zb_runner *r, zb_tape *t, const float *dout) {
+void zb_runner_backward(zb_runner *r, zb_tape *t, const float *dout, zb_hidden_match *match) {
     const zb_config *c = r->run.config;
     zb_arena *a = &r->step;
     size_t n = (size_t)r->run.batch->n * c->D;
@@ -250,7 +251,12 @@ void zb_runner_backward(zb_runner *r, zb_tape *t, const float *dout) {
           *y = t->recompute ? ZB_RAW_ARRAY(a, float, n) : NULL;
     zb_norm_backward(&r->run, r->run.params->norm, t->last, t->r, dout, r->run.batch->n, c->D,
                      d[0]);
+    if (match) match->sum = 0;
     for (int l = c->L - 1; l >= 0; l--) {
+        const float *x = l + 1 < c->L ? t->x[l + 1] : t->last; /* the layer's output */
+        if (match)
+            match->sum +=
+                zb_hidden_loss(r->run.batch->n, c->D, x, match->target[l + 1], match->scale, d[0]);
         zb_mark inner = zb_arena_mark(a);
         if (t->recompute) zb_layer_forward(&r->run, l, t->x[l], y, NULL, &t->layer[l]);
         zb_layer_backward(&r->run, l, d[0], NULL, d[1], t->layer[l]);

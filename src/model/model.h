@@ -68,9 +68,17 @@ void zb_runner_logits(zb_runner *r, const float *x, int n, float *logits);
 
 /* Training: forward keeps a tape in the arena; backward takes the gradient of the final hidden rows
  * [N, D] and fills the parameters' gradients, embedding included. recompute: keep only each layer's
- * input and run it again on the way back. */
+ * input and run it again on the way back.
+ *
+ * match (NULL: none) adds the gradient of scale · Σ_l zb_hidden_loss over the outputs of all
+ * layers: target[l] [N, D] for l = 1..L as zb_capture's hidden; `sum` receives Σ_l. */
 typedef struct zb_tape zb_tape;
+typedef struct zb_hidden_match {
+    float *const *target;
+    float scale;
+    double sum;
+} zb_hidden_match;
 zb_tape *zb_runner_forward_train(zb_runner *r, float *out, bool recompute);
-void zb_runner_backward(zb_runner *r, zb_tape *t, const float *dout);
+void zb_runner_backward(zb_runner *r, zb_tape *t, const float *dout, zb_hidden_match *match);
 
 #endif

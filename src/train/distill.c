@@ -1,6 +1,10 @@
 /* distill.c - the distillation stage (contract in distill.h).
  *
- *   loss = kl·KL(teacher‖student) + reverse_kl·KL(student‖teacher) + ce·CE,   mean per token
+ *   loss = kl·KL(teacher‖student) + reverse_kl·KL(student‖teacher) + ce·CE + hidden·d,   mean per
+ * token d = mean over layers of ‖x - t‖² / ‖t‖², the outputs of a student's and the teacher's layer
+ *
+ * The last term costs nothing, since the teacher passes anyway, and tells each layer directly what
+ * the vocabulary only tells the last one (as TinyBERT does, arXiv 1909.10351).
  *
  * The teacher may be larger than the student's base if it has the same vocabulary. Everything is
  * trained; frozen groups have a rate of 0. */
@@ -25,6 +29,8 @@ const zb_opt zb_distill_opt_table[] = {
      "weight of KL(student || teacher)"},
     {ZB_OPT_F64, "ce_weight", 0, AT(ce_weight), "0", 0, 1e6, NULL,
      "weight of the cross-entropy of the text"},
+    {ZB_OPT_F64, "hidden_weight", 0, AT(hidden_weight), "0", 0, 1e6, NULL,
+     "weight of the relative squared distance of all layers' outputs from the teacher's"},
     {ZB_OPT_F64, "mixer_rate", 0, AT(mixer_rate), "1", 0, 1e4, NULL,
      "learning-rate factor of mixer weights"},
     {ZB_OPT_F64, "other_rate", 0, AT(other_rate), "1", 0, 1e4, NULL,
@@ -52,6 +58,7 @@ typedef struct distill {
     zb_tokenizer *tokenizer;
     zb_optim optim;
     zb_step_times times;
+    double hidden; /* of the step so far: distance of layers' outputs, summed over tokens */
     json_t *how;
 } distill;
 
@@ -86,8 +93,9 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     zb_memory_add(p, "activations kept", room.kept + ends);
     zb_memory_add(p, "layer or logits at work", room.peak - room.kept);
     zb_memory_add(p, "teacher's pass",
-                  zb_room_of(n * z->teacher.D) + zb_forward_room(&z->teacher, &load) +
-                      zb_unpack_room(&z->teacher));
+                  zb_room_of(n * z->teacher.D) *
+                          (z->d->o->hidden_weight > 0 ? 1 + (size_t)z->teacher.L : 1) +
+                      zb_forward_room(&z->teacher, &load) + zb_unpack_room(&z->teacher));
     zb_memory_add(p, "operands in bf16",
                   zb_memory_operands(&z->teacher, load.n,
                                      zb_memory_teacher_use(&z->teacher, z->stored), z->precision) +
@@ -134,6 +142,12 @@ static zb_status open_all(distill *d, zb_err *err) {
     if (Vt != Vs)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's vocabulary of %d, found %d",
                        o->student, Vt, Vs);
+    const zb_config *ct = zb_model_config(d->teacher), *cs = zb_model_config(d->student);
+    if (o->hidden_weight > 0 && (ct->D != cs->D || ct->L != cs->L))
+        return zb_fail(
+            err, ZB_ERR_CONFIG,
+            "%s: hidden_weight: expected the teacher's %d layers of width %d, found %d of %d",
+            o->student, ct->L, ct->D, cs->L, cs->D);
     if (o->untie) zb_model_untie(d->student);
     ZB_TRY(zb_runner_new(&d->tr, d->teacher, teacher_prec, err));
     ZB_TRY(zb_runner_new(&d->sr, d->student, prec, err));
@@ -168,6 +182,16 @@ static void add_times(zb_step_times *s, const double t[5]) {
     s->backward += t[4] - t[3];
 }
 
+/* Room for the teacher's states behind each layer, where they are matched. */
+static zb_capture capture_of(const distill *d, zb_arena *a, int n) {
+    zb_capture cap = {0};
+    const zb_config *c = zb_model_config(d->teacher);
+    if (d->o->hidden_weight == 0) return cap;
+    cap.hidden = ZB_NEW_ARRAY(a, float *, c->L + 1);
+    for (int l = 1; l <= c->L; l++) cap.hidden[l] = ZB_RAW_ARRAY(a, float, (size_t)n * c->D);
+    return cap;
+}
+
 /* One pass; scale 0: evaluation. Sums are added to. */
 static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums *sums,
                       zb_err *err) {
@@ -184,7 +208,8 @@ static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums 
     if (st == ZB_OK) {
         zb_tape *tape = NULL;
         double t[5] = {zb_seconds()};
-        zb_runner_forward(d->tr, ht, NULL);
+        zb_capture cap = scale > 0 ? capture_of(d, ta, b->n) : (zb_capture){0};
+        zb_runner_forward(d->tr, ht, &cap);
         t[1] = zb_seconds();
         if (scale > 0)
             tape = zb_runner_forward_train(d->sr, hs, d->o->recompute);
@@ -202,7 +227,10 @@ static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums 
         l.weights = (zb_vocab_weights){d->o->kl_weight, d->o->reverse_kl_weight, d->o->ce_weight};
         zb_vocab_loss_run(&l, sums);
         t[3] = zb_seconds();
-        if (tape) zb_runner_backward(d->sr, tape, dh);
+        int L = zb_model_config(d->student)->L;
+        zb_hidden_match m = {cap.hidden, (float)(d->o->hidden_weight / L) * scale, 0};
+        if (tape) zb_runner_backward(d->sr, tape, dh, cap.hidden ? &m : NULL);
+        d->hidden += m.sum / L;
         t[4] = zb_seconds();
         add_times(&d->times, t);
     }
@@ -279,12 +307,14 @@ static zb_status train_step(distill *d, zb_stage *st, zb_err *err) {
     const zb_stage_opts *so = d->so;
     double tokens = (double)(so->batch * so->sequence_length), norm = 0;
     zb_vocab_sums sums = {0};
+    d->hidden = 0;
     ZB_TRY(step(d, &st->packer, st->step * so->batch, zb_stage_lr(st), &sums, &norm, err));
     double loss = (d->o->kl_weight * sums.kl + d->o->reverse_kl_weight * sums.reverse_kl +
-                   d->o->ce_weight * sums.ce) /
+                   d->o->ce_weight * sums.ce + d->o->hidden_weight * d->hidden) /
                   tokens;
     json_t *o = json_pack("{s:f,s:f,s:f}", "kl", sums.kl / tokens, "ce",
                           sums.ce / fmax(1, (double)sums.predicted), "grad_norm", norm);
+    if (d->o->hidden_weight > 0) json_object_set_new(o, "hidden", json_real(d->hidden / tokens));
     return zb_stage_step_done(st, o, loss, err);
 }
 

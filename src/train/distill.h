@@ -7,7 +7,7 @@
 
 typedef struct zb_distill_opts {
     const char *teacher, *student, *out;
-    double kl_weight, reverse_kl_weight, ce_weight;
+    double kl_weight, reverse_kl_weight, ce_weight, hidden_weight;
     double mixer_rate,
         other_rate; /* learning-rate factors of mixers, and of norms, MLPs, embedding and head */
     bool untie, recompute, keep_best;

@@ -123,7 +123,7 @@ static void gradients_match(fixture *f, bool recompute) {
     assert_int_equal(sums.predicted, predicted);
     float mean = (float)(sums.ce / predicted);
     f->compare("loss", &mean, golden_f32(f->reference, "loss", 1), 1, tol);
-    zb_runner_backward(f->runner, tape, dout);
+    zb_runner_backward(f->runner, tape, dout, NULL);
     zb_arena_pop(zb_runner_arena(f->runner), mark);
     zb_param_table *t = zb_model_params(f->model);
     for (int i = 0; i < t->n; i++) {

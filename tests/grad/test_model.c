@@ -1,5 +1,6 @@
 /* Gradients of whole hybrid models. The loss is what distillation minimises: a mixture of KL and
- * reverse KL to a teacher of another width and of cross-entropy, over packed documents. Noise of
+ * reverse KL to a teacher of another width and of cross-entropy, over packed documents, and the
+ * distance of all layers' outputs from given states. Noise of
  * the mean over n tokens: logits of size about 1 carry errors of some 16 · 2^-24 (several layers of
  * short sums), independent between tokens, so 16 · 2^-24 / sqrt(n). Then what must not change a
  * gradient: recomputing the layers, the number of threads, and passing documents together or one by
@@ -18,6 +19,8 @@ typedef struct trial {
     zb_vocab_weights weights;
     float scale;
     const float *teacher_hidden; /* [GRAD_TOKENS, D'] */
+    float *target[5];            /* [GRAD_TOKENS, D] for each layer's output */
+    double match;                /* weight of the distance from them */
     int first;                   /* first token of the batch within the arrays */
     zb_arena arena;
 } trial;
@@ -63,6 +66,12 @@ static void open_trial(trial *t, bool tied) {
     CHECK(zb_runner_begin(t->teach, &t->batch, &err));
     zb_runner_forward(t->teach, hidden, NULL);
     t->teacher_hidden = hidden;
+    t->match = 0.3;
+    for (int l = 1; l <= c.L; l++) {
+        t->target[l] = ZB_NEW_ARRAY(&t->arena, float, t->n * t->D);
+        for (int i = 0; i < t->n * t->D; i++)
+            t->target[l][i] = (float)zb_rng_normal(6, ZB_RNG_TEST, (uint64_t)(l * 10000 + i));
+    }
     CHECK(zb_runner_begin(t->run, &t->batch, &err));
 }
 
@@ -89,19 +98,29 @@ static zb_vocab_loss loss_of(const trial *t, const float *out, float *dout) {
                            .scale = t->scale};
 }
 
+static float *target_of(const trial *t, int l) { return t->target[l] + (size_t)t->first * t->D; }
+
+static double total_of(const trial *t, const zb_vocab_sums *s, double distance) {
+    return (double)t->scale * (t->weights.kl * s->kl + t->weights.reverse_kl * s->reverse_kl +
+                               t->weights.ce * s->ce + t->match * distance);
+}
+
 static double trial_value(void *arg, double *noise) {
     trial *t = arg;
     zb_arena *a = zb_runner_arena(t->run);
     zb_mark mark = zb_arena_mark(a);
-    float *out = ZB_NEW_ARRAY(a, float, t->batch.n * t->D);
-    zb_runner_forward(t->run, out, NULL);
+    float *out = ZB_NEW_ARRAY(a, float, t->batch.n * t->D), *hidden[5] = {0};
+    for (int l = 1; l < 5; l++) hidden[l] = ZB_NEW_ARRAY(a, float, t->batch.n * t->D);
+    zb_runner_forward(t->run, out, &(zb_capture){.hidden = hidden});
+    double distance = 0;
+    for (int l = 1; l < 5; l++)
+        distance += zb_hidden_loss(t->batch.n, t->D, hidden[l], target_of(t, l), 0, NULL);
     zb_vocab_loss l = loss_of(t, out, NULL);
     zb_vocab_sums s = {0};
     zb_vocab_loss_run(&l, &s);
     zb_arena_pop(a, mark);
     *noise = 16 * 0x1p-24 / sqrt((double)t->n);
-    return (double)t->scale *
-           (t->weights.kl * s.kl + t->weights.reverse_kl * s.reverse_kl + t->weights.ce * s.ce);
+    return total_of(t, &s, distance);
 }
 
 /* Adds the gradients of the batch; returns the loss. */
@@ -114,10 +133,12 @@ static double trial_backward(trial *t, bool recompute) {
     zb_vocab_loss l = loss_of(t, out, dout);
     zb_vocab_sums s = {0};
     zb_vocab_loss_run(&l, &s);
-    zb_runner_backward(t->run, tape, dout);
+    float *target[5];
+    for (int i = 1; i < 5; i++) target[i] = target_of(t, i);
+    zb_hidden_match match = {target, (float)t->match * t->scale, 0};
+    zb_runner_backward(t->run, tape, dout, &match);
     zb_arena_pop(a, mark);
-    return (double)t->scale *
-           (t->weights.kl * s.kl + t->weights.reverse_kl * s.reverse_kl + t->weights.ce * s.ce);
+    return total_of(t, &s, match.sum);
 }
 
 /* A copy of all gradients, one after the other. */
@@ -242,6 +263,7 @@ static void test_gradient_of_one_document_alone(void **state) {
     trial t;
     int64_t n;
     open_trial(&t, true);
+    t.match = 0; /* has no mask */
     /* only the third document counts */
     for (int i = 0; i < t.n; i++) {
         bool in = i >= grad_spans[2].start && i < grad_spans[2].start + grad_spans[2].n;

@@ -84,7 +84,7 @@ static void check_training(const grad_case *kind, bool recompute) {
                        .weights = {.kl = 1},
                        .scale = 1};
     zb_vocab_loss_run(&l, &sums);
-    zb_runner_backward(p.r, t, dout);
+    zb_runner_backward(p.r, t, dout, NULL);
     assert_close(kind->name, want.peak, taken(&p, from));
     close_pass(&p);
 }
