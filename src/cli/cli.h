@@ -78,6 +78,7 @@ int zb_cmd_select(int argc, char **argv);
 int zb_cmd_distill(int argc, char **argv);
 int zb_cmd_quantize(int argc, char **argv);
 int zb_cmd_eval(int argc, char **argv);
+int zb_cmd_recall(int argc, char **argv);
 int zb_cmd_report(int argc, char **argv);
 int zb_cmd_tokenize(int argc, char **argv);
 int zb_cmd_generate(int argc, char **argv);

@@ -24,6 +24,7 @@ static const command commands[] = {
     {"distill", zb_cmd_distill, "train all weights against the teacher (KD)"},
     {"quantize", zb_cmd_quantize, "a model with packed weights, as a GGUF file"},
     {"eval", zb_cmd_eval, "harness tasks, perplexity, divergence from a teacher"},
+    {"recall", zb_cmd_recall, "what a model still knows of a long text"},
     {"report", zb_cmd_report, "report.json, report.html and plots of measured files"},
     {"generate", zb_cmd_generate, "continue a text, or answer one message"},
     {"chat", zb_cmd_chat, "talk with a model"},

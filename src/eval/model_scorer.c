@@ -1,7 +1,8 @@
-/* model_scorer.c - log-probabilities by batches of contexts and continuations (contract in
- * model_scorer.h). */
+/* model_scorer.c - log-probabilities by batches of contexts and continuations, texts from prompts
+ * that share their beginning, and probes of long sequences (contract in model_scorer.h). */
 #include "eval/model_scorer.h"
 
+#include "base/log.h"
 #include "kernels/kernels.h"
 
 #include <string.h>
@@ -218,26 +219,128 @@ static zb_status pass_next(zb_model_scorer *m, const zb_batch *b, int32_t *next,
     return s;
 }
 
+/* Passes n tokens behind what `state` holds, at most TOKENS at a time, so that memory does not grow
+ * with the length and a long text can be interrupted. Row i of `out` [n_rows, D] becomes the final
+ * hidden row of token row[i] (ascending). */
+static zb_status pass_long(zb_model_scorer *m, zb_state *state, const int32_t *ids, int n,
+                           const int *row, int n_rows, float *out, zb_err *err) {
+    zb_arena *a = zb_runner_arena(m->runner);
+    size_t D = (size_t)zb_runner_run(m->runner)->config->D;
+    for (int at = 0, k = 0; at < n; at += TOKENS) {
+        if (zb_interrupted())
+            return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted after %d of %d tokens", at, n);
+        int count = n - at < TOKENS ? n - at : TOKENS;
+        zb_mark mark = zb_arena_mark(a);
+        zb_span all = {0, count, state};
+        zb_status s = zb_runner_begin(m->runner, &(zb_batch){ids + at, count, &all, 1}, err);
+        if (s == ZB_OK) {
+            float *h = ZB_NEW_ARRAY(a, float, (size_t)count *D);
+            zb_runner_forward(m->runner, h, NULL);
+            for (; k < n_rows && row[k] < at + count; k++)
+                memcpy(out + (size_t)k * D, h + (size_t)(row[k] - at) * D, D * sizeof(float));
+        }
+        zb_arena_pop(a, mark);
+        ZB_TRY(s);
+    }
+    return ZB_OK;
+}
+
 /* Appends a token; false if the text has ended. */
 static bool append(zb_write_request *r, int32_t id) {
     r->ids[r->n_ids++] = id;
     return r->n_ids < r->max && !r->stop(r->user, r->ids, r->n_ids);
 }
 
-/* Prompts are passed one by one (they are long), the texts then grow side by side, a token of each
- * in every pass. */
+/* Tokens with which all of r[0 .. n-1] begin; of each context at least one stays out. */
+static int common_start(const zb_write_request *r, int n) {
+    int common = r[0].n_context - 1;
+    for (int i = 1; i < n; i++) {
+        int k = 0, most = r[i].n_context - 1;
+        while (k < common && k < most && r[i].context[k] == r[0].context[k]) k++;
+        common = k;
+    }
+    return common;
+}
+
+/* The log-probability of r's answer: `last` is the hidden row behind the context, `state` the
+ * sequence there; it is left as it is if a text will be written from it. */
+static zb_status score_answer(zb_model_scorer *m, zb_write_request *r, zb_state *state,
+                              const float *last, zb_err *err) {
+    const zb_config *c = zb_runner_run(m->runner)->config;
+    size_t D = (size_t)c->D;
+    int more = r->n_answer - 1;
+    zb_mark mark = zb_arena_mark(&m->pass);
+    float *h = ZB_NEW_ARRAY(&m->pass, float, (size_t)r->n_answer *D);
+    int *row = ZB_NEW_ARRAY(&m->pass, int, r->n_answer);
+    want *w = ZB_NEW_ARRAY(&m->pass, want, r->n_answer);
+    memcpy(h, last, D * sizeof(float));
+    r->answer_score = (zb_loglik){0, true};
+    for (int i = 0; i < r->n_answer; i++) {
+        row[i] = i;
+        w[i] = (want){i, r->answer[i], &r->answer_score};
+    }
+    zb_state *s = state;
+    if (r->max > 0 && more > 0) {
+        s = new_state(m, r->n_context + more);
+        zb_state_copy(s, state, c);
+    }
+    zb_status status = pass_long(m, s, r->answer, more, row, more, h + D, err);
+    if (status == ZB_OK) read_logits(m, h, w, r->n_answer);
+    zb_arena_pop(&m->pass, mark);
+    return status;
+}
+
+/* Passes the context of r, of which `trunk` (NULL: nothing) has the beginning, scores the answer,
+ * and finds the first token of the text. */
+static zb_status pass_prompt(zb_model_scorer *m, zb_write_request *r, const zb_state *trunk,
+                             zb_state *state, int32_t *next, zb_err *err) {
+    const zb_config *c = zb_runner_run(m->runner)->config;
+    int from = trunk ? trunk->len : 0, last_row = r->n_context - from - 1;
+    zb_mark mark = zb_arena_mark(&m->pass);
+    float *last = ZB_NEW_ARRAY(&m->pass, float, c->D);
+    if (trunk) zb_state_copy(state, trunk, c);
+    zb_status s = pass_long(m, state, r->context + from, last_row + 1, &last_row, 1, last, err);
+    if (s == ZB_OK && r->n_answer > 0) s = score_answer(m, r, state, last, err);
+    if (s == ZB_OK && r->max > 0) best_tokens(m, last, 1, next);
+    zb_arena_pop(&m->pass, mark);
+    return s;
+}
+
+/* Prompts are passed one by one, because they are long. What all that are still to come have in
+ * common is passed once, in the trunk, from whose copies they go on. who[] receives those that are
+ * not at their end. */
+static zb_status pass_prompts(zb_model_scorer *m, zb_write_request *r, int n, zb_state **state,
+                              int *who, int *active, zb_err *err) {
+    zb_state *trunk = NULL;
+    int longest = 0;
+    for (int i = 0; i < n; i++) longest = r[i].n_context > longest ? r[i].n_context : longest;
+    if (n > 1 && common_start(r, n) > 0) trunk = new_state(m, longest);
+    for (int i = 0; i < n; i++) {
+        int32_t next = 0;
+        int common = trunk && i < n - 1 ? common_start(r + i, n - i) : 0;
+        if (trunk && common > trunk->len)
+            ZB_TRY(pass_long(m, trunk, r[i].context + trunk->len, common - trunk->len, NULL, 0,
+                             NULL, err));
+        zb_mark mark = zb_arena_mark(&m->pass);
+        int more = r[i].n_answer > r[i].max ? r[i].n_answer : r[i].max;
+        state[i] = new_state(m, r[i].n_context + more);
+        ZB_TRY(pass_prompt(m, &r[i], trunk, state[i], &next, err));
+        r[i].n_ids = 0;
+        if (r[i].max > 0 && append(&r[i], next))
+            who[(*active)++] = i;
+        else
+            zb_arena_pop(&m->pass, mark);
+    }
+    return ZB_OK;
+}
+
+/* After the prompts the texts grow side by side, a token of each in every pass. */
 static zb_status write_batch(zb_model_scorer *m, zb_write_request *r, int n, zb_err *err) {
     zb_state **state = zb_alloc_array(&m->pass, (size_t)n, sizeof *state);
     int32_t *next = ZB_NEW_ARRAY(&m->pass, int32_t, n), *ids = ZB_NEW_ARRAY(&m->pass, int32_t, n);
     zb_span *span = ZB_NEW_ARRAY(&m->pass, zb_span, n);
     int *who = ZB_NEW_ARRAY(&m->pass, int, n), active = 0;
-    for (int i = 0; i < n; i++) {
-        state[i] = new_state(m, r[i].n_context + r[i].max);
-        zb_span all = {0, r[i].n_context, state[i]};
-        ZB_TRY(pass_next(m, &(zb_batch){r[i].context, r[i].n_context, &all, 1}, next, err));
-        r[i].n_ids = 0;
-        if (append(&r[i], next[0])) who[active++] = i;
-    }
+    ZB_TRY(pass_prompts(m, r, n, state, who, &active, err));
     while (active > 0) {
         for (int k = 0; k < active; k++) {
             const zb_write_request *q = &r[who[k]];
@@ -260,7 +363,7 @@ static zb_status write_texts(void *self, zb_write_request *r, int n, zb_err *err
         size_t bytes = 0;
         int end = i;
         for (; end < n; end++) {
-            bytes += zb_state_size(c, r[end].n_context + r[end].max);
+            bytes += zb_state_size(c, r[end].n_context + r[end].max + r[end].n_answer);
             if (end > i && bytes > STATE_BYTES) break;
         }
         zb_mark mark = zb_arena_mark(&m->pass);
@@ -270,6 +373,42 @@ static zb_status write_texts(void *self, zb_write_request *r, int n, zb_err *err
         i = end;
     }
     return ZB_OK;
+}
+
+/* Answers of n probes from their hidden rows [n, D], in tiles. */
+static void read_probes(zb_model_scorer *m, const zb_probe_request *r, const float *hidden) {
+    const zb_kernels *kn = zb_kernels_get();
+    zb_arena *a = zb_runner_arena(m->runner);
+    zb_mark mark = zb_arena_mark(a);
+    size_t D = (size_t)zb_runner_run(m->runner)->config->D;
+    int V = zb_runner_run(m->runner)->config->V;
+    float *logits = ZB_NEW_ARRAY(a, float, (size_t)LOGIT_ROWS *V);
+    for (int from = 0; from < r->n_at; from += LOGIT_ROWS) {
+        int rows = r->n_at - from < LOGIT_ROWS ? r->n_at - from : LOGIT_ROWS;
+        zb_runner_logits(m->runner, hidden + (size_t)from * D, rows, logits);
+        for (int i = 0; i < rows; i++) {
+            const float *row = logits + (size_t)i * V;
+            int32_t token = r->ids[r->at[from + i] + 1];
+            bool best_of_some = true;
+            for (int k = 0; k < r->n_candidates; k++)
+                if (r->candidate[k] != token && row[r->candidate[k]] >= row[token])
+                    best_of_some = false;
+            r->out[from + i] = (zb_probe){(double)row[token] - (double)kn->logsumexp(V, row),
+                                          kn->argmax(V, row) == token, best_of_some};
+        }
+    }
+    zb_arena_pop(a, mark);
+}
+
+static zb_status probe(void *self, const zb_probe_request *r, zb_err *err) {
+    zb_model_scorer *m = self;
+    zb_mark mark = zb_arena_mark(&m->pass);
+    size_t D = (size_t)zb_runner_run(m->runner)->config->D;
+    float *h = ZB_NEW_ARRAY(&m->pass, float, (size_t)r->n_at *D);
+    zb_status s = pass_long(m, new_state(m, r->n), r->ids, r->n, r->at, r->n_at, h, err);
+    if (s == ZB_OK) read_probes(m, r, h);
+    zb_arena_pop(&m->pass, mark);
+    return s;
 }
 
 zb_status zb_model_scorer_new(zb_model_scorer **out, zb_runner *r, int max_length, zb_err *err) {
@@ -296,5 +435,6 @@ zb_scorer zb_model_scorer_get(zb_model_scorer *m) {
                        .max_length = m->max_length,
                        .prefix_token = -1,
                        .loglik = loglik,
-                       .write = write_texts};
+                       .write = write_texts,
+                       .probe = probe};
 }

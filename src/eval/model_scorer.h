@@ -2,7 +2,9 @@
  *
  * Documents share their context's computation: a batch of contexts is passed once, each leaving a
  * state; the continuations of more than one token are then passed from copies of those states, all
- * in one batch. A single-token continuation costs nothing beyond its context. */
+ * in one batch. A single-token continuation costs nothing beyond its context. Prompts of texts that
+ * begin alike share that beginning in the same way; they and probes are passed in pieces, so their
+ * length is bounded by the memory of one state. */
 #ifndef ZB_EVAL_MODEL_SCORER_H
 #define ZB_EVAL_MODEL_SCORER_H
 

@@ -179,10 +179,43 @@ static zb_cache_key write_key(const zb_write_request *r, zb_str salt) {
     zb_buf_init(&all, (size_t)1 << 30);
     zb_buf_addf(&all, "W%d %d\n", r->max, r->n_context);
     zb_buf_add(&all, r->context, (size_t)r->n_context * sizeof *r->context);
+    if (r->n_answer) {
+        zb_buf_addf(&all, "A%d\n", r->n_answer);
+        zb_buf_add(&all, r->answer, (size_t)r->n_answer * sizeof *r->answer);
+    }
     zb_buf_add(&all, salt.p, salt.n);
     zb_digest_sha256(all.p, all.n, key.hex);
     zb_buf_free(&all);
     return key;
+}
+
+/* A record of a text: its ids; before them the score of the answer, if one was scored. */
+static bool text_from(zb_write_request *r, zb_str value) {
+    size_t head = r->n_answer ? ANSWER : 0;
+    if (value.n < head || value.n - head > (size_t)r->max * sizeof *r->ids) return false;
+    if (head) {
+        memcpy(&r->answer_score.logprob, value.p, sizeof(double));
+        r->answer_score.greedy = value.p[sizeof(double)] != 0;
+    }
+    if (value.n > head) memcpy(r->ids, value.p + head, value.n - head);
+    r->n_ids = (int)((value.n - head) / sizeof *r->ids);
+    return true;
+}
+
+static zb_status keep_text(const zb_request_run *run, const zb_write_request *r, zb_str salt,
+                           zb_err *err) {
+    zb_cache_key key = write_key(r, salt);
+    zb_buf value;
+    char greedy = r->answer_score.greedy ? 1 : 0;
+    zb_buf_init(&value, (size_t)1 << 24);
+    if (r->n_answer) {
+        zb_buf_add(&value, &r->answer_score.logprob, sizeof(double));
+        zb_buf_addc(&value, greedy);
+    }
+    zb_buf_add(&value, r->ids, (size_t)r->n_ids * sizeof *r->ids);
+    zb_status s = zb_cache_add(run->cache, &key, zb_buf_str(&value), err);
+    zb_buf_free(&value);
+    return s;
 }
 
 /* Writes texts [from, from + n), those the cache lacks. */
@@ -193,25 +226,19 @@ static zb_status write_call(const zb_request_run *run, zb_write_request *r, size
     for (size_t i = 0; i < n; i++) {
         zb_str value;
         zb_cache_key key = write_key(&r[i], salt);
-        if (run->cache && zb_cache_find(run->cache, &key, &value) &&
-            value.n <= (size_t)r[i].max * sizeof *r[i].ids) {
-            memcpy(r[i].ids, value.p, value.n);
-            r[i].n_ids = (int)(value.n / sizeof *r[i].ids);
-        } else {
-            place[k] = i;
-            batch[k++] = r[i];
-        }
+        if (run->cache && zb_cache_find(run->cache, &key, &value) && text_from(&r[i], value))
+            continue;
+        place[k] = i;
+        batch[k++] = r[i];
     }
     if (k == 0) return ZB_OK;
     ZB_TRY(run->scorer->write(run->scorer->self, batch, (int)k, err));
     for (size_t i = 0; i < k; i++) {
-        r[place[i]].n_ids = batch[i].n_ids;
-        if (!run->cache) continue;
-        zb_cache_key key = write_key(&batch[i], salt);
-        ZB_TRY(zb_cache_add(
-            run->cache, &key,
-            (zb_str){(const char *)batch[i].ids, (size_t)batch[i].n_ids * sizeof *batch[i].ids},
-            err));
+        r[place[i]] = batch[i];
+        if (batch[i].n_answer && isnan(batch[i].answer_score.logprob))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "the model gives a log-probability that is not a number");
+        if (run->cache) ZB_TRY(keep_text(run, &batch[i], salt, err));
     }
     return run->cache ? zb_cache_flush(run->cache, err) : ZB_OK;
 }
@@ -239,6 +266,7 @@ zb_status zb_request_write(const zb_request_run *run, zb_write_request *r, size_
     ZB_TRY(zb_shard_agree(run->shard, status, err));
     for (size_t i = 0; i < n; i++) {
         int owner = (int)(i / WRITE_REQUESTS % size);
+        zb_shard_share(run->shard, owner, &r[i].answer_score, sizeof r[i].answer_score);
         zb_shard_share(run->shard, owner, &r[i].n_ids, sizeof r[i].n_ids);
         zb_shard_share(run->shard, owner, r[i].ids, (size_t)r[i].n_ids * sizeof *r[i].ids);
     }
