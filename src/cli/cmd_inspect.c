@@ -40,7 +40,7 @@ static json_t *layer_json(const zb_config *c, int l) {
         json_object_update_new(o, json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "heads", c->H, "r_q",
                                             k->r_q, "r_kv", k->r_kv, "d_nope", k->d_nope, "d_rope",
                                             k->d_rope, "d_v", k->d_v));
-    if (k->kind == ZB_MAMBA2)
+    if (zb_kind_has_mamba2(k->kind))
         json_object_update_new(o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "head_size", c->dh,
                                             "convolution_channels", zb_mamba2_channels(c, l)));
     if (k->window)

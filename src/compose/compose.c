@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-#define KINDS "attention|mla|mamba2|sliding_window"
+#define KINDS "attention|mla|mamba2|sliding_window|windowed_mamba2"
 #define AT(field) offsetof(zb_compose_opts, field)
 const zb_opt zb_compose_opt_table[] = {
     {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL,
@@ -25,6 +25,8 @@ const zb_opt zb_compose_opt_table[] = {
      "layers that become Mamba2"},
     {ZB_OPT_STR, "sliding_window_layers", 0, AT(sliding_window_layers), NULL, 0, 0, NULL,
      "layers that keep the teacher's attention to the last and the first tokens"},
+    {ZB_OPT_STR, "windowed_mamba2_layers", 0, AT(windowed_mamba2_layers), NULL, 0, 0, NULL,
+     "the same beside a Mamba2 state of all that came, which starts silent"},
     {ZB_OPT_INT, "window", 0, AT(window), "96", 1, 1 << 20, NULL,
      "layers with a window: tokens that a token sees, itself among them"},
     {ZB_OPT_INT, "sinks", 0, AT(sinks), "4", 0, 1 << 20, NULL,
@@ -123,6 +125,7 @@ static zb_status plan(composer *k, zb_err *err) {
     ZB_TRY(place(k, o->mla_layers, "mla_layers", ZB_MLA, err));
     ZB_TRY(place(k, o->mamba2_layers, "mamba2_layers", ZB_MAMBA2, err));
     ZB_TRY(place(k, o->sliding_window_layers, "sliding_window_layers", ZB_SLIDING_WINDOW, err));
+    ZB_TRY(place(k, o->windowed_mamba2_layers, "windowed_mamba2_layers", ZB_WINDOWED_MAMBA2, err));
     return o->selection ? place_selection(k, err) : ZB_OK;
 }
 
@@ -261,7 +264,7 @@ static zb_status describe(composer *k, zb_err *err) {
     for (int l = 0; l < k->config.L; l++) {
         zb_layer_config *m = &k->config.layer[l];
         if (m->kind == ZB_MLA && !k->donor[ZB_MLA]) ZB_TRY(size_mla(k, l, err));
-        if (m->kind == ZB_MAMBA2 && !k->donor[ZB_MAMBA2]) {
+        if (zb_kind_has_mamba2(m->kind) && !k->donor[m->kind]) {
             m->repeat_before_conv = o->repeat_before_conv;
             m->conv_identity = m->gate_bias = k->init->calibrated;
         }
@@ -286,9 +289,10 @@ static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
     for (int i = 0; i < to->n; i++) {
         zb_param *p = &to->item[i];
         if (p->layer != layer) continue;
-        bool of_mixer = strstr(p->name, ".mla.") || strstr(p->name, ".mamba.") ||
-                        strstr(p->name, ".self_attn.");
+        bool memory = strstr(p->name, ".mamba.") || strstr(p->name, ".memory_gate"),
+             of_mixer = memory || strstr(p->name, ".mla.") || strstr(p->name, ".self_attn.");
         if (of_mixer && !mixer_too) continue;
+        if (memory && from == k->teacher) continue; /* has none: an initialisation fills it */
         const zb_param *q = zb_params_find(src, p->name);
         if (!q && layer < 0) q = src->head; /* an untied student of a tied donor */
         ZB_ASSERT(q && zb_param_count(q) == zb_param_count(p));
@@ -317,6 +321,15 @@ static zb_status open_calibration(composer *k, zb_err *err) {
     return s;
 }
 
+static zb_status start_mixer(composer *k, zb_kind kind, const zb_init_job *j, zb_arena *scratch,
+                             zb_err *err) {
+    switch (kind) {
+    case ZB_MLA: return k->init->mla(j, scratch, err);
+    case ZB_MAMBA2: return k->init->mamba2(j, scratch, err);
+    default: return zb_init_windowed(j, k->init->mamba2, scratch, err);
+    }
+}
+
 static zb_status fill_layer(composer *k, int l, zb_err *err) {
     zb_kind kind = k->config.layer[l].kind;
     if (keeps_attention(kind) || k->donor[kind]) {
@@ -326,11 +339,11 @@ static zb_status fill_layer(composer *k, int l, zb_err *err) {
         return zb_calibration_leave(k->calibration, err);
     }
     zb_arena scratch = {0};
-    copy_layer(k, k->teacher, l, false);
+    copy_layer(k, k->teacher, l, zb_kind_has_window(kind));
     zb_init_job j = job_of(k, l, &scratch);
     zb_status s = ZB_OK;
     if (k->calibration) s = zb_calibration_enter(k->calibration, l, err);
-    if (s == ZB_OK) s = (kind == ZB_MLA ? k->init->mla : k->init->mamba2)(&j, &scratch, err);
+    if (s == ZB_OK) s = start_mixer(k, kind, &j, &scratch, err);
     if (s == ZB_OK && k->calibration) s = zb_calibration_leave(k->calibration, err);
     zb_arena_free(&scratch);
     return s == ZB_OK ? s : zb_err_wrap(err, s, "layer %d", l);

@@ -20,13 +20,15 @@ typedef struct zb_init_job {
     uint64_t seed;
     zb_calibration *calibration; /* this layer is entered; NULL unless the table asks for it */
     double key_weight, ridge;    /* of calibrated starts, see compose.h */
+    double decay_max; /* of a state beside a window: it is there for what lies behind; 0: none */
 } zb_init_job;
+
+typedef zb_status zb_init_mixer(const zb_init_job *j, zb_arena *scratch, zb_err *err);
 
 typedef struct zb_init {
     const char *name;
     bool calibrated; /* needs a calibration */
-    zb_status (*mla)(const zb_init_job *j, zb_arena *scratch, zb_err *err);
-    zb_status (*mamba2)(const zb_init_job *j, zb_arena *scratch, zb_err *err);
+    zb_init_mixer *mla, *mamba2;
 } zb_init;
 
 extern const zb_init zb_init_paper, zb_init_calibrated;
@@ -35,6 +37,11 @@ const zb_init *zb_init_find(const char *name); /* NULL: unknown */
 
 /* The calibrated start of a Mamba2 layer. */
 zb_status zb_mamba2_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err *err);
+
+/* The start of a layer with a window, whose own rows hold the teacher's attention already, and a
+ * memory that `memory` fills. */
+zb_status zb_init_windowed(const zb_init_job *j, zb_init_mixer *memory, zb_arena *scratch,
+                           zb_err *err);
 
 /* A parameter of the layer by its name behind "model.layers.N.", NULL where it has none; its
  * weights likewise. */

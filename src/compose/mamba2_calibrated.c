@@ -199,6 +199,7 @@ static zb_status set_scan(const zb_init_job *j, const double *profile, zb_arena 
     for (int h = 0; h < H; h++) {
         fit[h] = fit_lags(profile + (size_t)h * (ZB_LAGS + 1));
         fit[h].self *= sqrt((double)j->config->dh); /* the constant of B·C */
+        if (j->decay_max > 0) fit[h].decay = fmin(fit[h].decay, j->decay_max);
         delta[h] = DELTA_TRY;
     }
     write_scan(j, fit, delta);

@@ -3,7 +3,8 @@
  * The published hybrid layout gives one set of MLA sizes for all MLA layers; ours adds, under keys
  * that the original code ignores, `attention_layers` (layers kept from the base), `kv_lora_ranks`
  * and `q_lora_ranks` (one per entry of mla_layers),
- * `sliding_window_layers`, `sliding_window` (tokens) and `attention_sinks`. */
+ * `sliding_window_layers`, `windowed_mamba2_layers`, `sliding_window` (tokens) and
+ * `attention_sinks`. */
 #include "model/config.h"
 
 #include "base/file.h"
@@ -16,11 +17,13 @@
 enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22, JSON_MAX = 1 << 24, OLD_CONTEXT_MAX = 1 << 30 };
 
 static const char *const kind_names[ZB_KIND_COUNT] = {"attention", "mla", "mamba2",
-                                                      "sliding_window"};
+                                                      "sliding_window", "windowed_mamba2"};
 
 const char *zb_kind_name(zb_kind k) { return kind_names[k]; }
 
-bool zb_kind_has_window(zb_kind k) { return k == ZB_SLIDING_WINDOW; }
+bool zb_kind_has_window(zb_kind k) { return k == ZB_SLIDING_WINDOW || k == ZB_WINDOWED_MAMBA2; }
+
+bool zb_kind_has_mamba2(zb_kind k) { return k == ZB_MAMBA2 || k == ZB_WINDOWED_MAMBA2; }
 
 bool zb_kind_find(const char *name, zb_kind *out) {
     for (int k = 0; k < ZB_KIND_COUNT; k++)
@@ -242,6 +245,8 @@ static zb_status read_window(zb_config *c, const json_t *o, const char *where, z
     int64_t sinks = 0;
     ZB_TRY(read_layers(c, o, where, "sliding_window_layers", ZB_SLIDING_WINDOW, list, &n, err));
     windowed += n;
+    ZB_TRY(read_layers(c, o, where, "windowed_mamba2_layers", ZB_WINDOWED_MAMBA2, list, &n, err));
+    windowed += n;
     if (!windowed) return ZB_OK;
     ZB_TRY(read_size(o, where, "sliding_window", true, SIZE_MAX_ANY, &window, err));
     ZB_TRY(zb_json_int(o, where, "attention_sinks", false, 0, SIZE_MAX_ANY, &sinks, err));
@@ -251,6 +256,14 @@ static zb_status read_window(zb_config *c, const json_t *o, const char *where, z
             c->layer[l].sinks = (int)sinks;
         }
     return ZB_OK;
+}
+
+/* The options of Mamba2 layers, which are all alike. */
+static void add_ssm(zb_layer_config *m, const zb_layer_config *ssm) {
+    if (!zb_kind_has_mamba2(m->kind)) return;
+    m->repeat_before_conv = ssm->repeat_before_conv;
+    m->conv_identity = ssm->conv_identity;
+    m->gate_bias = ssm->gate_bias;
 }
 
 static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, zb_err *err) {
@@ -267,7 +280,6 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
     ZB_TRY(read_layers(c, o, where, "attention_layers", ZB_ATTENTION, attn, &n_attn, err));
     ZB_TRY(read_layers(c, o, where, "attn_layers", ZB_ATTENTION, attn, &n_more,
                        err)); /* MambaInLlama's name */
-    ZB_TRY(read_window(c, o, where, err));
     ZB_TRY(read_ssm(c, o, where, &ssm, err));
     zb_layer_config sizes = {.kind = ZB_MLA};
     int r_kv[ZB_LAYERS_MAX], r_q[ZB_LAYERS_MAX];
@@ -281,8 +293,8 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
         ZB_TRY(read_ranks(o, where, "kv_lora_ranks", n_mla, r_kv, err));
         if (sizes.r_q) ZB_TRY(read_ranks(o, where, "q_lora_ranks", n_mla, r_q, err));
     }
-    for (int l = 0; l < c->L; l++)
-        if (c->layer[l].kind == ZB_MAMBA2) c->layer[l] = ssm;
+    ZB_TRY(read_window(c, o, where, err));
+    for (int l = 0; l < c->L; l++) add_ssm(&c->layer[l], &ssm);
     for (int i = 0; i < n_mla; i++) {
         c->layer[mla[i]] = sizes;
         c->layer[mla[i]].r_kv = r_kv[i];
@@ -339,6 +351,32 @@ static zb_status check_rope(const zb_rope *r, const char *where, zb_err *err) {
                     where, r->theta, r->factor);
 }
 
+static bool same_ssm(const zb_layer_config *m, const zb_layer_config *f) {
+    return m->repeat_before_conv == f->repeat_before_conv && m->conv_identity == f->conv_identity &&
+           m->gate_bias == f->gate_bias;
+}
+
+static bool same_window(const zb_layer_config *m, const zb_layer_config *f) {
+    return m->window == f->window && m->sinks == f->sinks;
+}
+
+/* What kinds share: one window, and one form of Mamba2. */
+static zb_status check_shared(const zb_config *c, const char *where, zb_err *err) {
+    const zb_layer_config *window = NULL, *ssm = NULL;
+    for (int l = 0; l < c->L; l++) {
+        const zb_layer_config *m = &c->layer[l];
+        bool windowed = zb_kind_has_window(m->kind), mamba2 = zb_kind_has_mamba2(m->kind);
+        if (windowed && !window) window = m;
+        if (mamba2 && !ssm) ssm = m;
+        if ((windowed && !same_window(m, window)) || (mamba2 && !same_ssm(m, ssm)))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: layer %d: expected the window and the form of Mamba2 of the layers "
+                           "before it",
+                           where, l);
+    }
+    return ZB_OK;
+}
+
 /* The files give one set of sizes to all MLA layers (but for the ranks) and one order to all Mamba2
  * layers, and only a hybrid has either: what they cannot say must not exist. */
 static zb_status check_alike(const zb_config *c, const char *where, zb_err *err) {
@@ -353,17 +391,14 @@ static zb_status check_alike(const zb_config *c, const char *where, zb_err *err)
         if (!f) first[m->kind] = f = m;
         bool alike = m->d_nope == f->d_nope && m->d_rope == f->d_rope && m->d_v == f->d_v &&
                      m->lora_norm == f->lora_norm && m->full_kv_head == f->full_kv_head &&
-                     (m->r_q == 0) == (f->r_q == 0) &&
-                     m->repeat_before_conv == f->repeat_before_conv &&
-                     m->conv_identity == f->conv_identity && m->gate_bias == f->gate_bias &&
-                     m->window == f->window && m->sinks == f->sinks;
+                     (m->r_q == 0) == (f->r_q == 0) && same_ssm(m, f) && same_window(m, f);
         if (!alike)
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: layer %d: expected the sizes and options of the "
                            "other %s layers (only ranks may differ)",
                            where, l, zb_kind_name(m->kind));
     }
-    return ZB_OK;
+    return check_shared(c, where, err);
 }
 
 zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err) {
@@ -424,7 +459,7 @@ int zb_config_cache(const zb_config *c, int l) {
 }
 
 int64_t zb_config_state(const zb_config *c, int l) {
-    if (c->layer[l].kind != ZB_MAMBA2) return 0;
+    if (!zb_kind_has_mamba2(c->layer[l].kind)) return 0;
     return (int64_t)c->H * c->dh * c->dh + (int64_t)zb_mamba2_channels(c, l) * (ZB_CONV_K - 1);
 }
 

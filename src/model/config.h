@@ -22,7 +22,8 @@ typedef enum zb_kind {
     ZB_ATTENTION,
     ZB_MLA,
     ZB_MAMBA2,
-    ZB_SLIDING_WINDOW, /* attention to the last tokens and the first */
+    ZB_SLIDING_WINDOW,  /* attention to the last tokens and the first */
+    ZB_WINDOWED_MAMBA2, /* the same beside a Mamba2 state that a gate lets in */
     ZB_KIND_COUNT
 } zb_kind;
 
@@ -72,6 +73,7 @@ typedef struct zb_config {
 const char *zb_kind_name(zb_kind k);
 bool zb_kind_find(const char *name, zb_kind *out);
 bool zb_kind_has_window(zb_kind k);
+bool zb_kind_has_mamba2(zb_kind k); /* alone or beside a window */
 
 /* `base` is config.json, `hybrid` hybrid_config.json, mamba_config.json or NULL; `where` names them
  * in messages. */

@@ -118,7 +118,7 @@ json_t *zb_config_hybrid_json(const zb_config *c) {
     zb_layer_config ssm = {0}; /* of the Mamba2 layers, which are all alike */
     for (int l = 0; l < c->L; l++) {
         if (c->layer[l].kind == ZB_MLA) json_array_append_new(mla, json_integer(l));
-        if (c->layer[l].kind == ZB_MAMBA2) ssm = c->layer[l];
+        if (zb_kind_has_mamba2(c->layer[l].kind)) ssm = c->layer[l];
     }
     json_object_set_new(o, "hidden_size", json_integer(c->D));
     json_object_set_new(o, "intermediate_size", json_integer(c->F));
@@ -127,6 +127,7 @@ json_t *zb_config_hybrid_json(const zb_config *c) {
     json_object_set_new(o, "mla_layers", mla);
     add_layers(o, c, "attention_layers", ZB_ATTENTION);
     add_layers(o, c, "sliding_window_layers", ZB_SLIDING_WINDOW);
+    add_layers(o, c, "windowed_mamba2_layers", ZB_WINDOWED_MAMBA2);
     add_window(o, c);
     json_object_set_new(o, "rms_norm_eps", json_real(c->eps));
     json_object_set_new(o, "num_attention_heads", json_integer(c->H));

@@ -70,7 +70,8 @@ typedef struct zb_mixer {
     zb_room (*room)(const zb_config *c, int layer, const zb_load *load);
 } zb_mixer;
 
-extern const zb_mixer zb_mixer_attention, zb_mixer_mla, zb_mixer_mamba2, zb_mixer_sliding_window;
+extern const zb_mixer zb_mixer_attention, zb_mixer_mla, zb_mixer_mamba2, zb_mixer_sliding_window,
+    zb_mixer_windowed_mamba2;
 const zb_mixer *zb_mixer_of(zb_kind k);
 
 /* Linear maps of a pass: y [n, rows] = x [n, cols] · Wᵀ (+ bias). Packed weights are unpacked by

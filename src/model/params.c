@@ -28,9 +28,10 @@ zb_param *zb_params_add(zb_param_table *t, int layer, int slot, zb_role role, co
 }
 
 void zb_params_declare(zb_param_table *t, const zb_config *c, zb_arena *a) {
-    *t = (zb_param_table){.arena = a, .cap = 3 + c->L * ZB_SLOTS};
+    *t = (zb_param_table){.arena = a, .cap = 3 + 2 * c->L * ZB_SLOTS};
     t->item = ZB_NEW_ARRAY(a, zb_param, t->cap);
     t->layer = zb_alloc_array(a, (size_t)c->L, sizeof *t->layer);
+    t->second = zb_alloc_array(a, (size_t)c->L, sizeof *t->second);
     t->embed = append(t, ZB_ROLE_EMBED, -1, "model.embed_tokens.weight", c->V, c->D);
     for (int l = 0; l < c->L; l++) {
         zb_params_add(t, l, ZB_P_NORM1, ZB_ROLE_NORM, "input_layernorm.weight", c->D, 0);

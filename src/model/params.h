@@ -56,6 +56,7 @@ typedef struct zb_param_table {
     int n, cap;
     zb_param *embed, *norm, *head; /* head: embed where tied */
     zb_param *(*layer)[ZB_SLOTS];  /* [L][ZB_SLOTS] */
+    zb_param *(*second)[ZB_SLOTS]; /* of the memory in layers that have a window and a memory */
 } zb_param_table;
 
 /* Declares all parameters of a model; values are still absent. */

@@ -151,6 +151,14 @@ static const grad_case grad_cases[] = {
      false},
     {"window", {.kind = ZB_SLIDING_WINDOW, .window = 9, .sinks = 3}, false, false},
     {"window with biases", {.kind = ZB_SLIDING_WINDOW, .window = 40, .sinks = 50}, true, false},
+    {"windowed mamba2",
+     {.kind = ZB_WINDOWED_MAMBA2,
+      .window = 9,
+      .sinks = 3,
+      .conv_identity = true,
+      .gate_bias = true},
+     true,
+     false},
 };
 enum { GRAD_CASES = sizeof grad_cases / sizeof grad_cases[0] };
 

@@ -388,6 +388,12 @@ static void test_write_and_read(void **state) {
     c.layer[1] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW, .window = 96, .sinks = 4};
     c.layer[12] = c.layer[1];
     round_trip(&c, "windows");
+    c.layer[3] = (zb_layer_config){.kind = ZB_WINDOWED_MAMBA2, .window = 96, .sinks = 4};
+    round_trip(&c, "windows and memories");
+    c.layer[3].conv_identity = true;
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    for (int l = 0; l < c.L; l++) c.layer[l].conv_identity = zb_kind_has_mamba2(c.layer[l].kind);
+    round_trip(&c, "memories without silu");
     c.layer[12].window = 64;
     assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
     c.layer[12] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW};

@@ -11,6 +11,11 @@ static const grad_case kinds[] = {
     {"window 7, sinks 3", {.kind = ZB_SLIDING_WINDOW, .window = 7, .sinks = 3}, false, false},
     {"window 40, no sinks", {.kind = ZB_SLIDING_WINDOW, .window = 40}, true, false},
     {"window 2, sinks 9", {.kind = ZB_SLIDING_WINDOW, .window = 2, .sinks = 9}, false, false},
+    {"windowed mamba2", {.kind = ZB_WINDOWED_MAMBA2, .window = 7, .sinks = 3}, false, false},
+    {"windowed mamba2, repeated before the convolution",
+     {.kind = ZB_WINDOWED_MAMBA2, .window = 40, .repeat_before_conv = true},
+     true,
+     false},
     {"window 120, sinks 4", {.kind = ZB_SLIDING_WINDOW, .window = 120, .sinks = 4}, false, false},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };

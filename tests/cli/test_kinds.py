@@ -1,0 +1,75 @@
+"""Layer kinds beyond the paper from outside: composed, inspected, saved, packed, aligned, distilled."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+ZEBRA = os.path.join(ROOT, os.environ.get("ZB_BUILD", "build/release"), "src", "cli", "zebra")
+TEACHER = os.path.join(ROOT, "tests", "golden", "llama")
+IDS = ",".join(str(3 + i * i * 5 % 94) for i in range(60))
+# kind: values of state in a layer of 6 heads of 16, 2 kv heads, with a window of 5 and 2 sinks
+RING, MAMBA2 = 2 * 2 * 16 * 7, 6 * 16 * 16 + 3 * (2 * 2 * 16 + 6 * 16)
+STATE = {"sliding_window": RING, "windowed_mamba2": RING + MAMBA2}
+
+
+def run(*args):
+    r = subprocess.run([ZEBRA, *args], capture_output=True, text=True, timeout=120,
+                       env={**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"})
+    assert r.returncode == 0, r.stderr
+    return r.stdout
+
+
+def compose(out, kind, *more):
+    run("compose", "--teacher", TEACHER, "--out", str(out), "--default-kind", kind, *more)
+    return str(out)
+
+
+def logprobs(model, *more):
+    answer = json.loads(run("score", "-m", model, "--ids", IDS, "--precision", "f32", *more))
+    return [t["logprob"] for t in answer["tokens"][1:]]
+
+
+def worst(a, b):
+    return max(abs(x - y) for x, y in zip(a, b, strict=True))
+
+
+def make_text(folder):
+    path = folder / "text.jsonl"
+    with path.open("w") as f:
+        for d in range(60):
+            f.write(json.dumps({"input_ids": [3 + (d * 31 + i * i * 7) % 94 for i in range(20 + 2 * d)]}) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", STATE)
+def test_state_and_files(tmp_path, kind):
+    model = compose(tmp_path / "m", kind, "--attention-layers", "2", "--window", "5", "--sinks", "2")
+    about = json.loads(run("inspect", model, "--json"))
+    assert about["layer_kinds"] == {kind: 3, "attention": 1}
+    assert about["kv_bytes_per_token"] == 4 * 2 * 2 * 16
+    assert about["state_bytes"] == 3 * 4 * STATE[kind]
+    packed = str(tmp_path / "m.gguf")
+    run("quantize", "-m", model, "-o", packed, "--type", "f32")
+    assert json.loads(run("inspect", packed, "--json"))["layers"] == about["layers"]
+    assert logprobs(packed) == logprobs(model)
+
+
+@pytest.mark.parametrize("kind", [k for k in STATE if "window" in k])
+def test_a_window_as_long_as_the_text_is_the_teacher(tmp_path, kind):
+    want = logprobs(TEACHER)
+    assert worst(logprobs(compose(tmp_path / "wide", kind, "--window", "60")), want) < 1e-5
+    assert worst(logprobs(compose(tmp_path / "narrow", kind, "--window", "5")), want) > 1e-3
+
+
+@pytest.mark.parametrize("kind", STATE)
+def test_training(tmp_path, kind):
+    text = make_text(tmp_path)
+    start = compose(tmp_path / "start", kind, "--window", "5", "--attention-layers", "0")
+    few = ["--train", text, "--valid", text, "--tokens", "1024", "--sequence-length", "64", "--batch", "2",
+           "--lr", "1e-3", "--valid-tokens", "256", "--precision", "f32"]
+    run("align", "--teacher", TEACHER, "--students", start, "--out", str(tmp_path / "aligned"), *few)
+    run("distill", "--teacher", TEACHER, "--student", str(tmp_path / "aligned"), "--out", str(tmp_path / "end"), *few)
+    assert worst(logprobs(str(tmp_path / "end")), logprobs(start)) > 1e-3
