@@ -100,7 +100,7 @@ static void pack(int k, int n, const float *b, ptrdiff_t ldb, float *out) {
     }
 }
 
-static void gemm(const zb_gemm_args *g) {
+void KERN_SYMBOL(kern_gemm_)(const zb_gemm_args *g) {
     float packed[KC * NR] __attribute__((aligned(64)));
     if (g->k <= 0 && !g->add)
         for (int i = 0; i < g->m; i++) memset(g->c + i * g->ldc, 0, (size_t)g->n * sizeof(float));
@@ -133,4 +133,4 @@ static void gemm(const zb_gemm_args *g) {
     }
 }
 
-void KERN_SYMBOL(kern_gemm_fill_)(zb_kernels *k) { k->gemm = gemm; }
+void KERN_SYMBOL(kern_gemm_fill_)(zb_kernels *k) { k->gemm = KERN_SYMBOL(kern_gemm_); }

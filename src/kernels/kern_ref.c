@@ -38,6 +38,36 @@ static void gemm_bt(const zb_gemm_args *g) {
         }
 }
 
+static float cell(const zb_cell_rows *c, int row, int i) {
+    const uint8_t *p = c->p + (size_t)row * c->row_bytes;
+    float x;
+    switch (c->type) {
+    case ZB_CELL_F32: memcpy(&x, p + 4 * i, sizeof x); return x;
+    case ZB_CELL_BF16: return kern_f32_of_bits((uint32_t)kern_load_u16(p + 2 * i) << 16);
+    case ZB_CELL_F16: return kern_f32_of_f16(kern_load_u16(p + 2 * i));
+    default: p += i / KERN_BLOCK * KERN_Q8_0;
+    }
+    return kern_f32_of_f16(kern_load_u16(p)) * (float)(int8_t)p[2 + i % KERN_BLOCK];
+}
+
+static void attend_scores(const zb_scores_args *a) {
+    for (int i = 0; i < a->m; i++)
+        for (int j = 0; j < a->k.n; j++) {
+            float sum = 0, *s = a->s + i * a->s_row + j;
+            for (int p = 0; p < a->k.width; p++) sum += a->q[i * a->q_row + p] * cell(&a->k, j, p);
+            *s = sum + (a->add ? *s : 0);
+        }
+}
+
+static void attend_values(const zb_values_args *a) {
+    for (int i = 0; i < a->m; i++)
+        for (int c = 0; c < a->v.width; c++) {
+            float sum = 0, *o = a->o + i * a->o_row + c;
+            for (int j = 0; j < a->v.n; j++) sum += a->p[i * a->p_row + j] * cell(&a->v, j, c);
+            *o = a->keep[i] * *o + sum;
+        }
+}
+
 static float dot(int n, const float *x, const float *y) {
     float sum = 0;
     for (int i = 0; i < n; i++) sum += x[i] * y[i];
@@ -296,6 +326,8 @@ void kern_ref_fill(zb_kernels *k) {
         .name = "ref",
         .gemm = gemm,
         .gemm_bt = gemm_bt,
+        .attend_scores = attend_scores,
+        .attend_values = attend_values,
         .dot = dot,
         .sum_squares = sum_squares,
         .axpy = axpy,

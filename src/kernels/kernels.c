@@ -23,6 +23,7 @@
         kern_scan_fill_##isa(k);                                                                   \
         kern_int8_fill_##isa(k);                                                                   \
         kern_attend_fill_##isa(k);                                                                 \
+        kern_cells_fill_##isa(k);                                                                  \
         kern_igemm_fill_##isa(k);                                                                  \
     }
 #if defined(ZB_KERN_AVX2)

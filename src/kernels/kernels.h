@@ -28,6 +28,39 @@ typedef struct zb_gemm_args {
     bool add;
 } zb_gemm_args;
 
+/* n rows of `width` values as caches keep them, row_bytes apart. q8_0: blocks of 32 behind an f16
+ * scale; a last block that is not full is filled up with any codes. */
+typedef enum zb_cell { ZB_CELL_F32, ZB_CELL_BF16, ZB_CELL_F16, ZB_CELL_Q8_0 } zb_cell;
+typedef struct zb_cell_rows {
+    zb_cell type;
+    int n, width;
+    const uint8_t *p;
+    size_t row_bytes;
+} zb_cell_rows;
+
+/* s[i,j] = q_i · k_j (+ s[i,j] when `add`) for m rows of q [m, k.width]; rows q_row and s_row
+ * floats apart. */
+typedef struct zb_scores_args {
+    int m;
+    const float *q;
+    ptrdiff_t q_row;
+    zb_cell_rows k;
+    float *s;
+    ptrdiff_t s_row;
+    bool add;
+} zb_scores_args;
+
+/* o_i = keep[i]·o_i + Σ_j p[i,j] v_j for m rows of o [m, v.width] and p [m, v.n]. */
+typedef struct zb_values_args {
+    int m;
+    const float *p;
+    ptrdiff_t p_row;
+    const float *keep;
+    zb_cell_rows v;
+    float *o;
+    ptrdiff_t o_row;
+} zb_values_args;
+
 /* One AdamW step over n weights (decoupled decay; torch.optim.AdamW's formula):
  *   w -= lr*decay*w;  m = b1*m + (1-b1)*g;  v = b2*v + (1-b2)*g²;
  *   w -= lr/bias1 * m / (sqrt(v/bias2) + eps),  g = grad*grad_scale,  bias_i = 1 - beta_i^step. */
@@ -114,6 +147,10 @@ typedef struct zb_kernels {
     void (*gemm)(const zb_gemm_args *g);
     /* The same with B given by its columns: row j of b [n, k] is column j of B. a_col must be 1. */
     void (*gemm_bt)(const zb_gemm_args *g);
+    /* Attention over a cache: a tile of keys, a tile of values. A row's result depends on the rows
+     * beside it by their number alone. */
+    void (*attend_scores)(const zb_scores_args *a);
+    void (*attend_values)(const zb_values_args *a);
     float (*dot)(int n, const float *x, const float *y);
     double (*sum_squares)(int64_t n, const float *x);       /* f64 sum */
     void (*axpy)(int n, float a, const float *x, float *y); /* y += a*x */

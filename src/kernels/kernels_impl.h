@@ -34,6 +34,8 @@ void kern_ref_igemm_fill(zb_kernels *k);
     void kern_scan_fill_##isa(zb_kernels *k);                                                      \
     void kern_int8_fill_##isa(zb_kernels *k);                                                      \
     void kern_attend_fill_##isa(zb_kernels *k);                                                    \
+    void kern_cells_fill_##isa(zb_kernels *k);                                                     \
+    void kern_gemm_##isa(const zb_gemm_args *g);                                                   \
     void kern_igemm_fill_##isa(zb_kernels *k);
 KERN_DECLARE(avx2)
 KERN_DECLARE(avx512)

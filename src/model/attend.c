@@ -7,11 +7,11 @@
  * P V
  *
  * and o/l at the end (Milakov and Gimelshein 2018; Dao et al. 2022, algorithm 1). The keys of a
- * group are read once for all its heads and tokens, packed rows are widened a tile at a time into
- * the cache. Many queries: each block walks over all its keys. Few queries (one block, as in
- * decoding): the keys are cut into chunks of a fixed length, which are jobs of their own, and their
- * (m, l, o) are joined in the order of the chunks. What is a job depends on the attention alone,
- * so threads and neighbours do not change a sum.
+ * group are read once for all its heads and tokens, as they are stored (kern_cells.c). Many
+ * queries: each block walks over all its keys. Few queries (one block, as in decoding): the keys
+ * are cut into chunks of a fixed length, which are jobs of their own, and their (m, l, o) are
+ * joined in the order of the chunks. What is a job depends on the attention alone, so threads and
+ * neighbours do not change a sum.
  *
  * Backward recomputes P from the log-sum-exp (Dao et al. 2022, algorithm 4): per tile of keys and
  * block of queries  P = exp(scale·Q Kᵀ - lse),  dV += Pᵀ dO,  dP = dO Vᵀ,  dS = scale·P ∘ (dP −
@@ -24,8 +24,7 @@
 #include <omp.h>
 #include <string.h>
 
-/* ROWS: queries of a block. From MANY rows on it pays to transpose a tile of keys. */
-enum { ROWS = 96, TILE = 64, MANY = 12 };
+enum { ROWS = 96, TILE = 64 }; /* queries of a block; keys of a tile */
 
 typedef struct job {
     const zb_attend *a;
@@ -35,14 +34,8 @@ typedef struct job {
 
 /* One thread's scratch. */
 typedef struct work {
-    float *q, *s, *o, *max, *sum, *k, *kt, *v; /* [M,dk] [M,TILE] [M,dv] [M] [M], tiles */
+    float *q, *s, *o, *max, *sum, *keep; /* [M,dk] [M,TILE] [M,dv] [M] [M] [M] */
 } work;
-
-typedef struct tile {
-    int n;
-    const float *k, *v;
-    ptrdiff_t k_row, v_row;
-} tile;
 
 static int block_tokens(const zb_attend *a) {
     int t = ROWS / a->heads;
@@ -74,28 +67,6 @@ static const float *row_f32(const zb_cells *c, int at) {
     return (const float *)(const void *)((const uint8_t *)c->p + (size_t)at * c->row);
 }
 
-/* Keys and values key..key+n-1 as f32: where they lie if they are, else widened into w. */
-static tile load_tile(const zb_attend *a, int key, int n, const work *w) {
-    tile t = {.n = n, .k = w->k, .k_row = a->dk, .v = w->k, .v_row = a->dk};
-    if (a->k.type == ZB_F32 && a->k_tail.width == 0) {
-        t.k = t.v = row_f32(&a->k, key);
-        t.k_row = t.v_row = (ptrdiff_t)(a->k.row / sizeof(float));
-    } else {
-        zb_cells_read(&a->k, key, n, w->k, a->dk);
-        if (a->k_tail.width) zb_cells_read(&a->k_tail, key, n, w->k + a->k.width, a->dk);
-    }
-    if (!a->v.p) return t;
-    t.v = w->v;
-    t.v_row = a->dv;
-    if (a->v.type == ZB_F32) {
-        t.v = row_f32(&a->v, key);
-        t.v_row = (ptrdiff_t)(a->v.row / sizeof(float));
-    } else {
-        zb_cells_read(&a->v, key, n, w->v, a->dv);
-    }
-    return t;
-}
-
 static void load_queries(const zb_attend *a, int t0, int t1, float *out) {
     for (int t = t0; t < t1; t++)
         for (int h = 0; h < a->heads; h++, out += a->dk) {
@@ -104,36 +75,37 @@ static void load_queries(const zb_attend *a, int t0, int t1, float *out) {
         }
 }
 
-/* S [M, TILE] = Q Kᵀ */
-static void scores(const zb_attend *a, int M, const tile *t, const work *w) {
-    if (M < MANY) {
-        zb_gemm_args g = {.m = M, .n = t->n, .k = a->dk, .a = w->q, .a_row = a->dk, .a_col = 1};
-        g.b = t->k;
-        g.ldb = t->k_row;
-        g.c = w->s;
-        g.ldc = TILE;
-        g.alpha = 1;
-        zb_kernels_get()->gemm_bt(&g);
-        return;
-    }
-    zb_transpose(t->k, t->k_row, t->n, a->dk, w->kt);
-    zb_product((zb_shape){M, t->n, a->dk}, zb_rows(w->q, a->dk), (zb_right){w->kt, t->n},
-               (zb_out){w->s, TILE});
+/* S [M, TILE] = Q Kᵀ for keys key .. key+n-1. */
+static void scores(const zb_attend *a, int M, int key, int n, const work *w) {
+    zb_scores_args g = {.m = M, .q = w->q, .q_row = a->dk, .s = w->s, .s_row = TILE};
+    g.k = zb_cells_rows(&a->k, key, n);
+    zb_kernels_get()->attend_scores(&g);
+    if (!a->k_tail.width) return;
+    g.q += a->k.width;
+    g.k = zb_cells_rows(&a->k_tail, key, n);
+    g.add = true;
+    zb_kernels_get()->attend_scores(&g);
 }
 
 /* Takes the tile's scores of row m, of which the first `seen` count, into its maximum and sum; they
- * become weights. */
-static void soften(const zb_attend *a, int m, int seen, int n, const work *w) {
-    const zb_kernels *kn = zb_kernels_get();
+ * become weights, and keep[m] what the row's values so far are to be multiplied by. */
+static void soften(int m, int seen, int n, const work *w) {
     float *s = w->s + (size_t)m * TILE, old = w->max[m];
-    float sum = seen > 0 ? kn->softmax_step(seen, &w->max[m], s) : 0;
-    if (seen < n) memset(s + (seen > 0 ? seen : 0), 0, (size_t)(n - (seen > 0 ? seen : 0)) * 4);
-    if (w->max[m] > old && w->sum[m] != 0) {
-        float f = expf(old - w->max[m]);
-        w->sum[m] *= f;
-        kn->scale(a->dv, f, w->o + (size_t)m * a->dv);
-    }
-    w->sum[m] += sum;
+    if (seen < 0) seen = 0;
+    float sum = seen > 0 ? zb_kernels_get()->softmax_step(seen, &w->max[m], s) : 0;
+    if (seen < n) memset(s + seen, 0, (size_t)(n - seen) * sizeof *s);
+    w->keep[m] = w->max[m] > old && w->sum[m] != 0 ? expf(old - w->max[m]) : 1;
+    w->sum[m] = w->sum[m] * w->keep[m] + sum;
+}
+
+/* O [M, dv] = keep O + P V */
+static void add_values(const zb_attend *a, int M, int key, int n, const work *w) {
+    zb_values_args g = {.m = M, .p = w->s, .p_row = TILE, .keep = w->keep};
+    g.v = zb_cells_rows(a->v.p ? &a->v : &a->k, key, n);
+    g.v.width = a->dv;
+    g.o = w->o;
+    g.o_row = a->dv;
+    zb_kernels_get()->attend_values(&g);
 }
 
 /* Maximum, sum and values of one query: carried on if more keys come, else divided and done. */
@@ -181,14 +153,13 @@ static void run_job(const job *j, const work *w) {
     }
     if (end > j->key1) end = j->key1;
     for (int key = j->key0; key < end; key += TILE) {
-        tile t = load_tile(a, key, end - key < TILE ? end - key : TILE, w);
-        scores(a, M, &t, w);
+        int n = end - key < TILE ? end - key : TILE;
+        scores(a, M, key, n, w);
         for (int m = 0; m < M; m++) {
             int seen = visible(a, j->t0 + m / a->heads) - key;
-            soften(a, m, seen < t.n ? seen : t.n, t.n, w);
+            soften(m, seen < n ? seen : n, n, w);
         }
-        zb_product_add((zb_shape){M, a->dv, t.n}, zb_rows(w->s, TILE), (zb_right){t.v, t.v_row},
-                       (zb_out){w->o, a->dv});
+        add_values(a, M, key, n, w);
     }
     if (j->partial) {
         memcpy(j->partial, w->max, (size_t)M * sizeof(float));
@@ -272,8 +243,7 @@ static size_t lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 static size_t rounded(size_t floats) { return (floats + 15) / 16 * 16; }
 
 static size_t work_floats(const plan *p) {
-    return rounded(p->M * p->dk) + rounded(p->M * TILE) + rounded(p->M * p->dv) +
-           2 * rounded(p->M) + 2 * TILE * p->dk + TILE * p->dv;
+    return rounded(p->M * p->dk) + rounded(p->M * TILE) + rounded(p->M * p->dv) + 3 * rounded(p->M);
 }
 
 static work work_at(const plan *p, float *at) {
@@ -282,9 +252,7 @@ static work work_at(const plan *p, float *at) {
     w.o = w.s + rounded(p->M * TILE);
     w.max = w.o + rounded(p->M * p->dv);
     w.sum = w.max + rounded(p->M);
-    w.k = w.sum + rounded(p->M);
-    w.kt = w.k + TILE * p->dk;
-    w.v = w.kt + TILE * p->dk;
+    w.keep = w.sum + rounded(p->M);
     return w;
 }
 

@@ -3,8 +3,6 @@
  * The conversions are kernels; here is only which one belongs to a type. */
 #include "model/cells.h"
 
-#include "kernels/kernels.h"
-
 #include <string.h>
 
 enum { Q8_BLOCK = 32, Q8_BYTES = 34 };
@@ -26,6 +24,14 @@ zb_status zb_cells_type(const char *name, zb_dtype *out, zb_err *err) {
 size_t zb_cells_row(zb_dtype type, int width) {
     if (type == ZB_Q8_0) return (size_t)(width + Q8_BLOCK - 1) / Q8_BLOCK * Q8_BYTES;
     return (size_t)width * (type == ZB_F32 ? 4 : 2);
+}
+
+zb_cell_rows zb_cells_rows(const zb_cells *c, int at, int n) {
+    zb_cell type = c->type == ZB_F32    ? ZB_CELL_F32
+                   : c->type == ZB_BF16 ? ZB_CELL_BF16
+                   : c->type == ZB_F16  ? ZB_CELL_F16
+                                        : ZB_CELL_Q8_0;
+    return (zb_cell_rows){type, n, c->width, (const uint8_t *)c->p + (size_t)at * c->row, c->row};
 }
 
 void zb_cells_read(const zb_cells *c, int at, int n, float *out, ptrdiff_t out_row) {

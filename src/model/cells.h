@@ -8,6 +8,7 @@
 #define ZB_MODEL_CELLS_H
 
 #include "base/opts.h"
+#include "kernels/kernels.h"
 #include "tensor/dtype.h"
 
 typedef struct zb_cells {
@@ -33,6 +34,9 @@ size_t zb_cells_row(zb_dtype type, int width); /* bytes of one row */
 static inline zb_cells zb_cells_f32(const float *p, ptrdiff_t row, int width) {
     return (zb_cells){ZB_F32, width, (size_t)row * sizeof(float), p};
 }
+
+/* n rows from row `at` on as kernels see them. */
+zb_cell_rows zb_cells_rows(const zb_cells *c, int at, int n);
 
 /* n rows from row `at` on as f32, `out_row` floats apart. */
 void zb_cells_read(const zb_cells *c, int at, int n, float *out, ptrdiff_t out_row);

@@ -792,6 +792,7 @@ static const struct {
     {"softmax_step", check_softmax_step},
     {"f16", check_f16},
     {"q8_0", check_q8_0},
+    {"attend_scores, attend_values", check_cells},
 };
 
 static void print_timing(void *ctx, const zb_kernel_timing *t) {

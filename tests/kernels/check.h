@@ -39,6 +39,9 @@ void check_softmax_step(const zb_kernels *k);
 void check_f16(const zb_kernels *k);
 void check_q8_0(const zb_kernels *k);
 
+/* check_cells.c */
+void check_cells(const zb_kernels *k);
+
 /* check_igemm.c */
 void check_igemm(const zb_kernels *k);
 
