@@ -248,6 +248,22 @@ static zb_status write_down(const work *k, const zb_svd *svd, int rank, float *o
     return ZB_OK;
 }
 
+/* Moves powers of two between the rows of a map down [rank, D] and the columns of the map up [n,
+ * rank] behind it, so that both have weights of like size: the product stays the same bit by bit,
+ * while an optimiser that moves all weights alike moves both maps alike. */
+static void even_out(float *down, float *up, int rank, int D, int n) {
+    for (int c = 0; c < rank; c++) {
+        double d = 0, u = 0;
+        for (int i = 0; i < D; i++) d += pow((double)down[(size_t)c * D + i], 2);
+        for (int i = 0; i < n; i++) u += pow((double)up[(size_t)i * rank + c], 2);
+        if (d <= 0 || u <= 0) continue;
+        int by = (int)lrint(0.25 * log2((u / n) / (d / D)));
+        for (int i = 0; i < D; i++) down[(size_t)c * D + i] = ldexpf(down[(size_t)c * D + i], by);
+        for (int i = 0; i < n; i++)
+            up[(size_t)i * rank + c] = ldexpf(up[(size_t)i * rank + c], -by);
+    }
+}
+
 static zb_status latents(work *k, const zb_mla_paper_out *out, double *lost, zb_err *err) {
     int dn = k->d->nope_dim, dh = k->dh, G = k->G, D = k->D, nk = G * dn, nv = G * dh;
     double *both = new_matrix(k->a, nk + nv, D), *seen = new_matrix(k->a, nk + nv, D);
@@ -272,7 +288,10 @@ static zb_status latents(work *k, const zb_mla_paper_out *out, double *lost, zb_
     }
     if (lost) *lost = all > 0 ? 1 - kept / all : 0;
     write_up(k, &r, &svd, balance, out);
-    return write_down(k, &svd, k->d->kv_rank, out->kv_a, err);
+    ZB_TRY(write_down(k, &svd, k->d->kv_rank, out->kv_a, err));
+    int heads = k->d->full_kv_head ? k->H : k->G;
+    even_out(out->kv_a, out->kv_b, k->d->kv_rank, D, heads * (dn + dh));
+    return ZB_OK;
 }
 
 /* The query map, full or cut at q_rank in the metric of the inputs. */
@@ -292,7 +311,9 @@ static zb_status write_queries(work *k, const zb_mla_paper_out *out, zb_err *err
     for (int i = 0; i < n_rows; i++)
         for (int c = 0; c < rank; c++)
             out->q_b[(size_t)i * rank + c] = (float)svd.u[(size_t)i * svd.k + c];
-    return write_down(k, &svd, rank, out->q_a, err);
+    ZB_TRY(write_down(k, &svd, rank, out->q_a, err));
+    even_out(out->q_a, out->q_b, rank, D, n_rows);
+    return ZB_OK;
 }
 
 static zb_status build(work *k, const zb_mla_paper_out *out, double *lost, zb_err *err) {

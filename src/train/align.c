@@ -156,7 +156,9 @@ static zb_status open_student(align *a, const char *path, const char *out, zb_pr
         zb_param *x = &p->item[i];
         if (!is_trained(a, x)) continue;
         zb_model_add_grad(s->model, x);
-        zb_optim_add(&s->optim[x->layer], x, x->role == ZB_ROLE_GATE ? a->so->gate_rate : 1,
+        zb_optim_add(&s->optim[x->layer], x,
+                     (x->role == ZB_ROLE_GATE ? a->so->gate_rate : 1) *
+                         zb_optim_size_rate(x, a->so->scale_below),
                      x->n_dims == 2 && x->role != ZB_ROLE_GATE ? a->so->weight_decay : 0);
     }
     return ZB_OK;

@@ -159,7 +159,7 @@ static zb_status open_all(distill *d, zb_err *err) {
         double rate = rate_of(d, p);
         if (rate == 0) continue;
         zb_model_add_grad(d->student, p);
-        zb_optim_add(&d->optim, p, rate,
+        zb_optim_add(&d->optim, p, rate * zb_optim_size_rate(p, d->so->scale_below),
                      p->n_dims == 2 && p->role != ZB_ROLE_GATE ? d->so->weight_decay : 0);
     }
     return ZB_OK;

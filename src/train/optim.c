@@ -25,6 +25,14 @@ void zb_optim_add(zb_optim *o, zb_param *p, double rate, double decay) {
 
 void zb_optim_free(zb_optim *o) { zb_arena_free(&o->arena); }
 
+double zb_optim_size_rate(const zb_param *p, double below) {
+    double sum = 0;
+    int64_t n = zb_param_count(p);
+    for (int64_t i = 0; i < n; i++) sum += (double)p->w[i] * (double)p->w[i];
+    double rms = sqrt(sum / (double)n);
+    return rms > 0 && rms < below ? rms / below : 1;
+}
+
 double zb_optim_grad_norm(const zb_optim *o) {
     const zb_kernels *kn = zb_kernels_get();
     double total = 0;

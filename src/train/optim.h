@@ -28,6 +28,12 @@ void zb_optim_init(zb_optim *o, double beta1, double beta2, double eps);
 void zb_optim_add(zb_optim *o, zb_param *p, double rate, double decay);
 void zb_optim_free(zb_optim *o);
 
+/* Factor on the learning rate of a tensor whose weights are small: rms / below where its root mean
+ * square is less than `below`, else 1; 1 as well for a tensor of zeros, which has to start somehow.
+ * AdamW moves every weight by about the learning rate, so a tensor of weights of 5e-4 would be
+ * another one after a step of 5e-4 (compare Adafactor's relative steps, arXiv 1804.04235). */
+double zb_optim_size_rate(const zb_param *p, double below);
+
 /* Global norm of the slots' gradients (f64 sum, fixed order). */
 double zb_optim_grad_norm(const zb_optim *o);
 /* One step with gradients multiplied by grad_scale; leaves them zero for the next step. */

@@ -20,6 +20,7 @@ typedef struct zb_stage_opts {
     int64_t seed, eval_every, valid_tokens, save_every, log_every, keep_last;
     const char *resume;       /* auto | never */
     double gate_rate;         /* learning-rate factor of decays, steps, gates and convolutions */
+    double scale_below;       /* zb_optim_size_rate; 0: off */
     const char *memory_limit; /* auto, or bytes ("24G") */
     bool dry_run;             /* only plan */
 } zb_stage_opts;

@@ -91,6 +91,18 @@ static layer *make_layer(int G, int rank, int nope, int rope) {
     return l;
 }
 
+/* Each latent's row down and column up have weights of like size: a power of two apart at most,
+ * counted in root mean squares. */
+static void check_even(const layer *l) {
+    int r = l->d.kv_rank, n = l->d.kv_heads * (l->d.nope_dim + DH);
+    for (int c = 0; c < r; c++) {
+        double down = 0, up = 0;
+        for (int i = 0; i < D; i++) down += pow((double)l->out.kv_a[c * D + i], 2) / D;
+        for (int i = 0; i < n; i++) up += pow((double)l->out.kv_b[i * r + c], 2) / n;
+        if (down > 1e-20 && up > 1e-20) assert_true(fabs(log2(down / up)) <= 2.001);
+    }
+}
+
 static double start(layer *l, double key_weight) {
     zb_mla_calibrated_in in = {.weights = l->w,
                                .moment = l->moment,
@@ -99,6 +111,7 @@ static double start(layer *l, double key_weight) {
                                .key_weight = key_weight};
     double lost = -1;
     assert_int_equal(zb_mla_calibrated_init(&l->d, &in, &l->out, &lost, &arena, &err), ZB_OK);
+    check_even(l);
     return lost;
 }
 

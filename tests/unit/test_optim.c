@@ -81,6 +81,20 @@ static void test_slots(void **state) {
     zb_arena_free(&a);
 }
 
+static void test_small_tensors(void **state) {
+    (void)state;
+    zb_arena a = {0};
+    zb_param p = make(&a, 4, 7);
+    const float w[4] = {3e-3f, -4e-3f, 0, 0}; /* root mean square 2.5e-3 */
+    memcpy(p.w, w, sizeof w);
+    assert_true(fabs(zb_optim_size_rate(&p, 0.05) - 0.05) < 1e-7);
+    assert_true(zb_optim_size_rate(&p, 2e-3) == 1); /* large enough */
+    assert_true(zb_optim_size_rate(&p, 0) == 1);    /* off */
+    memset(p.w, 0, sizeof w);
+    assert_true(zb_optim_size_rate(&p, 0.05) == 1); /* zeros have to start */
+    zb_arena_free(&a);
+}
+
 static void test_norm(void **state) {
     (void)state;
     enum { SMALL = 3, LARGE = (1 << 16) * 2 + 1 };
@@ -149,8 +163,9 @@ static void test_schedule(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_slots), cmocka_unit_test(test_norm),
-                                       cmocka_unit_test(test_growth),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_slots),
+                                       cmocka_unit_test(test_small_tensors),
+                                       cmocka_unit_test(test_norm), cmocka_unit_test(test_growth),
                                        cmocka_unit_test(test_schedule)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
