@@ -4,9 +4,13 @@
 #include "compose/select.h"
 
 static const zb_cli_about about = {
-    "--teacher MODEL --mamba2 DIR --mla DIR --out FILE [options]",
-    "Chooses the layers that stay MLA by how much each lowers the divergence from the teacher.",
-    NULL,
+    "--teacher MODEL --out FILE [options]",
+    "Chooses what stands in each layer: a plan under a byte budget (--cache-percent, --budget), or "
+    "which layers stay MLA (--mamba2 DIR --mla DIR --count N).",
+    "Under a budget every candidate is measured alone in every layer; the table of measurements is "
+    "continued after an interruption and serves all methods and budgets.\n"
+    "Candidates: attention, mla:RANK+ROTARY, mamba2, sliding_window:WINDOW+SINKS, other kinds, "
+    "KIND=FOLDER for layers of a model; zero and linear are measured only.",
 };
 
 int zb_cmd_select(int argc, char **argv) {

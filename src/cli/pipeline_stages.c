@@ -39,8 +39,11 @@ zb_status zb_stage_align(zb_plan *p, zb_err *err) {
 
 zb_status zb_stage_select(zb_plan *p, zb_err *err) {
     zb_select_opts o = p->select;
-    o.mla = p->mla;
-    o.mamba2 = p->mamba2;
+    if (p->has_align || !zb_select_by_budget(&o)) {
+        o.mla = p->mla;
+        o.mamba2 = p->mamba2;
+    }
+    o.compose = &p->compose;
     o.out = zb_plan_path(p, "select.json");
     return zb_select_run(&o, err);
 }
@@ -56,6 +59,8 @@ zb_status zb_stage_assemble(zb_plan *p, zb_err *err) {
         o.mla_layers = NULL;
     }
     bool fresh = !p->has_align && strcmp(o.init, "calibrated") == 0;
+    /* a plan under a budget says itself what comes from where */
+    if (p->has_select && zb_select_by_budget(&p->select)) fresh = true;
     if ((p->has_align || p->has_select) && !fresh) {
         o.mla_from = p->mla;
         o.mamba2_from = p->mamba2;

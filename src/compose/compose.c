@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "compose/init.h"
 #include "compose/mla_paper.h"
+#include "compose/selection.h"
 
 #include <math.h>
 #include <string.h>
@@ -32,7 +33,7 @@ const zb_opt zb_compose_opt_table[] = {
     {ZB_OPT_INT, "sinks", 0, AT(sinks), "4", 0, 1 << 20, NULL,
      "layers with a window: first tokens of the document that all others see too"},
     {ZB_OPT_STR, "selection", 0, AT(selection), NULL, 0, 0, NULL,
-     "result of `zebra select`: its layers become MLA"},
+     "result of `zebra select`: its plan, or its layers as MLA"},
     {ZB_OPT_STR, "mla_from", 0, AT(mla_from), NULL, 0, 0, NULL,
      "model whose MLA layers are taken as they are"},
     {ZB_OPT_STR, "mamba2_from", 0, AT(mamba2_from), NULL, 0, 0, NULL,
@@ -89,6 +90,10 @@ typedef struct composer {
     zb_calibration *calibration; /* where the initialisation looks at data */
     zb_config config;
     bool placed[ZB_LAYERS_MAX];
+    zb_candidate *plan; /* [L] of a selection that has one; else NULL */
+    zb_model
+        *plan_donor[ZB_LAYERS_MAX]; /* whose layer the plan takes; equal entries are one model */
+    int rope_dim;                   /* of MLA layers */
 } composer;
 
 static zb_status place(composer *k, const char *list, const char *what, zb_kind kind, zb_err *err) {
@@ -104,15 +109,31 @@ static zb_status place(composer *k, const char *list, const char *what, zb_kind 
 }
 
 static zb_status place_selection(composer *k, zb_err *err) {
-    json_t *o, *layers;
-    ZB_TRY(zb_json_read(k->o->selection, 1 << 24, &o, err));
-    zb_status s = zb_json_array(o, k->o->selection, "layers", true, &layers, err);
-    const char *list = "";
-    for (size_t i = 0; s == ZB_OK && i < json_array_size(layers); i++)
-        list = zb_asprintf(&k->arena, "%s%lld,", list,
-                           (long long)json_integer_value(json_array_get(layers, i)));
-    json_decref(o);
-    return s == ZB_OK ? place(k, list, k->o->selection, ZB_MLA, err) : s;
+    const zb_compose_opts *o = k->o;
+    zb_selection sel;
+    ZB_TRY(zb_selection_read(&sel, o->selection, k->config.L, &k->arena, err));
+    k->plan = sel.plan;
+    if (!sel.plan) return place(k, sel.layers, o->selection, ZB_MLA, err);
+    for (int l = 0; l < k->config.L; l++)
+        if (k->placed[l] || o->mla_from || o->mamba2_from)
+            return zb_fail(err, ZB_ERR_CONFIG,
+                           "%s: holds a plan of all layers: lists of layers, mla_from and "
+                           "mamba2_from have no place beside it",
+                           o->selection);
+    for (int l = 0; l < k->config.L; l++) {
+        const zb_candidate *c = &k->plan[l];
+        zb_layer_config *m = &k->config.layer[l];
+        m->kind = c->kind;
+        if (c->from || !c->size) continue;
+        if (c->kind == ZB_MLA) {
+            m->r_kv = c->size;
+            m->d_rope = k->rope_dim = c->more;
+        } else {
+            m->window = c->size;
+            m->sinks = c->more < 0 ? (int)o->sinks : c->more;
+        }
+    }
+    return ZB_OK;
 }
 
 static zb_status plan(composer *k, zb_err *err) {
@@ -163,10 +184,10 @@ static zb_status size_mla(composer *k, int layer, zb_err *err) {
     zb_layer_config *m = &c->layer[layer];
     /* unrotated values cost no cache: a calibrated start keeps whole heads */
     m->d_nope = o->nope_dim ? (int)o->nope_dim : k->init->calibrated ? c->dh : c->dh / 2;
-    m->d_rope = o->rope_dim ? (int)o->rope_dim : c->dh / 2;
+    m->d_rope = m->d_rope ? m->d_rope : k->rope_dim; /* a plan's own sizes go first */
     m->d_v = c->dh;
     m->r_q = (int)o->q_rank;
-    m->r_kv = (int)o->kv_rank;
+    m->r_kv = m->r_kv ? m->r_kv : (int)o->kv_rank;
     m->lora_norm = o->lora_norm;
     m->full_kv_head = o->full_kv_head;
     if (k->init->calibrated && (o->kv_energy > 0 || o->q_energy > 0))
@@ -216,17 +237,44 @@ static zb_status open_donor(composer *k, const char *path, zb_kind kind, zb_err 
     return ZB_OK;
 }
 
+/* The models that a plan takes layers from. */
+static zb_status open_plan_donors(composer *k, zb_err *err) {
+    zb_config *c = &k->config;
+    for (int l = 0; k->plan && l < c->L; l++) {
+        const zb_candidate *p = &k->plan[l];
+        for (int i = 0; p->from && i < l; i++)
+            if (k->plan[i].from && !strcmp(k->plan[i].from, p->from))
+                k->plan_donor[l] = k->plan_donor[i];
+        if (!p->from) continue;
+        if (!k->plan_donor[l]) ZB_TRY(zb_model_open(&k->plan_donor[l], p->from, ZB_MODEL_RUN, err));
+        const zb_config *d = zb_model_config(k->plan_donor[l]);
+        if (d->L != c->L || d->D != c->D || d->H != c->H || d->G != c->G || d->dh != c->dh ||
+            d->F != c->F || d->layer[l].kind != p->kind)
+            return zb_fail(err, ZB_ERR_CONFIG,
+                           "%s: layer %d: expected %s and the teacher's sizes, found %s", p->from,
+                           l, zb_kind_name(p->kind),
+                           l < d->L ? zb_kind_name(d->layer[l].kind) : "no such layer");
+        c->layer[l] = d->layer[l];
+        if (p->kind == ZB_MLA) c->mla_rope = d->mla_rope;
+    }
+    return ZB_OK;
+}
+
+/* The model that layer l is taken from; NULL: it is made from the teacher. */
+static zb_model *donor_of(const composer *k, int l) {
+    return k->plan_donor[l] ? k->plan_donor[l] : k->donor[k->config.layer[l].kind];
+}
+
 static zb_status set_rope(composer *k, zb_err *err) {
     zb_config *c = &k->config;
     c->mla_rope = c->rope;
     if (k->init->calibrated) {
         /* d_rope/2 pairs with the frequencies of the teacher's fastest: theta^(-2i/dh) */
-        int d_rope = k->o->rope_dim ? (int)k->o->rope_dim : c->dh / 2;
         if (c->rope.type == ZB_ROPE_YARN || strcmp(k->o->rope_type, "teacher"))
             return zb_fail(err, ZB_ERR_CONFIG,
                            "a calibrated start keeps the teacher's rotary frequencies: expected "
                            "rope_type teacher, and a teacher without YaRN");
-        c->mla_rope.theta = pow(c->rope.theta, (double)d_rope / c->dh);
+        c->mla_rope.theta = pow(c->rope.theta, (double)k->rope_dim / c->dh);
         return ZB_OK;
     }
     if (!strcmp(k->o->rope_type, "teacher")) return ZB_OK;
@@ -254,6 +302,7 @@ static zb_status describe(composer *k, zb_err *err) {
     if (k->config.hybrid)
         return zb_fail(err, ZB_ERR_CONFIG,
                        "%s: expected a Transformer as the teacher, found a hybrid", o->teacher);
+    k->rope_dim = o->rope_dim ? (int)o->rope_dim : k->config.dh / 2;
     ZB_TRY(plan(k, err));
     k->config.hybrid = false;
     for (int l = 0; l < k->config.L; l++)
@@ -261,14 +310,15 @@ static zb_status describe(composer *k, zb_err *err) {
     ZB_TRY(set_rope(k, err));
     ZB_TRY(open_donor(k, o->mla_from, ZB_MLA, err));
     ZB_TRY(open_donor(k, o->mamba2_from, ZB_MAMBA2, err));
+    ZB_TRY(open_plan_donors(k, err));
     for (int l = 0; l < k->config.L; l++) {
         zb_layer_config *m = &k->config.layer[l];
-        if (m->kind == ZB_MLA && !k->donor[ZB_MLA]) ZB_TRY(size_mla(k, l, err));
-        if (zb_kind_has_mamba2(m->kind) && !k->donor[m->kind]) {
+        if (m->kind == ZB_MLA && !donor_of(k, l)) ZB_TRY(size_mla(k, l, err));
+        if (zb_kind_has_mamba2(m->kind) && !donor_of(k, l)) {
             m->repeat_before_conv = o->repeat_before_conv;
             m->conv_identity = m->gate_bias = k->init->calibrated;
         }
-        if (zb_kind_has_window(m->kind)) {
+        if (zb_kind_has_window(m->kind) && !m->window) {
             m->window = (int)o->window;
             m->sinks = (int)o->sinks;
         }
@@ -305,8 +355,7 @@ static zb_status open_calibration(composer *k, zb_err *err) {
     const zb_compose_opts *o = k->o;
     bool wanted = false;
     for (int l = 0; l < k->config.L; l++) {
-        zb_kind kind = k->config.layer[l].kind;
-        wanted = wanted || (!keeps_attention(kind) && !k->donor[kind]);
+        wanted = wanted || (!keeps_attention(k->config.layer[l].kind) && !donor_of(k, l));
     }
     if (!wanted || !k->init->calibrated) return ZB_OK;
     zb_tokenizer *t;
@@ -332,8 +381,9 @@ static zb_status start_mixer(composer *k, zb_kind kind, const zb_init_job *j, zb
 
 static zb_status fill_layer(composer *k, int l, zb_err *err) {
     zb_kind kind = k->config.layer[l].kind;
-    if (keeps_attention(kind) || k->donor[kind]) {
-        copy_layer(k, k->donor[kind] ? k->donor[kind] : k->teacher, l, true);
+    zb_model *donor = donor_of(k, l);
+    if (keeps_attention(kind) || donor) {
+        copy_layer(k, donor ? donor : k->teacher, l, true);
         if (!k->calibration) return ZB_OK;
         ZB_TRY(zb_calibration_enter(k->calibration, l, err));
         return zb_calibration_leave(k->calibration, err);
@@ -369,6 +419,34 @@ static zb_status fill(composer *k, zb_err *err) {
     return ZB_OK;
 }
 
+static void free_plan_donors(composer *k) {
+    for (int l = 0; l < ZB_LAYERS_MAX; l++) {
+        zb_model *m = k->plan_donor[l];
+        for (int i = l; m && i < ZB_LAYERS_MAX; i++)
+            if (k->plan_donor[i] == m) k->plan_donor[i] = NULL;
+        zb_model_free(m);
+    }
+}
+
+void zb_compose_all_of(zb_compose_opts *o, const zb_candidate *c) {
+    for (const zb_opt *t = zb_compose_opt_table; t->type != ZB_OPT_END; t++) {
+        zb_str name = zb_str_from(t->name);
+        if (zb_str_ends(name, ZB_STR("_layers")) || zb_str_ends(name, ZB_STR("_from")))
+            *(const char **)((char *)o + t->offset) = NULL;
+    }
+    o->selection = NULL;
+    o->kv_percent_max = 0;             /* holds for whole plans */
+    o->calibration_inputs = "teacher"; /* the layers will stand among others */
+    o->default_kind = zb_kind_name(c->kind);
+    if (c->kind == ZB_MLA) {
+        o->kv_rank = c->size;
+        o->rope_dim = c->more;
+    } else if (c->size) {
+        o->window = c->size;
+        o->sinks = c->more < 0 ? o->sinks : c->more;
+    }
+}
+
 zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
     if (!o->teacher || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher and out are needed");
     composer k = {.o = o, .init = zb_init_find(o->init)};
@@ -395,6 +473,7 @@ zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
     zb_calibration_free(k.calibration);
     zb_model_free(k.student);
     for (int i = 0; i < ZB_KIND_COUNT; i++) zb_model_free(k.donor[i]);
+    free_plan_donors(&k);
     zb_model_free(k.teacher);
     zb_arena_free(&k.arena);
     return s;

@@ -8,6 +8,7 @@
 #define ZB_COMPOSE_COMPOSE_H
 
 #include "base/opts.h"
+#include "compose/candidate.h"
 #include "model/model.h"
 
 typedef struct zb_compose_opts {
@@ -15,8 +16,9 @@ typedef struct zb_compose_opts {
     const char *default_kind; /* of layers in none of the lists */
     const char *attention_layers, *mla_layers, *mamba2_layers, *sliding_window_layers; /* "0,5" */
     const char *windowed_mamba2_layers;
-    int64_t window, sinks;              /* of layers with a window */
-    const char *selection;              /* JSON of the select stage: its layers become MLA */
+    int64_t window, sinks; /* of layers with a window */
+    const char *selection; /* JSON of the select stage: its plan of all layers with their sizes, or
+                              the layers that become MLA */
     const char *mla_from, *mamba2_from; /* donor folders */
     const char *init;
     int64_t q_rank, kv_rank, nope_dim,
@@ -37,5 +39,9 @@ typedef struct zb_compose_opts {
 extern const zb_opt zb_compose_opt_table[];
 
 zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err);
+
+/* The options that make a student with the candidate (a kind without a donor) in all layers, fitted
+ * on the teacher's inputs; all other options stay. */
+void zb_compose_all_of(zb_compose_opts *o, const zb_candidate *c);
 
 #endif

@@ -4,7 +4,9 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "compose/budget.h"
 #include "compose/smart.h"
+#include "compose/init.h"
 #include "data/corpus.h"
 #include "model/loss.h"
 
@@ -18,11 +20,13 @@ const zb_opt zb_select_opt_table[] = {
     {ZB_OPT_STR, "mla", 0, AT(mla), NULL, 0, 0, NULL, "student with all layers MLA"},
     {ZB_OPT_STR, "text", 0, AT(text), "data/text/valid.jsonl", 0, 0, NULL, "held-out text"},
     {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL, "result (JSON)"},
-    {ZB_OPT_CHOICE, "method", 0, AT(method), "smart", 0, 0, "smart|uniform|given",
-     "how the layers are chosen"},
+    {ZB_OPT_CHOICE, "method", 0, AT(method), "auto", 0, 0,
+     "auto|plan|kl|recall|error|smart|uniform|given",
+     "how the layers are chosen; auto: plan under a budget, else smart"},
     {ZB_OPT_STR, "layers", 0, AT(layers), NULL, 0, 0, NULL, "the layers of method `given`"},
     {ZB_OPT_INT, "count", 'n', AT(count), "4", 0, ZB_LAYERS_MAX, NULL, "how many layers stay MLA"},
-    {ZB_OPT_INT, "tokens", 0, AT(tokens), "8192", 1, 1e9, NULL, "held-out tokens to measure on"},
+    {ZB_OPT_INT, "tokens", 0, AT(tokens), "0", 0, 1e9, NULL,
+     "held-out tokens to measure on (0: 2048 under a budget, else 8192)"},
     {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 20, NULL,
      "tokens per packed row"},
     {ZB_OPT_INT, "batch", 0, AT(batch), "4", 1, 1 << 20, NULL, "rows per pass"},
@@ -30,6 +34,34 @@ const zb_opt zb_select_opt_table[] = {
      "measure sensitivities also where the method does not need them"},
     {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16",
      "matrix products; auto: bf16 where the CPU has it"},
+    {ZB_OPT_F64, "cache_percent", 0, AT(cache_percent), "0", 0, 1e4, NULL,
+     "budget: memory of a sequence at `context` tokens, as a share of the teacher's"},
+    {ZB_OPT_STR, "budget", 0, AT(budget), NULL, 0, 0, NULL, "the same in bytes, like 60M"},
+    {ZB_OPT_INT, "context", 0, AT(context), "2048", 1, 1 << 30, NULL,
+     "budget: tokens of the sequence"},
+    {ZB_OPT_STR, "candidates", 0, AT(candidates), NULL, 0, 0, NULL,
+     "budget: what may stand in a layer, like attention,mla:51+24,mamba2,mamba2=FOLDER"},
+    {ZB_OPT_STR, "measures", 0, AT(measures), NULL, 0, 0, NULL,
+     "budget: table of measurements, continued where it exists (default: beside `out`)"},
+    {ZB_OPT_STR, "students", 0, AT(students), NULL, 0, 0, NULL,
+     "budget: folder for candidates that are composed (default: beside `measures`)"},
+    {ZB_OPT_INT, "verify", 0, AT(verify), "3", 0, 16, NULL,
+     "budget: this many best plans are measured as a whole (0: none)"},
+    {ZB_OPT_STR, "compare", 0, AT(compare), NULL, 0, 0, NULL,
+     "budget: all methods side by side at these shares of the teacher's memory, like 2,4,8"},
+    {ZB_OPT_STR, "contexts", 0, AT(contexts), "2048,32768", 0, 0, NULL,
+     "budget: and at these contexts"},
+    {ZB_OPT_INT, "recall_rows", 0, AT(recall_rows), "2", 0, 1024, NULL,
+     "budget: rows of 64 random pairs to be recalled (0: none)"},
+    {ZB_OPT_F64, "recall_weight", 0, AT(recall_weight), "0", 0, 1e6, NULL,
+     "budget: method plan minimises divergence + this times the nats that recall loses"},
+    {ZB_OPT_CHOICE, "init", 0, AT(init), "calibrated", 0, 0, ZB_INIT_NAMES,
+     "budget: start of composed candidates"},
+    {ZB_OPT_STR, "calibration", 0, AT(calibration), "data/text/train.jsonl", 0, 0, NULL,
+     "budget: text that composed candidates are fitted to"},
+    {ZB_OPT_INT, "calibration_tokens", 0, AT(calibration_tokens), "8192", 1, 1 << 28, NULL,
+     "budget: tokens of it"},
+    {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "budget: random parts"},
     {0},
 };
 
@@ -183,7 +215,14 @@ static zb_status write_result(const selector *s, const int *layers, int count,
     return st;
 }
 
-zb_status zb_select_run(const zb_select_opts *o, zb_err *err) {
+bool zb_select_by_budget(const zb_select_opts *o) {
+    static const char *const table_methods[] = {"plan", "kl", "recall", "error"};
+    for (size_t i = 0; i < sizeof table_methods / sizeof table_methods[0]; i++)
+        if (!strcmp(o->method, table_methods[i])) return true;
+    return o->budget || o->cache_percent > 0 || o->compare;
+}
+
+static zb_status select_layers(const zb_select_opts *o, zb_err *err) {
     if (!o->teacher || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher and out are needed");
     selector s = {.o = o};
     bool measured = o->measure || !strcmp(o->method, "smart");
@@ -213,4 +252,12 @@ zb_status zb_select_run(const zb_select_opts *o, zb_err *err) {
     zb_model_free(s.mla);
     zb_arena_free(&s.arena);
     return st;
+}
+
+zb_status zb_select_run(const zb_select_opts *o, zb_err *err) {
+    zb_select_opts full = *o;
+    bool budget = zb_select_by_budget(o), auto_method = !strcmp(o->method, "auto");
+    if (auto_method) full.method = budget ? "plan" : "smart";
+    if (!o->tokens) full.tokens = budget ? 2048 : 8192;
+    return budget ? zb_budget_run(&full, err) : select_layers(&full, err);
 }

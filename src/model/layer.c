@@ -82,6 +82,14 @@ void zb_layer_forward(zb_run *run, int layer, const float *x, float *y, float *m
     if (!tape) zb_arena_pop(run->arena, mark);
 }
 
+void zb_layer_finish(zb_run *run, int layer, const float *x, const float *m, float *y) {
+    zb_mark mark = zb_arena_mark(run->arena);
+    zb_layer_tape t = {.mid = rows(run, run->config->D)};
+    add_rows(run, x, m, t.mid);
+    mlp_forward(run, run->params->layer[layer], &t, y);
+    zb_arena_pop(run->arena, mark);
+}
+
 /* dmid = dy + gradient through norm and MLP */
 static void mlp_backward(zb_run *run, zb_param **p, const zb_layer_tape *t, const float *dy,
                          float *dmid) {

@@ -17,6 +17,9 @@ typedef struct zb_layer_tape zb_layer_tape;
 void zb_layer_forward(zb_run *run, int layer, const float *x, float *y, float *mix,
                       zb_layer_tape **tape);
 
+/* The second half alone, for a mixer output m that comes from elsewhere: y from x and m. */
+void zb_layer_finish(zb_run *run, int layer, const float *x, const float *m, float *y);
+
 /* dy [N, D]: gradient of y (NULL: none); dmix: further gradient of the mixer's output (NULL: none).
  * dx [N, D] is assigned (NULL: not wanted); parameter gradients accumulate where parameters have
  * them. */
