@@ -429,12 +429,16 @@ static double weights_of(zb_model *model) {
 }
 
 /* What a table says of the candidate as a whole. */
-static zb_status note_candidate(zb_measures *t, int index, const opened *with, zb_err *err) {
+static zb_status note_candidate(const zb_measuring *m, zb_measures *t, int index,
+                                const opened *with, zb_err *err) {
     const zb_candidate *c = &t->candidate[index];
     if (!with->model) return ZB_OK;
     const zb_layer_config *k = &zb_model_config(with->model)->layer[0];
     if (c->kind == ZB_MLA) t->common[index][0] = k->d_rope;
     if (k->window) t->common[index][1] = ((int64_t)k->window << 24) + k->sinks;
+    if (k->window && m->o->length < 2 * (int64_t)k->window)
+        zb_warn("%s: rows of %lld tokens hardly show what a window of %d misses", c->name,
+                (long long)m->o->length, k->window);
     double weights = c->from ? weights_of(with->model) : 0;
     for (int l = 0; l < t->layers; l++)
         if (t->row[index][l].done && fabs(t->weights[index] - weights) > 1e-7 * weights)
@@ -481,7 +485,7 @@ zb_status zb_measuring_fill(zb_measuring *m, zb_measures *t, int index, zb_err *
     zb_progress bar;
     zb_status s = c->what == ZB_CANDIDATE_LINEAR ? fit_linear(m, err) : ZB_OK;
     if (s == ZB_OK) s = open_candidate(m, c, &with, err);
-    if (s == ZB_OK) s = note_candidate(t, index, &with, err);
+    if (s == ZB_OK) s = note_candidate(m, t, index, &with, err);
     zb_progress_begin(&bar, c->name, "layers", done, m->L);
     for (int l = 0; l < m->L && s == ZB_OK; l++) {
         if (t->row[index][l].done) continue;

@@ -286,6 +286,41 @@ static zb_status read_choice(zb_report_measures *m, const json_t *file, const ch
     return ZB_OK;
 }
 
+static zb_status read_plans(zb_report_measures *m, const json_t *file, const char *path,
+                            zb_err *err) {
+    json_t *rows = NULL, *v;
+    size_t i;
+    ZB_TRY(zb_json_array(file, path, "compare", false, &rows, err));
+    if (json_array_size(rows) > ROWS_MAX)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: compare: expected at most %d plans", path,
+                       ROWS_MAX);
+    m->plan = ZB_NEW_ARRAY(&m->arena, zb_report_plan, json_array_size(rows));
+    m->teacher_recall = (double)NAN;
+    ZB_TRY(ranged(file, path, "teacher_recall", 0, 1e6, &m->teacher_recall, err));
+    json_array_foreach(rows, i, v) {
+        char where[512];
+        const char *method;
+        const double none = (double)NAN;
+        zb_report_plan p = {.bytes = none, .predicted = none, .kl = none, .recall = none};
+        snprintf(where, sizeof where, "%s: compare[%zu]", path, i);
+        if (!json_is_object(v))
+            return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
+                           zb_json_type(v));
+        ZB_TRY(zb_json_str(v, where, "method", true, &method, err));
+        p.method = zb_strdup(&m->arena, method);
+        ZB_TRY(zb_json_f64(v, where, "context", true, &p.context, err));
+        ZB_TRY(zb_json_f64(v, where, "percent", true, &p.percent, err));
+        ZB_TRY(ranged(v, where, "context", 1, 1e12, &p.context, err));
+        ZB_TRY(ranged(v, where, "percent", 0, 1e6, &p.percent, err));
+        ZB_TRY(ranged(v, where, "bytes", 0, 1e18, &p.bytes, err));
+        ZB_TRY(ranged(v, where, "predicted_kl", -1, 1e9, &p.predicted, err));
+        ZB_TRY(ranged(v, where, "kl", -1, 1e9, &p.kl, err));
+        ZB_TRY(ranged(v, where, "recall", 0, 1e9, &p.recall, err));
+        m->plan[m->n_plans++] = p;
+    }
+    return ZB_OK;
+}
+
 static zb_status read_samples(zb_report_measures *m, const json_t *file, const char *path,
                               zb_err *err) {
     const json_t *row;
@@ -386,6 +421,7 @@ static zb_status read_shared(zb_report_measures *m, zb_err *err) {
         s = json_is_object(file) ? read_choice(m, file, in->select, err)
                                  : zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s",
                                            in->select, zb_json_type(file));
+        if (s == ZB_OK) s = read_plans(m, file, in->select, err);
         json_decref(file);
         ZB_TRY(s);
     }

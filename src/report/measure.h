@@ -54,6 +54,14 @@ typedef struct zb_report_sample {
     const char **text; /* by model; NULL: no text */
 } zb_report_sample;
 
+/* What a method makes of a budget: a row of the comparison in select.json. */
+typedef struct zb_report_plan {
+    const char *method;
+    double context, percent;     /* tokens; share of the teacher's memory allowed */
+    double bytes, predicted, kl; /* NAN: refused; kl: not measured */
+    double recall;
+} zb_report_plan;
+
 typedef struct zb_report_measures {
     zb_arena arena;
     const zb_report_input *in;
@@ -65,7 +73,10 @@ typedef struct zb_report_measures {
     double *sensitivity;
     bool *chosen; /* by layer */
     int n_sensitivity, n_chosen;
-    int *chosen_layer; /* as listed */
+    int *chosen_layer;    /* as listed */
+    zb_report_plan *plan; /* in the file's order */
+    int n_plans;
+    double teacher_recall;
     zb_report_sample *sample;
     int n_samples;
     zb_str recipe;

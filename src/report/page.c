@@ -244,8 +244,37 @@ static void put_strip(const zb_report_measured *r, zb_buf *out) {
     zb_buf_adds(out, "</div>\n");
 }
 
+/* What the methods make of each budget. */
+static void put_plans(const zb_report_measures *m, zb_buf *out) {
+    if (!m->n_plans) return;
+    zb_buf_adds(
+        out, "<h3>Plans of all methods</h3><div class=\"scroll\"><table><thead><tr><th>method</th>"
+             "<th>context</th><th>budget</th><th>memory</th><th>KL predicted</th><th>KL "
+             "measured</th><th>recall, nats</th></tr></thead><tbody>\n");
+    for (int i = 0; i < m->n_plans; i++) {
+        const zb_report_plan *p = &m->plan[i];
+        const double value[] = {p->predicted, p->kl, p->recall};
+        char bytes[ZB_LABEL] = "refused";
+        if (!isnan(p->bytes)) zb_label_bytes(p->bytes, bytes);
+        zb_buf_adds(out, "<tr>");
+        element(out, "td", p->method);
+        zb_buf_addf(out, "<td>%.0f</td><td>%g %%</td>", p->context, p->percent);
+        element(out, "td", bytes);
+        for (int k = 0; k < 3; k++)
+            if (isnan(value[k]))
+                zb_buf_adds(out, "<td></td>");
+            else
+                zb_buf_addf(out, "<td>%.3f</td>", value[k]);
+        zb_buf_adds(out, "</tr>\n");
+    }
+    zb_buf_adds(out, "</tbody></table></div>\n");
+    if (!isnan(m->teacher_recall))
+        zb_buf_addf(out, "<p class=\"dim\">Recall of the original: %.3f nats.</p>\n",
+                    m->teacher_recall);
+}
+
 static void put_layers(const zb_report_measures *m, const zb_report_plots *plots, zb_buf *out) {
-    bool any = m->n_sensitivity || m->n_chosen;
+    bool any = m->n_sensitivity || m->n_chosen || m->n_plans;
     for (int i = 0; i < m->n_models; i++) any |= m->model[i].n_layers > 0;
     if (!any) return;
     zb_buf_adds(out, "<h2 id=\"layers\">Layers</h2>\n");
@@ -263,6 +292,7 @@ static void put_layers(const zb_report_measures *m, const zb_report_plots *plots
         zb_buf_adds(out, ".</p>\n");
     }
     put_figures(plots, ZB_TOPIC_LAYERS, out);
+    put_plans(m, out);
 }
 
 static void put_samples(const zb_report_measures *m, zb_buf *out) {

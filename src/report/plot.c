@@ -374,6 +374,69 @@ static zb_status layer_plot(workshop *w, zb_err *err) {
         err);
 }
 
+/* Is row i the first with its context, or with its method? */
+static bool first_of(const zb_report_measures *m, int i, bool method) {
+    for (int k = 0; k < i; k++)
+        if (method ? !strcmp(m->plan[k].method, m->plan[i].method)
+                   : (int64_t)m->plan[k].context == (int64_t)m->plan[i].context)
+            return false;
+    return true;
+}
+
+static double plan_value(const zb_report_plan *p) { return isnan(p->kl) ? p->predicted : p->kl; }
+
+/* Divergence over the memory allowed, a line per method, at the context of row `of`. */
+static zb_status plan_plot(workshop *w, int of, int number, zb_err *err) {
+    zb_report_measures *m = w->m;
+    int64_t context = (int64_t)m->plan[of].context;
+    double low = (double)INFINITY, high = -(double)INFINITY;
+    int lines = 0;
+    char *name = zb_asprintf(w->a, "plans-%d", number);
+    begin(w, name, zb_asprintf(w->a, "Plans at %lld tokens of context", (long long)context));
+    axes(w, "memory of a sequence, percent of the original", "KL to the original, nats/token");
+    zb_buf_adds(&w->csv, "method,percent,kl\n");
+    zb_buf lines_text = {0};
+    zb_buf_init(&lines_text, TEXT_MAX);
+    for (int i = 0; i < m->n_plans; i++) {
+        if (!first_of(m, i, true) || lines == ZB_REPORT_MODELS_MAX) continue;
+        zb_buf_addf(&lines_text,
+                    "%s'%s.csv' skip 1 using ($1 == %d ? $2 : NaN):3 with linespoints lw 2 pt 7 ps "
+                    "0.6 lc rgb '%s' title '%s'",
+                    lines ? ", \\\n  " : "", name, lines, colour[lines],
+                    zb_label_plot(w->a, m->plan[i].method, 40));
+        for (int k = i; k < m->n_plans; k++) {
+            const zb_report_plan *p = &m->plan[k];
+            double v = plan_value(p);
+            if (strcmp(p->method, m->plan[i].method) || (int64_t)p->context != context ||
+                !isfinite(v))
+                continue;
+            low = fmin(low, v);
+            high = fmax(high, v);
+            zb_buf_addf(&w->csv, "%d,%.10g", lines, p->percent);
+            cell(w, v);
+            zb_buf_addc(&w->csv, '\n');
+        }
+        lines++;
+    }
+    if (low > 0 && high > low) log_axis(w, low, high);
+    zb_buf_adds(&w->script, "plot ");
+    zb_buf_add(&w->script, lines_text.p, lines_text.n);
+    zb_buf_addc(&w->script, '\n');
+    zb_buf_free(&lines_text);
+    if (!isfinite(low)) return ZB_OK;
+    return finish(w, ZB_TOPIC_LAYERS, name,
+                  "Plans of layers that each method finds under a budget of memory: divergence on "
+                  "held-out text before any training.",
+                  err);
+}
+
+static zb_status plan_plots(workshop *w, zb_err *err) {
+    int number = 0;
+    for (int i = 0; i < w->m->n_plans && number < 8; i++)
+        if (first_of(w->m, i, false)) ZB_TRY(plan_plot(w, i, ++number, err));
+    return ZB_OK;
+}
+
 zb_status zb_report_plots_make(zb_report_measures *m, zb_report_plots *out, zb_arena *a,
                                zb_err *err) {
     *out = (zb_report_plots){0};
@@ -392,6 +455,7 @@ zb_status zb_report_plots_make(zb_report_measures *m, zb_report_plots *out, zb_a
     if (s == ZB_OK) s = valid_plot(&w, true, err);
     if (s == ZB_OK) s = valid_plot(&w, false, err);
     if (s == ZB_OK) s = layer_plot(&w, err);
+    if (s == ZB_OK) s = plan_plots(&w, err);
     zb_buf_free(&w.csv);
     zb_buf_free(&w.script);
     return s;

@@ -251,6 +251,12 @@ static void broken_files_are_named(void **state) {
     expect_broken(f, &f->in.select, "{\"sensitivity\": [1, null]}", "sensitivity[1]");
     expect_broken(f, &f->in.select, "{\"sensitivity\": [1, 2], \"layers\": [2]}", "from 0 to 1");
     expect_broken(f, &f->in.select, "{\"layers\": [-1]}", "layers[0]");
+    expect_broken(f, &f->in.select, "{\"compare\": [1]}", "compare[0]: expected an object");
+    expect_broken(f, &f->in.select, "{\"compare\": [{\"method\": \"kl\"}]}",
+                  "\"context\" is missing");
+    expect_broken(f, &f->in.select,
+                  "{\"compare\": [{\"method\": \"kl\", \"context\": 0, \"percent\": 4}]}",
+                  "context");
     expect_broken(f, &f->in.samples, "{}", "expected an array");
     expect_broken(f, &f->in.samples, "[{\"prompt\": 1}]", "sample 0: key \"prompt\"");
     zb_report_log log = {.stage = "x"};
@@ -440,6 +446,32 @@ static void pictures(void **state) {
     json_decref(o);
 }
 
+/* A comparison of plans: a row each, a picture per context, refusals and unmeasured ones too. */
+static void plans(void **state) {
+    fixture *f = *state;
+    f->in.select = put_file(
+        f, "plans.json",
+        "{\"teacher_recall\": 5.5, \"compare\": ["
+        "{\"method\": \"plan\", \"context\": 2048, \"percent\": 2, \"refused\": \"too little\"},"
+        "{\"method\": \"plan\", \"context\": 2048, \"percent\": 4, \"bytes\": 1048576, "
+        "\"predicted_kl\": 0.25, \"kl\": 0.125, \"recall\": 6},"
+        "{\"method\": \"<b>'`\", \"context\": 2048, \"percent\": 4, \"bytes\": 1048576, "
+        "\"predicted_kl\": 0.5, \"kl\": null, \"recall\": null},"
+        "{\"method\": \"plan\", \"context\": 32768, \"percent\": 4, \"bytes\": 9, "
+        "\"predicted_kl\": 0.75}]}");
+    f->in.gnuplot = gnuplot_works(f) ? NULL : f->in.gnuplot;
+    write_report(f, NULL);
+    const char *page = get_file(f, "report.html");
+    assert_non_null(strstr(page, "<td>2048</td><td>2 %</td><td>refused</td>"));
+    assert_non_null(strstr(page, "<td>0.250</td><td>0.125</td><td>6.000</td>"));
+    assert_non_null(strstr(page, "<td>0.500</td><td></td><td></td>"));
+    assert_null(strstr(page, "<b>'`"));
+    assert_non_null(strstr(get_file(f, "plots/plans-1.csv"), "0,4,0.125\n1,4,0.5\n"));
+    assert_non_null(strstr(get_file(f, "plots/plans-2.csv"), "0,4,0.75\n"));
+    if (f->in.gnuplot) return;
+    assert_non_null(strstr(get_file(f, "plots/plans-1.svg"), "Plans at 2048 tokens"));
+}
+
 static void pictures_with_hostile_names(void **state) {
     fixture *f = *state;
     if (!gnuplot_works(f)) skip();
@@ -502,6 +534,7 @@ int main(void) {
                                        CASE(curves_thin_and_smooth),
                                        CASE(labels),
                                        CASE(pictures),
+                                       CASE(plans),
                                        CASE(pictures_with_hostile_names),
                                        CASE(gnuplot_fails_and_hangs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
