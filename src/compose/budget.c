@@ -24,6 +24,12 @@ typedef struct plan {
     int64_t cache, state;         /* bytes per token; of a fixed size */
 } plan;
 
+/* What is asked of a method. */
+typedef struct task {
+    const char *method;
+    int64_t context, budget; /* tokens, bytes */
+} task;
+
 typedef struct budgeter {
     const zb_select_opts *o;
     zb_arena arena;
@@ -153,9 +159,8 @@ static zb_status fill_table(budgeter *b, zb_err *err) {
 
 /* ---- plans ---- */
 
-/* The table as a knapsack; `method` decides what is lost. */
-static zb_knapsack knapsack_of(const budgeter *b, const char *method, int64_t context,
-                               zb_arena *a) {
+/* The table as a knapsack; the method decides what is lost. */
+static zb_knapsack knapsack_of(const budgeter *b, const task *k, zb_arena *a) {
     const zb_measures *t = &b->table;
     size_t cells = (size_t)t->layers * (size_t)t->n;
     double *loss = ZB_NEW_ARRAY(a, double, cells);
@@ -168,12 +173,12 @@ static zb_knapsack knapsack_of(const budgeter *b, const char *method, int64_t co
             const zb_measure *r = &t->row[c][l];
             int i = l * t->n + c;
             double lost = r->recall - t->teacher_recall;
-            loss[i] = !part                       ? HUGE_VAL
-                      : !strcmp(method, "recall") ? lost
-                      : !strcmp(method, "error")  ? r->error
-                      : !strcmp(method, "plan")   ? r->kl + b->o->recall_weight * lost
-                                                  : r->kl;
-            bytes[i] = r->state_bytes + r->cache_bytes * context;
+            loss[i] = !part                          ? HUGE_VAL
+                      : !strcmp(k->method, "recall") ? lost
+                      : !strcmp(k->method, "error")  ? r->error
+                      : !strcmp(k->method, "plan")   ? r->kl + b->o->recall_weight * lost
+                                                     : r->kl;
+            bytes[i] = r->state_bytes + r->cache_bytes * k->context;
         }
     }
     return (zb_knapsack){
@@ -194,19 +199,22 @@ static void describe_plan(const budgeter *b, plan *p) {
 }
 
 /* The *n best plans of a method (one, where the method knows one only). */
-static zb_status solve(budgeter *b, const char *method, int64_t context, int64_t budget, plan *out,
-                       int *n, zb_err *err) {
+static zb_status solve(budgeter *b, const task *t, plan *out, int *n, zb_err *err) {
     zb_allotment found[ZB_PLANS_MAX];
     zb_arena *a = &b->arena;
-    zb_knapsack k = knapsack_of(b, method, context, a);
+    const char *method = t->method;
+    zb_knapsack k = knapsack_of(b, t, a);
     bool one = !strcmp(method, "kl") || !strcmp(method, "smart") || !strcmp(method, "uniform");
     if (one) *n = 1;
+    if (!strcmp(method, "recall") && b->table.teacher_recall <= 0)
+        return zb_fail(err, ZB_ERR_CONFIG, "%s: holds no recall: measure with recall_rows",
+                       b->table.path);
     if (!strcmp(method, "kl"))
-        ZB_TRY(zb_knapsack_greedy(&k, budget, found, a, err));
+        ZB_TRY(zb_knapsack_greedy(&k, t->budget, found, a, err));
     else if (one)
-        ZB_TRY(zb_knapsack_two(&k, budget, !strcmp(method, "smart"), found, a, err));
+        ZB_TRY(zb_knapsack_two(&k, t->budget, !strcmp(method, "smart"), found, a, err));
     else
-        ZB_TRY(zb_knapsack_best(&k, budget, found, n, a, err));
+        ZB_TRY(zb_knapsack_best(&k, t->budget, found, n, a, err));
     for (int i = 0; i < *n; i++) {
         out[i].p = found[i];
         describe_plan(b, &out[i]);
@@ -236,18 +244,18 @@ static double worth(const budgeter *b, const char *method, const plan *p) {
     return p->kl + (strcmp(method, "plan") ? 0 : b->o->recall_weight * p->recall);
 }
 
-/* The method's plans, the best first where `count` > 0 of them are verified. */
-static zb_status best_plans(budgeter *b, const char *method, int64_t context, int64_t budget,
-                            int count, plan *out, int *n, zb_err *err) {
+/* The method's plans, the best first where they are verified. */
+static zb_status best_plans(budgeter *b, const task *t, plan *out, int *n, zb_err *err) {
+    int count = (int)b->o->verify;
     *n = count > 0 ? count : 1;
-    ZB_TRY(solve(b, method, context, budget, out, n, err));
+    ZB_TRY(solve(b, t, out, n, err));
     for (int i = 0; i < *n && count > 0; i++) {
         ZB_TRY(verify(b, &out[i], err));
         for (int k = i; k > 0; k--) {
-            if (worth(b, method, &out[k]) >= worth(b, method, &out[k - 1])) break;
-            plan t = out[k];
+            if (worth(b, t->method, &out[k]) >= worth(b, t->method, &out[k - 1])) break;
+            plan better = out[k];
             out[k] = out[k - 1];
-            out[k - 1] = t;
+            out[k - 1] = better;
         }
     }
     return ZB_OK;
@@ -310,7 +318,7 @@ static zb_status add_result(budgeter *b, json_t *out, zb_err *err) {
     plan p[ZB_PLANS_MAX];
     int n;
     ZB_TRY(budget_bytes(b, &budget, err));
-    ZB_TRY(best_plans(b, o->method, o->context, budget, (int)o->verify, p, &n, err));
+    ZB_TRY(best_plans(b, &(task){o->method, o->context, budget}, p, &n, err));
     json_t *layers = json_array(), *others = json_array(), *figures;
     for (int l = 0; l < b->table.layers; l++)
         if (b->table.candidate[p[0].p.choice[l]].kind == ZB_MLA)
@@ -342,7 +350,7 @@ static zb_status compare_at(budgeter *b, double percent, int64_t context, json_t
         int n;
         zb_err why = {0};
         int64_t budget = share(b, percent, context);
-        zb_status s = best_plans(b, methods[i], context, budget, (int)b->o->verify, p, &n, &why);
+        zb_status s = best_plans(b, &(task){methods[i], context, budget}, p, &n, &why);
         json_t *row = json_pack("{s:I,s:f,s:I,s:s}", "context", (json_int_t)context, "percent",
                                 percent, "budget_bytes", (json_int_t)budget, "method", methods[i]);
         json_array_append_new(rows, row);

@@ -315,22 +315,21 @@ zb_status zb_knapsack_greedy(const zb_knapsack *k, int64_t budget, zb_allotment 
 
 /* ---- two kinds ---- */
 
-/* `dear` in as many layers as fit, `cheap` in the others. */
-static zb_status place_pair(const zb_knapsack *k, int cheap, int dear, int64_t budget, bool smart,
-                            zb_allotment *p, bool *fits, zb_arena *a, zb_err *err) {
-    int L = k->layers, *layers = ZB_NEW_ARRAY(a, int, L);
+/* `dear` in as many layers as fit, `cheap` in the others; *out is replaced where that is better. */
+static zb_status place_pair(const zb_knapsack *k, const int pair[2], int64_t budget, bool smart,
+                            zb_allotment *out, zb_arena *a, zb_err *err) {
+    int L = k->layers, *layers = ZB_NEW_ARRAY(a, int, L), cheap = pair[0], dear = pair[1];
     double *saved = ZB_NEW_ARRAY(a, double, L);
-    p->choice = ZB_NEW_ARRAY(a, int, L);
+    zb_allotment p = {.choice = ZB_NEW_ARRAY(a, int, L), .bytes = INT64_MAX};
     for (int l = 0; l < L; l++) saved[l] = loss_of(k, l, cheap) - loss_of(k, l, dear);
-    for (int count = L; count >= 0; count--) {
+    for (int count = L; count >= 0 && p.bytes > budget; count--) {
         ZB_TRY(smart ? zb_smart_select(saved, L, count, layers, a, err)
                      : zb_smart_uniform(L, count, layers, err));
-        for (int l = 0; l < L; l++) p->choice[l] = cheap;
-        for (int i = 0; i < count; i++) p->choice[layers[i]] = dear;
-        sum_up(k, p);
-        *fits = p->bytes <= budget;
-        if (*fits) return ZB_OK;
+        for (int l = 0; l < L; l++) p.choice[l] = cheap;
+        for (int i = 0; i < count; i++) p.choice[layers[i]] = dear;
+        sum_up(k, &p);
     }
+    if (p.bytes <= budget && (!out->choice || p.loss < out->loss)) *out = p;
     return ZB_OK;
 }
 
@@ -342,13 +341,10 @@ zb_status zb_knapsack_two(const zb_knapsack *k, int64_t budget, bool smart, zb_a
     for (int i = 0; i < n; i++)
         for (int cheap = 0; cheap < k->choices; cheap++)
             for (int dear = 0; dear < k->choices; dear++) {
-                bool fits = true;
-                for (int l = 0; l < k->layers && fits; l++)
-                    fits = may(&f[i], l, cheap) && may(&f[i], l, dear);
-                if (!fits || cheap == dear) continue;
-                zb_allotment p;
-                ZB_TRY(place_pair(k, cheap, dear, budget, smart, &p, &fits, a, err));
-                if (fits && (!out->choice || p.loss < out->loss)) *out = p;
+                bool both = cheap != dear;
+                for (int l = 0; l < k->layers && both; l++)
+                    both = may(&f[i], l, cheap) && may(&f[i], l, dear);
+                if (both) ZB_TRY(place_pair(k, (int[]){cheap, dear}, budget, smart, out, a, err));
             }
     if (out->choice) return ZB_OK;
     return zb_fail(err, ZB_ERR_CONFIG,

@@ -88,6 +88,53 @@ def test_training_lowers_the_divergence_and_select_keeps_two(tmp_path):
     assert again.returncode == 0 and again.stderr.count("done before") == 5
 
 
+def plan_recipe(folder, name, text, candidates, align):
+    select = f"text: {text}, cache_percent: 60, context: 64, tokens: 256, sequence_length: 64, candidates: [{candidates}], compare: [40, 60], contexts: 64"
+    lines = RECIPE.format(out=folder / name, teacher=ROOT / "tests/golden/llama", text=text).splitlines()
+    keep = [l for l in lines if not l.startswith(("select", "distill") + (() if align else ("align", "compose")))]
+    if not align:
+        keep.append(f"compose: {{init: calibrated, calibration: {text}, calibration_tokens: 1024}}")
+    path = folder / f"{name}.yaml"
+    path.write_text("\n".join(keep + [f"select: {{{select}}}", "report:", ""]))
+    return path
+
+
+def check_plan(folder, name):
+    chosen = json.loads((folder / name / "select.json").read_text())
+    hybrid = json.loads((folder / name / "hybrid/hybrid_config.json").read_text())
+    kinds = [row["kind"] for row in chosen["plan"]]
+    assert len(kinds) == 4 and chosen["bytes"] <= chosen["budget_bytes"] and chosen["kl"] >= 0
+    assert hybrid["mla_layers"] == [i for i, k in enumerate(kinds) if k == "mla"] == chosen["layers"]
+    assert hybrid.get("attention_layers", []) == [i for i, k in enumerate(kinds) if k == "attention"]
+    assert len(chosen["compare"]) == 12
+    page = (folder / name / "report.html").read_text()
+    assert "Plans of all methods" in page
+    return chosen
+
+
+def test_plan_under_a_budget_composed_anew(tmp_path):
+    text = make_text(tmp_path)
+    recipe = plan_recipe(tmp_path, "fresh", text, "attention, mla:12+6, mla:6+6, mamba2", align=False)
+    done = run(recipe)
+    assert done.returncode == 0, done.stderr
+    chosen = check_plan(tmp_path, "fresh")
+    ranks = [int(row["candidate"][4:].split("+")[0]) for row in chosen["plan"] if row["kind"] == "mla"]
+    hybrid = json.loads((tmp_path / "fresh/hybrid/hybrid_config.json").read_text())
+    assert hybrid.get("kv_lora_ranks", [hybrid["kv_lora_rank"]] * len(ranks)) == ranks
+    assert not (tmp_path / "fresh/mla").exists(), "students of all layers are not needed"
+    again = run(recipe)
+    assert again.returncode == 0 and again.stderr.count("done before") == 2, again.stderr
+
+
+def test_plan_under_a_budget_of_aligned_layers(tmp_path):
+    text = make_text(tmp_path)
+    done = run(plan_recipe(tmp_path, "aligned", text, "attention, mla, mamba2", align=True))
+    assert done.returncode == 0, done.stderr
+    chosen = check_plan(tmp_path, "aligned")
+    names = {row["candidate"] for row in chosen["plan"]}
+    assert names <= {"attention", f"mla={tmp_path}/aligned/mla-aligned", f"mamba2={tmp_path}/aligned/mamba2-aligned"} and len(names) > 1
+
+
 def check_refused(tmp_path, text, old, new, expected):
     recipe = write_recipe(tmp_path, "bad", text)
     recipe.write_text(recipe.read_text().replace(old, new))
