@@ -134,6 +134,8 @@ static zb_status check(zb_plan *p, zb_err *err) {
     ZB_TRY(reserve(p, p->distill.out, "distill.out", err));
     ZB_TRY(reserve(p, p->distill.student, "distill.student", err));
     ZB_TRY(reserve(p, p->eval.output, "eval.output", err));
+    ZB_TRY(reserve(p, p->recall.output, "recall.output", err));
+    ZB_TRY(reserve(p, p->recall.log_samples, "recall.log_samples", err));
     ZB_TRY(reserve(p, p->suite.model, "eval.model", err));
     if (!p->has_compose)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: expected a section compose", p->recipe);
@@ -150,6 +152,7 @@ static zb_status check(zb_plan *p, zb_err *err) {
                 {p->has_distill, p->distill_stage.valid},
                 {p->has_select, p->select.text},
                 {p->has_eval && p->suite.text, p->suite.text},
+                {p->has_recall, p->recall.haystack ? p->recall.haystack : ""},
                 {p->has_samples, p->samples.prompts ? p->samples.prompts : ""}};
     for (size_t i = 0; i < sizeof text / sizeof text[0]; i++)
         if (text[i].used && !zb_file_exists(text[i].path))
@@ -174,8 +177,8 @@ static void fill_in(zb_plan *p) {
     for (int i = 0; i < 2; i++)
         if (!strcmp(*limit[i], "auto")) *limit[i] = p->r.memory_limit;
     int64_t *seed[] = {&p->compose.seed, &p->align_stage.seed, &p->distill_stage.seed,
-                       &p->samples.seed};
-    for (int i = 0; i < 4; i++)
+                       &p->samples.seed, &p->recall.seed};
+    for (int i = 0; i < 5; i++)
         if (*seed[i] == 42) *seed[i] = p->r.seed;
     p->mla = zb_plan_path(p, p->has_align ? "mla-aligned" : "mla");
     p->mamba2 = zb_plan_path(p, p->has_align ? "mamba2-aligned" : "mamba2");
@@ -200,6 +203,7 @@ static zb_status read_recipe(zb_plan *p, zb_err *err) {
         {"eval",
          {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}},
          &p->has_eval},
+        {"recall", {{"", zb_recall_opt_table, &p->recall}}, &p->has_recall},
         {"generate", {{"", samples_table, &p->samples}}, &p->has_samples},
         {"bench", {{"", speed_table, &p->speed}}, &p->has_speed},
         {"report", {{"", no_table, p}}, &p->has_report},
@@ -296,6 +300,11 @@ static zb_status run_steps(zb_plan *p, zb_err *err) {
          p->has_eval,
          zb_stage_eval_student,
          {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}}},
+        {"recall_teacher",
+         p->has_recall,
+         zb_stage_recall_teacher,
+         {{"", zb_recall_opt_table, &p->recall}}},
+        {"recall", p->has_recall, zb_stage_recall_student, {{"", zb_recall_opt_table, &p->recall}}},
         {"generate", p->has_samples, zb_stage_samples, {{"", samples_table, &p->samples}}},
         {"bench", p->has_speed, zb_stage_speed, {{"", speed_table, &p->speed}}},
     };

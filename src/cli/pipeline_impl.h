@@ -6,6 +6,7 @@
 #include "base/opts.h"
 #include "compose/compose.h"
 #include "compose/select.h"
+#include "eval/recall.h"
 #include "eval/suite.h"
 #include "train/align.h"
 #include "train/distill.h"
@@ -41,10 +42,11 @@ typedef struct zb_plan {
     zb_distill_opts distill;
     zb_eval_opts eval;
     zb_suite_opts suite;
+    zb_recall_opts recall;
     zb_samples_opts samples;
     zb_speed_opts speed;
-    bool has_compose, has_align, has_select, has_distill, has_eval, has_samples, has_speed,
-        has_report;
+    bool has_compose, has_align, has_select, has_distill, has_eval, has_recall, has_samples,
+        has_speed, has_report;
     const char *mla, *mamba2; /* pure students as they are handed on: composed, or aligned */
     const char *student;      /* the last stage's result */
     json_t *seconds;          /* {stage: s} */
@@ -62,6 +64,8 @@ zb_status zb_stage_assemble(zb_plan *p, zb_err *err);
 zb_status zb_stage_distill(zb_plan *p, zb_err *err);
 zb_status zb_stage_eval_teacher(zb_plan *p, zb_err *err);
 zb_status zb_stage_eval_student(zb_plan *p, zb_err *err);
+zb_status zb_stage_recall_teacher(zb_plan *p, zb_err *err);
+zb_status zb_stage_recall_student(zb_plan *p, zb_err *err);
 zb_status zb_stage_samples(zb_plan *p, zb_err *err);
 zb_status zb_stage_speed(zb_plan *p, zb_err *err);
 zb_status zb_stage_report(zb_plan *p, zb_err *err);

@@ -101,6 +101,30 @@ zb_status zb_stage_eval_student(zb_plan *p, zb_err *err) {
     return evaluate(p, "student", p->student, p->distill.teacher, err);
 }
 
+/* Prompts and answers stand beside the results. */
+static zb_status recall(zb_plan *p, const char *name, const char *model, zb_err *err) {
+    zb_recall_opts o = p->recall;
+    o.output = zb_asprintf(p->arena, "%s/recall/%s.json", p->r.output, name);
+    o.log_samples = zb_asprintf(p->arena, "%s/recall/%s", p->r.output, name);
+    if (!o.cache) o.cache = zb_plan_path(p, "recall/cache"); /* an interrupted stage resumes */
+    ZB_TRY(zb_dir_make(zb_plan_path(p, "recall"), err));
+    zb_buf text;
+    zb_buf_init(&text, 1 << 22);
+    zb_status st = zb_recall_model(&o, model, p->r.precision, NULL, &text, err);
+    if (st == ZB_OK)
+        st = zb_file_write(zb_asprintf(p->arena, "%s/recall/%s.txt", p->r.output, name),
+                           text.p ? text.p : "", text.n, err);
+    zb_buf_free(&text);
+    return st;
+}
+
+zb_status zb_stage_recall_teacher(zb_plan *p, zb_err *err) {
+    return recall(p, "teacher", p->r.teacher, err);
+}
+zb_status zb_stage_recall_student(zb_plan *p, zb_err *err) {
+    return recall(p, "student", p->student, err);
+}
+
 /* ---- sample generations ---- */
 
 typedef struct collector {
@@ -277,6 +301,9 @@ static json_t *report_model(const zb_plan *p, const char *name, const char *titl
         json_object_set_new(o, "perplexity",
                             json_string(zb_asprintf(p->arena, "eval/%s-perplexity.json", name)));
     }
+    if (p->has_recall)
+        json_object_set_new(o, "recall",
+                            json_string(zb_asprintf(p->arena, "recall/%s.json", name)));
     if (p->has_speed) {
         json_object_set_new(o, "bench", json_string(zb_asprintf(p->arena, "bench/%s.json", name)));
         json_object_set_new(o, "inspect",

@@ -342,6 +342,7 @@ static zb_status write_batch(zb_model_scorer *m, zb_write_request *r, int n, zb_
     int *who = ZB_NEW_ARRAY(&m->pass, int, n), active = 0;
     ZB_TRY(pass_prompts(m, r, n, state, who, &active, err));
     while (active > 0) {
+        if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted in %d texts", n);
         for (int k = 0; k < active; k++) {
             const zb_write_request *q = &r[who[k]];
             ids[k] = q->ids[q->n_ids - 1];

@@ -100,44 +100,59 @@ typedef struct needle {
     bool wanted;
 } needle;
 
-/* Draws keys, values and places; n needles in shuffled order. *query names the wanted keys. */
-static zb_status draw_needles(const zb_recall_task *t, const zb_recall_source *s,
-                              const zb_recall_place *p, draws *d, needle *out, const char **query,
-                              zb_arena *a, zb_err *err) {
-    const char *key[ZB_RECALL_NEEDLES_MAX], *value[ZB_RECALL_NEEDLES_MAX];
-    bool wanted[ZB_RECALL_NEEDLES_MAX] = {0};
-    int keys = (int)t->keys, values = (int)t->values, n = keys * values, named = 0;
-    for (int i = 0; i < n; i++) {
-        int k = i / values;
-        if (i % values == 0 && !fresh_text(t->key, s->words, d, key, k, a, &key[k]))
-            return zb_fail(err, ZB_ERR_CONFIG, "%s: too few different keys", t->file);
-        if (!fresh_text(t->value, s->words, d, value, i, a, &value[i]))
-            return zb_fail(err, ZB_ERR_CONFIG, "%s: too few different values", t->file);
-    }
-    *query = "";
-    for (int left = (int)t->queries; left > 0;) {
-        uint32_t k = below(d, (uint32_t)keys);
+/* A prompt with needles that is being written. */
+typedef struct hiding {
+    const zb_recall_task *t;
+    const zb_recall_source *s;
+    const zb_recall_place *p;
+    int units;
+    zb_arena *a;
+    zb_err *err;
+    draws d;
+    needle x[ZB_RECALL_NEEDLES_MAX]; /* [n] */
+    int n;
+    const char *query; /* the wanted keys */
+    zb_buf context;
+} hiding;
+
+/* The keys that are asked for, "A, B, and C"; wanted[k] says which they are. */
+static void draw_query(hiding *h, const char *const *key, bool *wanted) {
+    h->query = "";
+    for (int left = (int)h->t->queries, named = 0; left > 0;) {
+        uint32_t k = below(&h->d, (uint32_t)h->t->keys);
         if (wanted[k]) continue;
         wanted[k] = true;
         left--;
-        *query = zb_asprintf(a, "%s%s%s", *query,
-                             named == 0  ? ""
-                             : left == 0 ? ", and "
-                                         : ", ",
-                             key[k]);
-        named++;
+        const char *join = named++ == 0 ? "" : left == 0 ? ", and " : ", ";
+        h->query = zb_asprintf(h->a, "%s%s%s", h->query, join, key[k]);
     }
-    for (int i = 0; i < n; i++) {
-        int at = (int)below(d, (uint32_t)i + 1); /* shuffled as they come */
-        out[i] = out[at];
-        out[at] = (needle){.value = value[i], .wanted = wanted[i / values]};
+}
+
+/* Draws keys, values and places; the needles come in shuffled order. */
+static zb_status draw_needles(hiding *h) {
+    const zb_recall_task *t = h->t;
+    const char *key[ZB_RECALL_NEEDLES_MAX], *value[ZB_RECALL_NEEDLES_MAX];
+    bool wanted[ZB_RECALL_NEEDLES_MAX] = {0};
+    int values = (int)t->values;
+    for (int i = 0; i < h->n; i++) {
+        int k = i / values;
+        if (i % values == 0 && !fresh_text(t->key, h->s->words, &h->d, key, k, h->a, &key[k]))
+            return zb_fail(h->err, ZB_ERR_CONFIG, "%s: too few different keys", t->file);
+        if (!fresh_text(t->value, h->s->words, &h->d, value, i, h->a, &value[i]))
+            return zb_fail(h->err, ZB_ERR_CONFIG, "%s: too few different values", t->file);
+    }
+    draw_query(h, key, wanted);
+    for (int i = 0; i < h->n; i++) {
+        int at = (int)below(&h->d, (uint32_t)i + 1); /* shuffled as they come */
+        h->x[i] = h->x[at];
+        h->x[at] = (needle){.value = value[i], .wanted = wanted[i / values]};
         ZB_TRY(render(&t->needle, t->file,
-                      json_pack("{s:s,s:s}", "key", key[i / values], "value", value[i]), a,
-                      &out[at].text, err));
+                      json_pack("{s:s,s:s}", "key", key[i / values], "value", value[i]), h->a,
+                      &h->x[at].text, h->err));
     }
-    for (int i = 0; i < n; i++) {
-        out[i].place = zb_rng_uniform(d->seed, d->stream, d->at++);
-        if (out[i].wanted && p->depth >= 0) out[i].place = p->depth / 100.0;
+    for (int i = 0; i < h->n; i++) {
+        h->x[i].place = zb_rng_uniform(h->d.seed, h->d.stream, h->d.at++);
+        if (h->x[i].wanted && h->p->depth >= 0) h->x[i].place = h->p->depth / 100.0;
     }
     return ZB_OK;
 }
@@ -168,43 +183,41 @@ static int *sentence_starts(const zb_recall_source *s, int units, zb_arena *a, i
     return start;
 }
 
-static zb_status fill_text(const zb_recall_source *s, int units, const needle *x, int n,
-                           zb_arena *a, zb_buf *out) {
-    int sentences, next = 0;
-    const int *start = sentence_starts(s, units, a, &sentences);
-    for (int i = 0, k = 0; i <= units; i++) {
-        if (k <= sentences && i == start[k]) {
-            for (; next < n && (k == sentences || (int)(sentences * x[next].place) <= k); next++) {
-                if (out->n) zb_buf_addc(out, ' ');
-                zb_buf_add(out, x[next].text.p, x[next].text.n);
-            }
-            k++;
-        }
-        if (i == units) break;
-        zb_str w = s->text[(size_t)i % s->n_text];
-        if (out->n) zb_buf_addc(out, ' ');
-        zb_buf_add(out, w.p, w.n);
-    }
-    return ZB_OK;
+/* Appends text to the context, behind `join` unless it is the first. */
+static void put_piece(hiding *h, zb_str text, char join) {
+    if (h->context.n) zb_buf_addc(&h->context, join);
+    zb_buf_add(&h->context, text.p, text.n);
 }
 
-static zb_status fill_lines(const zb_recall_task *t, const zb_recall_source *s, draws *d, int units,
-                            const needle *x, int n, zb_arena *a, zb_buf *out, zb_err *err) {
+/* Appends the needles from *next on that belong in front of part k of n. */
+static void put_needles(hiding *h, int *next, int k, int n, char join) {
+    for (; *next < h->n && (k == n || (int)(n * h->x[*next].place) <= k); ++*next)
+        put_piece(h, h->x[*next].text, join);
+}
+
+static void fill_text(hiding *h) {
+    int sentences, next = 0, k = 0;
+    const int *start = sentence_starts(h->s, h->units, h->a, &sentences);
+    for (int i = 0; i <= h->units; i++) {
+        if (k <= sentences && i == start[k]) put_needles(h, &next, k++, sentences, ' ');
+        if (i < h->units) put_piece(h, h->s->text[(size_t)i % h->s->n_text], ' ');
+    }
+}
+
+static zb_status fill_lines(hiding *h) {
+    const zb_recall_task *t = h->t;
+    zb_str line = zb_str_from(t->noise ? t->noise : "");
     int next = 0;
-    for (int i = 0; i <= units; i++) {
-        for (; next < n && (i == units || (int)(units * x[next].place) <= i); next++) {
-            if (out->n) zb_buf_addc(out, '\n');
-            zb_buf_add(out, x[next].text.p, x[next].text.n);
+    for (int i = 0; i <= h->units; i++) {
+        put_needles(h, &next, i, h->units, '\n');
+        if (i == h->units) break;
+        if (!strcmp(t->haystack, "needles")) { /* in this order: arguments have none */
+            const char *key = random_text(t->key, h->s->words, &h->d, h->a);
+            const char *value = random_text(t->value, h->s->words, &h->d, h->a);
+            ZB_TRY(render(&t->needle, t->file, json_pack("{s:s,s:s}", "key", key, "value", value),
+                          h->a, &line, h->err));
         }
-        if (i == units) break;
-        zb_str line = zb_str_from(t->noise ? t->noise : "");
-        if (!strcmp(t->haystack, "needles"))
-            ZB_TRY(render(&t->needle, t->file,
-                          json_pack("{s:s,s:s}", "key", random_text(t->key, s->words, d, a),
-                                    "value", random_text(t->value, s->words, d, a)),
-                          a, &line, err));
-        if (out->n) zb_buf_addc(out, '\n');
-        zb_buf_add(out, line.p, line.n);
+        put_piece(h, line, '\n');
     }
     return ZB_OK;
 }
@@ -219,29 +232,27 @@ static void set_answer(const zb_recall_task *t, const char **value, int n, zb_ar
     out->answer = zb_str_from(text);
 }
 
-static zb_status write_needles(const zb_recall_task *t, const zb_recall_source *s,
-                               const zb_recall_place *p, int units, zb_arena *a, zb_buf *text,
-                               zb_recall_prompt *out, zb_err *err) {
-    draws d = {p->seed, p->stream, 0};
-    needle x[ZB_RECALL_NEEDLES_MAX];
-    int n = (int)(t->keys * t->values), k = 0;
-    const char *query = "";
-    ZB_TRY(draw_needles(t, s, p, &d, x, &query, a, err));
-    sort_needles(x, n);
+static zb_status write_needles(hiding *h, zb_recall_prompt *out) {
+    const zb_recall_task *t = h->t;
+    ZB_TRY(draw_needles(h));
+    sort_needles(h->x, h->n);
     if (!strcmp(t->haystack, "text"))
-        ZB_TRY(fill_text(s, units, x, n, a, text));
+        fill_text(h);
     else
-        ZB_TRY(fill_lines(t, s, &d, units, x, n, a, text, err));
-    const char **value = ZB_NEW_ARRAY(a, const char *, n);
-    for (int i = 0; i < n; i++)
-        if (x[i].wanted) value[k++] = x[i].value;
-    set_answer(t, value, k, a, out);
-    ZB_TRY(
-        render(&t->prompt, t->file,
-               json_pack("{s:s%,s:s}", "context", text->p ? text->p : "", text->n, "query", query),
-               a, &out->question, err));
-    return render(&t->answer, t->file, json_pack("{s:s,s:i}", "query", query, "count", k), a,
-                  &out->prefix, err);
+        ZB_TRY(fill_lines(h));
+    if (h->context.overflow)
+        return zb_fail(h->err, ZB_ERR_CONFIG, "%s: the prompt is too long", t->file);
+    const char **value = ZB_NEW_ARRAY(h->a, const char *, h->n);
+    int k = 0;
+    for (int i = 0; i < h->n; i++)
+        if (h->x[i].wanted) value[k++] = h->x[i].value;
+    set_answer(t, value, k, h->a, out);
+    zb_str context = zb_buf_str(&h->context);
+    ZB_TRY(render(&t->prompt, t->file,
+                  json_pack("{s:s%,s:s}", "context", context.p, context.n, "query", h->query), h->a,
+                  &out->question, h->err));
+    return render(&t->answer, t->file, json_pack("{s:s,s:i}", "query", h->query, "count", k), h->a,
+                  &out->prefix, h->err);
 }
 
 /* ---- chains ---- */
@@ -330,12 +341,17 @@ zb_status zb_recall_prompt_write(const zb_recall_task *t, const zb_recall_source
     ZB_ASSERT(units >= 0);
     *out = (zb_recall_prompt){.units = units};
     if (!strcmp(t->kind, "chain")) return write_chains(t, p, units, a, out, err);
-    zb_buf text;
-    zb_buf_init(&text, PROMPT_BYTES);
-    zb_status st = write_needles(t, s, p, units, a, &text, out, err);
-    if (st == ZB_OK && text.overflow)
-        st = zb_fail(err, ZB_ERR_CONFIG, "%s: the prompt is too long", t->file);
-    zb_buf_free(&text);
+    hiding h = {.t = t,
+                .s = s,
+                .p = p,
+                .units = units,
+                .a = a,
+                .err = err,
+                .d = {p->seed, p->stream, 0},
+                .n = (int)(t->keys * t->values)};
+    zb_buf_init(&h.context, PROMPT_BYTES);
+    zb_status st = write_needles(&h, out);
+    zb_buf_free(&h.context);
     return st;
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "report/recall.h"
 #include "report/training.h"
 
 #include <math.h>
@@ -385,6 +386,7 @@ static zb_status read_model(zb_report_measures *m, zb_report_measured *r, const 
     ZB_TRY(read_part(m, r, in->inspect, "sizes", read_inspect, err));
     ZB_TRY(read_part(m, r, in->perplexity, "perplexity", read_perplexity, err));
     ZB_TRY(read_part(m, r, in->bench, "speed", read_bench, err));
+    ZB_TRY(read_part(m, r, in->recall, "recall tests", zb_report_recall_read, err));
     return read_part(m, r, in->eval, "evaluation", read_eval, err);
 }
 

@@ -22,6 +22,20 @@ typedef struct zb_report_speed {
     double rate, sd; /* tokens per second */
 } zb_report_speed;
 
+/* A recall test at one length and depth: the share of values found, or where no text was written,
+ * of answers each of whose tokens was the most probable one. */
+typedef struct zb_report_recall {
+    const char *test;
+    int64_t length, depth, n; /* tokens; percent, -1: drawn; samples */
+    double score;
+} zb_report_recall;
+
+/* Associative recall: share of values that were the most probable of all tokens. */
+typedef struct zb_report_pairs {
+    int64_t pairs, distance;
+    double acc, acc_stderr;
+} zb_report_pairs;
+
 typedef struct zb_report_measured {
     const char *name, *title;
     double kv_percent, kv_bytes_per_token, state_bytes, parameters;
@@ -29,6 +43,9 @@ typedef struct zb_report_measured {
     int64_t perplexity_tokens, train_tokens;
     zb_report_task *task;
     zb_report_speed *decode, *prefill; /* ascending in `at` */
+    zb_report_recall *recall;          /* as in the file: lengths ascend, in each the depths */
+    zb_report_pairs *pairs;
+    int n_recall, n_pairs;
     int n_tasks, n_decode, n_prefill;
     const char **layer; /* kind of each layer */
     int n_layers;

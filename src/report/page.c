@@ -470,6 +470,7 @@ void zb_report_page(const zb_report_measures *m, const zb_report_plots *plots, z
     section(plots, ZB_TOPIC_MEMORY, "memory", "Memory", out);
     section(plots, ZB_TOPIC_SPEED, "speed", "Speed", out);
     section(plots, ZB_TOPIC_TASKS, "tasks", "Quality by task", out);
+    section(plots, ZB_TOPIC_RECALL, "recall", "Recall in long texts", out);
     section(plots, ZB_TOPIC_TRAINING, "training", "Training", out);
     put_layers(m, plots, out);
     put_samples(m, out);

@@ -12,13 +12,14 @@
 #include "base/log.h"
 #include "report/gnuplot.h"
 #include "report/label.h"
+#include "report/recall.h"
 #include "report/training.h"
 
 #include <math.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { POINTS = 400, SVG_MAX = 8 << 20, TEXT_MAX = 16 << 20 };
+enum { POINTS = 400, GRID = 64, PAIRS_SHOWN = 6, SVG_MAX = 8 << 20, TEXT_MAX = 16 << 20 };
 
 static const char *const colour[ZB_REPORT_MODELS_MAX] = {"#0072B2", "#D55E00", "#009E73",
                                                          "#CC79A7", "#E69F00", "#56B4E9"};
@@ -274,6 +275,154 @@ static zb_status task_plot(workshop *w, zb_err *err) {
                   err);
 }
 
+/* Different values of a test's cells in order; at most GRID. */
+static int grid_of(const zb_report_measured *r, const char *test, bool depth, int64_t *out) {
+    int n = 0;
+    for (int i = 0; i < r->n_recall; i++) {
+        const zb_report_recall *c = &r->recall[i];
+        int64_t x = depth ? c->depth : c->length;
+        if (strcmp(c->test, test) != 0) continue;
+        int at = 0;
+        while (at < n && out[at] < x) at++;
+        if ((at < n && out[at] == x) || n == GRID) continue;
+        memmove(out + at + 1, out + at, (size_t)(n - at) * sizeof *out);
+        out[at] = x;
+        n++;
+    }
+    return n;
+}
+
+/* From light vermilion (0) over white to light blue (1): black numbers stay readable on each. */
+static int heat_colour(double share) {
+    static const int end[2][3] = {{0xf0, 0xa0, 0x70}, {0x80, 0xb8, 0xe0}};
+    double t = fabs(2 * share - 1);
+    int rgb = 0;
+    for (int k = 0; k < 3; k++)
+        rgb = rgb << 8 | (int)lrint(0xf7 + t * (end[share > 0.5][k] - 0xf7));
+    return rgb;
+}
+
+/* One test of one model: lengths from left to right, depths from top to bottom. */
+static zb_status heat_plot(workshop *w, int model, const char *test, const char *name,
+                           zb_err *err) {
+    const zb_report_measured *r = &w->m->model[model];
+    int64_t length[GRID + 1], depth[GRID + 1];
+    int nx = grid_of(r, test, false, length), ny = grid_of(r, test, true, depth);
+    const char *shown = zb_label_plot(w->a, test, 40);
+    begin(w, name, zb_asprintf(w->a, "%s: %s", shown, zb_label_plot(w->a, r->name, 40)));
+    axes(w, "length, tokens", "depth of the needle");
+    zb_buf_adds(&w->csv, "x,y,length,depth,n,score,colour,label\n");
+    zb_buf_addf(&w->script,
+                "unset key\nset border 0\nunset grid\nset tics scale 0\n"
+                "set xrange [-0.5:%.1f]\nset yrange [%.1f:-0.5]\n",
+                nx - 0.5, ny - 0.5);
+    for (int x = 0; x < nx; x++)
+        zb_buf_addf(&w->script, x ? ", '%lld' %d" : "set xtics ('%lld' %d", (long long)length[x],
+                    x);
+    for (int y = 0; y < ny; y++) /* a tic's text is a format: %% is a percent sign there too */
+        if (depth[y] < 0)
+            zb_buf_addf(&w->script, ")\nset ytics ('drawn' %d", y);
+        else
+            zb_buf_addf(&w->script, y ? ", '%lld %%%%' %d" : ")\nset ytics ('%lld %%%%' %d",
+                        (long long)depth[y], y);
+    for (int x = 0; x < nx; x++)
+        for (int y = 0; y < ny; y++) {
+            const zb_report_recall *c = zb_report_recall_find(r, test, length[x], depth[y]);
+            if (!c) continue;
+            zb_buf_addf(&w->csv, "%d,%d,%lld,%lld,%lld,%.10g,%d,%.0f\n", x, y, (long long)c->length,
+                        (long long)c->depth, (long long)c->n, c->score, heat_colour(c->score),
+                        100 * c->score);
+        }
+    zb_buf_addf(&w->script,
+                ")\nplot '%s.csv' skip 1 using "
+                "1:2:($1-0.48):($1+0.48):($2-0.46):($2+0.46):7 with boxxyerror fs solid noborder "
+                "lc rgb variable, \\\n  '%s.csv' skip 1 using 1:2:(strcol(8)) with labels\n",
+                name, name);
+    return finish(w, ZB_TOPIC_RECALL, name,
+                  zb_asprintf(w->a,
+                              "%s, %s: percent of the values found, by length of the text and "
+                              "place of what is asked for.",
+                              test, r->name),
+                  err);
+}
+
+/* The tests of all models, those of one test side by side. */
+static zb_status recall_plots(workshop *w, zb_err *err) {
+    zb_report_measures *m = w->m;
+    for (int i = 0, count = 0; i < m->n_models; i++)
+        for (int k = 0; k < m->model[i].n_recall && count < GRID; k++) {
+            const char *test = m->model[i].recall[k].test;
+            bool seen = !zb_report_recall_first(&m->model[i], k, false);
+            for (int j = 0; j < i; j++)
+                for (int q = 0; q < m->model[j].n_recall; q++)
+                    seen |= !strcmp(m->model[j].recall[q].test, test);
+            if (seen) continue;
+            count++;
+            for (int j = i; j < m->n_models; j++) {
+                int64_t some[GRID + 1];
+                if (!grid_of(&m->model[j], test, false, some)) continue;
+                ZB_TRY(heat_plot(w, j, test, zb_asprintf(w->a, "recall-%d-%d", count, j + 1), err));
+            }
+        }
+    return ZB_OK;
+}
+
+/* Numbers of pairs of all models in order of appearance; at most PAIRS_SHOWN. */
+static int pair_counts(const zb_report_measures *m, int64_t *out) {
+    int n = 0;
+    for (int i = 0; i < m->n_models; i++)
+        for (int k = 0; k < m->model[i].n_pairs; k++) {
+            bool seen = n == PAIRS_SHOWN;
+            for (int j = 0; j < n; j++) seen |= out[j] == m->model[i].pairs[k].pairs;
+            if (!seen) out[n++] = m->model[i].pairs[k].pairs;
+        }
+    return n;
+}
+
+static zb_status pairs_plot(workshop *w, zb_err *err) {
+    zb_report_measures *m = w->m;
+    int64_t count[PAIRS_SHOWN];
+    int n = pair_counts(m, count);
+    if (!n) return ZB_OK;
+    begin(w, "associative", "Associative recall");
+    axes(w, "distance from key to query, tokens", "values recalled, %");
+    zb_buf_adds(&w->csv, "model,pairs,distance,accuracy,stderr\n");
+    zb_buf_adds(&w->script, "set logscale x 2\nset yrange [0:100]\n"
+                            "set offsets graph 0.03, graph 0.03, 0, 0\n"
+                            "set tmargin 4.6\nset key at graph 0,1.21\n"
+                            "set label 1 at graph 0,1.25\nplot "); /* the key may take two lines */
+    const char *join = "";
+    for (int i = 0; i < m->n_models; i++) {
+        const zb_report_measured *r = &m->model[i];
+        const char *label = zb_label_plot(w->a, r->name, 40);
+        for (int k = 0; k < r->n_pairs; k++) {
+            const zb_report_pairs *p = &r->pairs[k];
+            zb_buf_addf(&w->csv, "%s,%lld,%lld", label, (long long)p->pairs,
+                        (long long)p->distance);
+            cell(w, 100 * p->acc);
+            cell(w, isnan(p->acc_stderr) ? 0 : 100 * p->acc_stderr);
+            zb_buf_addc(&w->csv, '\n');
+        }
+        for (int k = 0; k < n; k++) {
+            bool any = false;
+            for (int q = 0; q < r->n_pairs; q++) any |= r->pairs[q].pairs == count[k];
+            if (!any) continue;
+            zb_buf_addf(&w->script,
+                        "%s'associative.csv' skip 1 using (strcol(1) eq '%s' && $2 == %lld ? $3 : "
+                        "NaN):4:5 with yerrorlines pt %d ps 0.6 lw 2 dt %d lc rgb '%s' title "
+                        "'%s, %lld pairs'",
+                        join, label, (long long)count[k], k % 2 ? 6 : 7, k + 1, colour[i], label,
+                        (long long)count[k]);
+            join = ", \\\n  ";
+        }
+    }
+    zb_buf_addc(&w->script, '\n');
+    return finish(w, ZB_TOPIC_RECALL, "associative",
+                  "Share of random words whose partner the model names first of all tokens, by the "
+                  "distance in tokens; bars: one standard error.",
+                  err);
+}
+
 static zb_status loss_plot(workshop *w, int index, zb_err *err) {
     const zb_report_stage *s = &w->m->stage[index];
     if (s->loss.n < 2) return ZB_OK;
@@ -451,6 +600,8 @@ zb_status zb_report_plots_make(zb_report_measures *m, zb_report_plots *out, zb_a
     if (s == ZB_OK) s = speed_plot(&w, true, err);
     if (s == ZB_OK) s = speed_plot(&w, false, err);
     if (s == ZB_OK) s = task_plot(&w, err);
+    if (s == ZB_OK) s = recall_plots(&w, err);
+    if (s == ZB_OK) s = pairs_plot(&w, err);
     for (int i = 0; s == ZB_OK && i < m->n_stages; i++) s = loss_plot(&w, i, err);
     if (s == ZB_OK) s = valid_plot(&w, true, err);
     if (s == ZB_OK) s = valid_plot(&w, false, err);

@@ -11,6 +11,7 @@ typedef enum zb_report_topic {
     ZB_TOPIC_MEMORY,
     ZB_TOPIC_SPEED,
     ZB_TOPIC_TASKS,
+    ZB_TOPIC_RECALL,
     ZB_TOPIC_TRAINING,
     ZB_TOPIC_LAYERS
 } zb_report_topic;

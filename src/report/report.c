@@ -119,6 +119,7 @@ static zb_status take_models(const source *f, const json_t *file, zb_report_inpu
         ZB_TRY(take_text(f, o, where, "name", true, &r->name));
         ZB_TRY(take_text(f, o, where, "title", false, &r->title));
         ZB_TRY(take_path(f, o, where, "eval", &r->eval));
+        ZB_TRY(take_path(f, o, where, "recall", &r->recall));
         ZB_TRY(take_path(f, o, where, "perplexity", &r->perplexity));
         ZB_TRY(take_path(f, o, where, "bench", &r->bench));
         ZB_TRY(take_path(f, o, where, "inspect", &r->inspect));

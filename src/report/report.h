@@ -25,12 +25,14 @@ typedef struct zb_report_time {
  *   perplexity  {"perplexity", "kl_to_teacher", "tokens"}
  *   bench       [{"test": "pp512" | "tg32", "depth", "tokens_per_second", "sd" or "deviation"}], or
  *               an object with that array under "results"
+ *   recall      {"cells": [{"test", "length", "depth" or null, "n", "score" or null, "greedy"}],
+ *                "associative": [{"pairs", "distance", "n", "acc", "acc_stderr"}]}
  *   inspect     {"kv_percent", "kv_bytes_per_token", "state_bytes", "parameters",
  *                "layers": [{"kind"}]} */
 typedef struct zb_report_model {
     const char *name;  /* key in report.json and column heading: "teacher", "student" */
     const char *title; /* "SmolLM2-135M-Instruct"; NULL: the name */
-    const char *eval, *perplexity, *bench, *inspect;
+    const char *eval, *recall, *perplexity, *bench, *inspect;
     int64_t
         train_tokens; /* 0: for the last model the sum of the logs' last counts, else left out */
     const zb_report_time *seconds;
@@ -71,7 +73,7 @@ enum { ZB_REPORT_MODELS_MAX = 6 };
 zb_status zb_report_write(const zb_report_input *in, zb_buf *table, zb_err *err);
 
 /* Reads an input from a JSON file with the field names above: "title", "models": [{"name", "title",
- * "eval", "perplexity", "bench", "inspect", "train_tokens", "seconds": {stage: s}}],
+ * "eval", "recall", "perplexity", "bench", "inspect", "train_tokens", "seconds": {stage: s}}],
  * "logs": [{"stage", "path"}], "select", "samples", "recipe", "facts": {name: value}. Paths are
  * relative to the file's folder, which becomes out_dir. Everything lives in the arena. */
 zb_status zb_report_input_read(zb_report_input *in, const char *path, zb_arena *a, zb_err *err);

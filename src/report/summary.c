@@ -7,6 +7,7 @@
 #include "report/summary.h"
 
 #include "report/label.h"
+#include "report/recall.h"
 
 #include <math.h>
 #include <string.h>
@@ -22,7 +23,8 @@ const zb_report_published zb_report_published_list[] = {
 const int zb_report_n_published =
     sizeof zb_report_published_list / sizeof *zb_report_published_list;
 
-static const char memory[] = "Memory", quality[] = "Quality", speed[] = "Speed", cost[] = "Cost";
+static const char memory[] = "Memory", quality[] = "Quality", recall[] = "Recall",
+                  speed[] = "Speed", cost[] = "Cost";
 
 static zb_report_row *new_row(zb_report_rows *rows, const zb_report_measures *m,
                               const char *section, const char *label, zb_arena *a) {
@@ -118,6 +120,27 @@ static void add_tasks(zb_report_rows *rows, const zb_report_measures *m, zb_aren
     if (m->model[0].n_tasks != most) r->ratio = false;
 }
 
+/* A row for each test and length that some model has. */
+static void add_recall(zb_report_rows *rows, const zb_report_measures *m, zb_arena *a) {
+    for (int i = 0; i < m->n_models; i++)
+        for (int k = 0; k < m->model[i].n_recall; k++) {
+            const zb_report_recall *c = &m->model[i].recall[k];
+            bool seen = !zb_report_recall_first(&m->model[i], k, true);
+            for (int j = 0; j < i; j++)
+                seen |= !isnan(zb_report_recall_mean(&m->model[j], c->test, c->length));
+            if (seen) continue;
+            zb_report_row *r =
+                new_row(rows, m, recall,
+                        zb_asprintf(a, "%s, %lld tokens, %%", c->test, (long long)c->length), a);
+            for (int j = 0; j < m->n_models; j++) {
+                double x = zb_report_recall_mean(&m->model[j], c->test, c->length);
+                if (isnan(x)) continue;
+                r->value[j] = x;
+                r->cell[j] = score_text(x, (double)NAN, a);
+            }
+        }
+}
+
 static void add_speeds(zb_report_rows *rows, const zb_report_measures *m, bool decode,
                        zb_arena *a) {
     int64_t last = -1;
@@ -181,6 +204,7 @@ zb_report_rows zb_report_rows_make(const zb_report_measures *m, zb_arena *a) {
     ZB_FIELD(quality, "KL to the teacher, nats/token", kl_to_teacher, as_kl)->ratio = false;
 #undef ZB_FIELD
     add_tasks(&rows, m, a);
+    add_recall(&rows, m, a);
     add_speeds(&rows, m, false, a);
     add_speeds(&rows, m, true, a);
     add_cost(&rows, m, a);
@@ -280,6 +304,33 @@ static void put_speeds(json_t *o, const char *key, const zb_report_speed *s, int
     json_object_set_new(o, key, speeds);
 }
 
+/* {test: {length: share}}, and {pairs: {distance: share}}. */
+static void put_recall(json_t *o, const zb_report_measured *r) {
+    char key[32];
+    if (r->n_recall) {
+        json_t *tests = json_object();
+        for (int i = 0; i < r->n_recall; i++) {
+            const zb_report_recall *c = &r->recall[i];
+            if (zb_report_recall_first(r, i, false))
+                json_object_set_new(tests, c->test, json_object());
+            snprintf(key, sizeof key, "%lld", (long long)c->length);
+            put_real(json_object_get(tests, c->test), key,
+                     zb_report_recall_mean(r, c->test, c->length));
+        }
+        json_object_set_new(o, "recall", tests);
+    }
+    if (!r->n_pairs) return;
+    json_t *pairs = json_object();
+    for (int i = 0; i < r->n_pairs; i++) {
+        snprintf(key, sizeof key, "%lld", (long long)r->pairs[i].pairs);
+        if (!json_object_get(pairs, key)) json_object_set_new(pairs, key, json_object());
+        json_t *row = json_object_get(pairs, key);
+        snprintf(key, sizeof key, "%lld", (long long)r->pairs[i].distance);
+        put_real(row, key, r->pairs[i].acc);
+    }
+    json_object_set_new(o, "associative", pairs);
+}
+
 static json_t *model_json(const zb_report_measured *r) {
     json_t *o = json_object();
     put_real(o, "kv_percent", r->kv_percent);
@@ -303,6 +354,7 @@ static json_t *model_json(const zb_report_measured *r) {
         json_object_set_new(o, "tasks", tasks);
         put_real(o, "average", zb_report_average(r, NULL));
     }
+    put_recall(o, r);
     put_speeds(o, "decode_tokens_per_second", r->decode, r->n_decode);
     put_speeds(o, "prefill_tokens_per_second", r->prefill, r->n_prefill);
     if (r->train_tokens >= 0) put(o, "train_tokens", (double)r->train_tokens);

@@ -112,6 +112,11 @@ static void json_has_exact_values(void **state) {
     NEAR(number(o, "teacher", "tasks", "mmlu", "n"), 50); /* 20 by n-samples + 30 by sample_len */
     NEAR(number(o, "teacher", "average", NULL, NULL), (0.35 + 0.5 + 0.25) / 3);
     NEAR(number(o, "student", "average", NULL, NULL), (0.3 + 0.4 + 0.24) / 3);
+    NEAR(number(o, "teacher", "recall", "niah_single_1", "512"), 0.875);
+    NEAR(number(o, "teacher", "recall", "ruler_vt", "512"), 0.5); /* no text: sure answers */
+    NEAR(number(o, "student", "recall", "niah_single_1", "1024"), 0);
+    NEAR(number(o, "teacher", "associative", "8", "512"), 0.5);
+    NEAR(number(o, "student", "associative", "16", "128"), 0.125);
     NEAR(number(o, "teacher", "decode_tokens_per_second", "1024", NULL), 50);
     NEAR(number(o, "student", "decode_tokens_per_second", "1024", NULL), 80);
     NEAR(number(o, "teacher", "prefill_tokens_per_second", "512", NULL),
@@ -135,6 +140,7 @@ static void table_is_markdown(void **state) {
     assert_non_null(strstr(
         t.p, "arc_challenge, acc_norm, % (n = 100) | 35.0 \xc2\xb1 4.0 | 30.0 \xc2\xb1 4.0 |"));
     assert_non_null(strstr(t.p, "arc_easy, acc, % (n = 100)"));
+    assert_non_null(strstr(t.p, "niah_single_1, 512 tokens, %"));
     assert_non_null(strstr(t.p, "1.60")); /* decode at 1024: 80 / 50 */
     zb_str line = {t.p, (size_t)(strchr(t.p, '\n') - t.p)};
     size_t width = zb_utf8_length(line.p, line.n), bars = 0;
@@ -150,7 +156,7 @@ static void missing_parts_are_named(void **state) {
     zb_buf t;
     zb_buf_init(&t, 1 << 20);
     f->model[1].bench = "/nonexistent/bench.json";
-    f->model[1].eval = NULL;
+    f->model[1].eval = f->model[1].recall = NULL;
     f->in.samples = f->in.select = f->in.recipe = NULL;
     f->in.n_logs = 0;
     write_report(f, &t);
@@ -160,8 +166,8 @@ static void missing_parts_are_named(void **state) {
     assert_null(json_object_get(student, "decode_tokens_per_second"));
     assert_null(json_object_get(student, "train_tokens"));
     NEAR(number(o, "student", "perplexity", NULL, NULL), 41);
-    /* speed, evaluation, layer choice, samples, recipe, pictures */
-    assert_int_equal(json_array_size(json_object_get(o, "missing")), 6);
+    /* speed, evaluation, recall, layer choice, samples, recipe, pictures */
+    assert_int_equal(json_array_size(json_object_get(o, "missing")), 7);
     assert_non_null(strstr(t.p, "Left out: student: speed: no file /nonexistent/bench.json."));
     assert_non_null(strstr(t.p, "Left out: student: evaluation: not measured."));
     char *page = get_file(f, "report.html");
@@ -181,7 +187,7 @@ static void one_model_with_nothing(void **state) {
     write_report(f, &t);
     json_t *o = written_json(f);
     assert_int_equal(json_object_size(json_object_get(o, "alone")), 0);
-    assert_int_equal(json_array_size(json_object_get(o, "missing")), 7);
+    assert_int_equal(json_array_size(json_object_get(o, "missing")), 8);
     assert_non_null(strstr(get_file(f, "report.html"), "</html>"));
     json_decref(o);
     zb_buf_free(&t);
@@ -246,6 +252,20 @@ static void broken_files_are_named(void **state) {
                   "row 0: key \"test\"");
     expect_broken(f, &s->bench, "[{\"test\": \"pp5\"}]", "\"tokens_per_second\" is missing");
     expect_broken(f, &s->bench, "[{\"test\": \"pp5\", \"tokens_per_second\": -1}]", "found -1");
+    expect_broken(f, &s->recall, "{\"cells\": [3]}", "cells[0]: expected an object");
+    expect_broken(f, &s->recall, "{\"cells\": [{\"test\": \"a\", \"length\": 5, \"n\": 1}]}",
+                  "cells[0]: expected a key \"score\"");
+    expect_broken(f, &s->recall,
+                  "{\"cells\": [{\"test\": \"a\", \"length\": 5, \"n\": 1, \"score\": 2}]}",
+                  "expected 0 to 1, found 2");
+    expect_broken(f, &s->recall, "{\"cells\": [{\"test\": \"a\", \"length\": 0, \"n\": 1}]}",
+                  "\"length\"");
+    expect_broken(f, &s->recall,
+                  "{\"cells\": [{\"test\": \"a\", \"length\": 5, \"depth\": 101, \"n\": 1}]}",
+                  "\"depth\"");
+    expect_broken(f, &s->recall, "{\"associative\": [{\"pairs\": 8}]}", "\"distance\" is missing");
+    expect_broken(f, &s->recall, "{\"associative\": [{\"pairs\": 8, \"distance\": 9}]}",
+                  "\"acc\" is missing");
     expect_broken(f, &s->inspect, "{\"layers\": [{}]}", "layers[0]: key \"kind\" is missing");
     expect_broken(f, &s->inspect, "{\"kv_percent\": \"4\"}", "expected a number, found a string");
     expect_broken(f, &f->in.select, "{\"sensitivity\": [1, null]}", "sensitivity[1]");
@@ -420,6 +440,10 @@ static void pictures(void **state) {
                 {"plots/decode.svg", "Decoding", ">tokens/s<"},
                 {"plots/prefill.svg", "Reading a prompt", ">teacher<"},
                 {"plots/tasks.svg", "Zero-shot tasks", ">arc_challenge<"},
+                {"plots/recall-1-1.svg", "niah_single_1: teacher", ">75<"},
+                {"plots/recall-1-2.svg", "niah_single_1: student", ">1024<"},
+                {"plots/recall-2-1.svg", "ruler_vt: teacher", ">drawn<"},
+                {"plots/associative.svg", "Associative recall", ">student, 16 pairs<"},
                 {"plots/loss-1.svg", "Loss of stage align", ">running mean<"},
                 {"plots/loss-2.svg", "Loss of stage distill", ">running mean<"},
                 {"plots/valid-kl.svg", "Validation: KL", ">nats per token<"},
@@ -483,6 +507,10 @@ static void pictures_with_hostile_names(void **state) {
     f->model[1].name = "s'\"`<&,\\";
     f->model[1].eval =
         put_file(f, "e.json", "{\"results\": {\"x','y`<b>&\\n\": {\"acc,none\": 0.5}}}");
+    f->model[1].recall = put_file(
+        f, "r.json",
+        "{\"cells\": [{\"test\": \"x','y`<b>&\\n\", \"length\": 5, \"n\": 1, \"score\": 1}],"
+        "\"associative\": [{\"pairs\": 1, \"distance\": 2, \"acc\": 0}]}");
     write_report(f, NULL);
     json_t *o = written_json(f);
     assert_int_equal(json_array_size(json_object_get(o, "missing")), 0); /* all scripts ran */
