@@ -32,7 +32,7 @@ const zb_opt zb_stage_opt_table[] = {
     {ZB_OPT_F64, "beta1", 0, AT(beta1), "0.9", 0, 1, NULL, "AdamW's first decay rate"},
     {ZB_OPT_F64, "beta2", 0, AT(beta2), "0.999", 0, 1, NULL, "AdamW's second decay rate"},
     {ZB_OPT_F64, "eps", 0, AT(eps), "1e-8", 0, 1, NULL, "AdamW's epsilon"},
-    {ZB_OPT_F64, "scale_below", 0, AT(scale_below), "0", 0, 1e6, NULL,
+    {ZB_OPT_F64, "scale_below", 0, AT(scale_below), "0.05", 0, 1e6, NULL,
      "tensors whose root mean square is below this step in proportion to it (0: off)"},
     {ZB_OPT_F64, "gate_rate", 0, AT(gate_rate), "1", 0, 1e4, NULL,
      "learning-rate factor of decays, step sizes, gates and convolutions"},
