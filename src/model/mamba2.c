@@ -11,6 +11,7 @@
  *
  * State: the last 3 inputs of the convolution [3, C], oldest first, then S [H, dh, dh] (ssd.h). */
 #include "kernels/kernels.h"
+#include "model/conv.h"
 #include "model/mixer.h"
 #include "model/ssd.h"
 
@@ -58,10 +59,7 @@ static dims dims_of(const zb_config *c, int l) {
 static void params(const zb_config *c, int l, zb_param_table *t) {
     dims d = dims_of(c, l);
     zb_params_add(t, l, WIN, ZB_ROLE_MIXER, "mamba.in_proj.weight", d.in, c->D)->wide_rows = d.H;
-    zb_param *conv = zb_params_add(t, l, CONVW, ZB_ROLE_GATE, "mamba.conv1d.weight", d.C, TAPS);
-    conv->n_dims = 3; /* stored [C,1,4] */
-    conv->shape[1] = 1;
-    conv->shape[2] = TAPS;
+    zb_conv_param(t, l, CONVW, "mamba.conv1d.weight", d.C);
     zb_params_add(t, l, CONVB, ZB_ROLE_GATE, "mamba.conv1d.bias", d.C, 0);
     zb_params_add(t, l, DTB, ZB_ROLE_GATE, "mamba.dt_bias", d.H, 0);
     zb_params_add(t, l, ALOG, ZB_ROLE_GATE, "mamba.A_log", d.H, 0);
@@ -94,72 +92,16 @@ static void scatter_row(const dims *d, const float *dxbc, float *dzx) {
     memcpy(to + 2 * d->dx, dxbc + 2 * d->di, (size_t)d->di * sizeof(float));
 }
 
-/* Taps as rows [4, C], tap j looking j tokens back. */
-static float *taps_of(zb_run *run, const zb_param *w, const dims *d) {
-    float *t = ZB_NEW_ARRAY(run->arena, float, (size_t)TAPS * d->C);
-    const float *v = w->data;
-    for (int c = 0; c < d->C; c++)
-        for (int j = 0; j < TAPS; j++) t[j * d->C + c] = v[c * TAPS + TAPS - 1 - j];
-    return t;
-}
-
-/* Input j tokens before token i of a span: from the span itself, its state's tail, or zeros before
- * the document. `first` is the span's first input. */
-static const float *look_back(const dims *d, const tape *t, const float *first, const float *tail,
-                              const float *zeros, int i, int j) {
-    if (i >= j) return first + (size_t)(i - j) * t->xbc_row;
-    return tail ? tail + (size_t)(TAPS - 1 + i - j) * d->C : zeros;
-}
-
-/* Span of each token of the batch. */
-static const zb_span **spans_of(zb_run *run) {
-    const zb_batch *b = run->batch;
-    const zb_span **of = zb_alloc_array(run->arena, (size_t)b->n, sizeof *of);
-    for (int s = 0; s < b->n_spans; s++)
-        for (int i = 0; i < b->span[s].n; i++) of[b->span[s].start + i] = &b->span[s];
-    return of;
-}
-
-static void convolve(zb_run *run, int layer, const dims *d, zb_param **p, tape *t) {
-    const zb_kernels *kn = zb_kernels_get();
-    zb_mark mark = zb_arena_mark(run->arena);
-    const float *w = taps_of(run, p[CONVW], d), *bias = p[CONVB]->data;
-    const float *zeros = ZB_NEW_ARRAY(run->arena, float, d->C);
-    const zb_span **span = spans_of(run);
-    int n = run->batch->n, C = d->C;
-#pragma omp parallel for schedule(static) if (n > 1)
-    for (int i = 0; i < n; i++) {
-        const zb_span *sp = span[i];
-        const float *first = t->xbc + (size_t)sp->start * t->xbc_row, *in[TAPS];
-        const float *tail = sp->state ? zb_state_layer(sp->state, run->config, layer) : NULL;
-        for (int j = 0; j < TAPS; j++)
-            in[j] = look_back(d, t, first, tail, zeros, i - sp->start, j);
-        float *restrict pre = t->pre + (size_t)i * C;
-        for (int c = 0; c < C; c++)
-            pre[c] = bias[c] + w[c] * in[0][c] + w[C + c] * in[1][c] + w[2 * C + c] * in[2][c] +
-                     w[3 * C + c] * in[3][c];
-        float *u = t->u + (size_t)i * C;
-        if (d->identity)
-            memcpy(u, pre, (size_t)C * sizeof(float));
-        else
-            kn->silu(C, pre, u);
-    }
-    zb_arena_pop(run->arena, mark);
-}
-
-/* The last three inputs become the state's tail. */
-static void remember_tail(const zb_run *run, int layer, const dims *d, const zb_span *sp,
-                          const tape *t) {
-    float *tail = zb_state_layer(sp->state, run->config, layer);
-    int keep = sp->n < TAPS - 1 ? TAPS - 1 - sp->n : 0;
-    memmove(tail, tail + (size_t)(TAPS - 1 - keep) * d->C, (size_t)keep * d->C * sizeof(float));
-    for (int j = keep; j < TAPS - 1; j++)
-        memcpy(tail + (size_t)j * d->C,
-               t->xbc + (size_t)(sp->start + sp->n - (TAPS - 1) + j) * t->xbc_row,
-               (size_t)d->C * sizeof(float));
-}
-
 static float softplus(float x) { return x > 20 ? x : log1pf(expf(x)); }
+
+static zb_conv conv_of(const dims *d, zb_param **p, const tape *t) {
+    return (zb_conv){.C = d->C,
+                     .w = p[CONVW],
+                     .bias = p[CONVB],
+                     .in = t->xbc,
+                     .in_row = t->xbc_row,
+                     .identity = d->identity};
+}
 
 /* Δ, and the rows of the convolution's input. */
 static void split_inputs(zb_run *run, const dims *d, zb_param **p, tape *t, float *repeated) {
@@ -256,10 +198,10 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     t->g = ZB_RAW_ARRAY(run->arena, float, n *d.di);
     zb_linear(run, p[WIN], NULL, x, (int)n, t->zx);
     split_inputs(run, &d, p, t, repeated);
-    convolve(run, layer, &d, p, t);
+    zb_conv conv = conv_of(&d, p, t);
+    zb_conv_forward(run, layer, &conv, t->pre, t->u);
     scan(run, layer, &d, p, t);
-    for (int s = 0; s < run->batch->n_spans; s++)
-        if (run->batch->span[s].state) remember_tail(run, layer, &d, &run->batch->span[s], t);
+    zb_conv_remember(run, layer, &conv);
     gate_and_norm(run, &d, p, t);
     zb_linear(run, p[WOUT], NULL, t->g, (int)n, y);
     if (!tape_out) zb_arena_pop(run->arena, mark);
@@ -327,46 +269,6 @@ static void backward_scan(zb_run *run, int layer, const dims *d, zb_param **p, c
     zb_arena_pop(run->arena, mark);
 }
 
-/* Gradients of taps and bias; dpre [N,C] -> dxbc [N,C] (assigned, rows dx_row apart). */
-static void backward_conv(zb_run *run, const dims *d, zb_param **p, const tape *t,
-                          const float *dpre, float *dxbc, size_t dx_row) {
-    const zb_kernels *kn = zb_kernels_get();
-    zb_mark mark = zb_arena_mark(run->arena);
-    const float *taps = taps_of(run, p[CONVW], d);
-    size_t rows = (size_t)(TAPS + 1) * d->C;
-    float *part = zb_scratch(run, rows); /* per thread: four tap rows, bias */
-    const zb_span **span = spans_of(run);
-    int n = run->batch->n, C = d->C;
-#pragma omp parallel num_threads(run->threads)
-    {
-        float *dw = part + rows * (size_t)omp_get_thread_num();
-#pragma omp for schedule(static)
-        for (int i = 0; i < n; i++) {
-            const zb_span *sp = span[i];
-            int left = sp->start + sp->n - i, seen = i - sp->start;
-            const float *dp = dpre + (size_t)i * C;
-            float *restrict dx = dxbc + (size_t)i * dx_row;
-            for (int c = 0; c < C; c++) dx[c] = taps[c] * dp[c];
-            for (int j = 1; j < TAPS && j < left; j++) /* input i is tap j of token i+j */
-                for (int c = 0; c < C; c++) dx[c] += taps[j * C + c] * dp[(size_t)j * C + c];
-            for (int j = 0; j < TAPS && j <= seen; j++) {
-                const float *in = t->xbc + (size_t)(i - j) * t->xbc_row;
-                float *restrict to = dw + j * C;
-                for (int c = 0; c < C; c++) to[c] += dp[c] * in[c];
-            }
-            kn->add(C, dp, dw + (size_t)TAPS * C);
-        }
-    }
-    for (int th = 0; th < run->threads; th++) {
-        const float *dw = part + rows * (size_t)th;
-        for (int c = 0; p[CONVW]->grad && c < d->C; c++)
-            for (int j = 0; j < TAPS; j++)
-                p[CONVW]->grad[c * TAPS + TAPS - 1 - j] += dw[j * d->C + c];
-        if (p[CONVB]->grad) kn->add(d->C, dw + (size_t)TAPS * d->C, p[CONVB]->grad);
-    }
-    zb_arena_pop(run->arena, mark);
-}
-
 /* dt part of dzx and gradient of dt_bias: softplus' = sigmoid. */
 static void backward_delta(zb_run *run, const dims *d, zb_param **p, const tape *t,
                            const float *ddelta, float *dzx) {
@@ -397,11 +299,8 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     backward_gate(run, &d, p, t, dg, dscan, dzx);
     backward_scan(run, layer, &d, p, t, dscan, du, ddelta);
     backward_delta(run, &d, p, t, ddelta, dzx);
-#pragma omp parallel for schedule(static)
-    for (int i = 0; i < (d.identity ? 0 : (int)n); i++)
-        kn->silu_backward(d.C, t->pre + (size_t)i * d.C, du + (size_t)i * d.C,
-                          du + (size_t)i * d.C);
-    backward_conv(run, &d, p, t, du, dxbc, (size_t)(d.repeat ? d.C : d.in));
+    zb_conv conv = conv_of(&d, p, t);
+    zb_conv_backward(run, &conv, t->pre, du, dxbc, (size_t)(d.repeat ? d.C : d.in));
 #pragma omp parallel for schedule(static) if (d.repeat)
     for (int i = 0; i < (d.repeat ? (int)n : 0); i++)
         scatter_row(&d, dxbc + (size_t)i * d.C, dzx + (size_t)i * d.in);
@@ -415,12 +314,11 @@ static zb_room room(const zb_config *c, int layer, const zb_load *load) {
     dims d = dims_of(c, layer);
     size_t n = (size_t)load->n, threads = (size_t)load->threads, in = zb_room_of(n * d.in),
            channels = zb_room_of(n * d.C), delta = zb_room_of(n * d.H),
-           inner = zb_room_of(n * d.di), taps = zb_room_of((size_t)TAPS * d.C);
-    size_t copies = d.repeat ? channels : 0, spans = (n * sizeof(void *) + 63) / 64 * 64,
-           conv = taps + zb_room_of(d.C) + spans;
+           inner = zb_room_of(n * d.di);
+    size_t copies = d.repeat ? channels : 0, conv = zb_conv_room(d.C, load, false);
     size_t scanning = zb_room_of(zb_ssd_work(load->longest, d.dh) * threads),
            back_scan = scanning + zb_room_of((size_t)load->spans * d.H * 4),
-           back_conv = taps + spans + zb_room_of((size_t)(TAPS + 1) * d.C * threads),
+           back_conv = zb_conv_room(d.C, load, true),
            most = back_scan > back_conv ? back_scan : back_conv;
     return (zb_room){.tape = (sizeof(tape) + 63) / 64 * 64 + in + 2 * channels + copies + delta +
                              2 * inner,
