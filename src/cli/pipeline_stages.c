@@ -18,7 +18,7 @@
 zb_status zb_stage_students(zb_plan *p, zb_err *err) {
     zb_compose_opts o = p->compose;
     o.attention_layers = o.mla_layers = o.mamba2_layers = o.sliding_window_layers = NULL;
-    o.windowed_mamba2_layers = NULL;
+    o.windowed_mamba2_layers = o.gated_deltanet_layers = o.windowed_deltanet_layers = NULL;
     o.mla_from = o.mamba2_from = NULL;
     o.kv_percent_max = 0;             /* holds for the hybrid, not for its parts */
     o.calibration_inputs = "teacher"; /* their layers will stand among others */

@@ -11,7 +11,7 @@
 #include <math.h>
 #include <string.h>
 
-#define KINDS "attention|mla|mamba2|sliding_window|windowed_mamba2"
+#define KINDS "attention|mla|mamba2|sliding_window|windowed_mamba2|gated_deltanet|windowed_deltanet"
 #define AT(field) offsetof(zb_compose_opts, field)
 const zb_opt zb_compose_opt_table[] = {
     {ZB_OPT_STR, "teacher", 't', AT(teacher), NULL, 0, 0, NULL,
@@ -28,6 +28,10 @@ const zb_opt zb_compose_opt_table[] = {
      "layers that keep the teacher's attention to the last and the first tokens"},
     {ZB_OPT_STR, "windowed_mamba2_layers", 0, AT(windowed_mamba2_layers), NULL, 0, 0, NULL,
      "the same beside a Mamba2 state of all that came, which starts silent"},
+    {ZB_OPT_STR, "gated_deltanet_layers", 0, AT(gated_deltanet_layers), NULL, 0, 0, NULL,
+     "layers that become gated DeltaNet"},
+    {ZB_OPT_STR, "windowed_deltanet_layers", 0, AT(windowed_deltanet_layers), NULL, 0, 0, NULL,
+     "a window beside a gated DeltaNet state"},
     {ZB_OPT_INT, "window", 0, AT(window), "96", 1, 1 << 20, NULL,
      "layers with a window: tokens that a token sees, itself among them"},
     {ZB_OPT_INT, "sinks", 0, AT(sinks), "4", 0, 1 << 20, NULL,
@@ -142,11 +146,18 @@ static zb_status plan(composer *k, zb_err *err) {
     bool known = zb_kind_find(o->default_kind, &kind);
     ZB_ASSERT(known);
     for (int l = 0; l < k->config.L; l++) k->config.layer[l] = (zb_layer_config){.kind = kind};
-    ZB_TRY(place(k, o->attention_layers, "attention_layers", ZB_ATTENTION, err));
-    ZB_TRY(place(k, o->mla_layers, "mla_layers", ZB_MLA, err));
-    ZB_TRY(place(k, o->mamba2_layers, "mamba2_layers", ZB_MAMBA2, err));
-    ZB_TRY(place(k, o->sliding_window_layers, "sliding_window_layers", ZB_SLIDING_WINDOW, err));
-    ZB_TRY(place(k, o->windowed_mamba2_layers, "windowed_mamba2_layers", ZB_WINDOWED_MAMBA2, err));
+    const struct {
+        const char *list, *name;
+        zb_kind kind;
+    } lists[] = {{o->attention_layers, "attention_layers", ZB_ATTENTION},
+                 {o->mla_layers, "mla_layers", ZB_MLA},
+                 {o->mamba2_layers, "mamba2_layers", ZB_MAMBA2},
+                 {o->sliding_window_layers, "sliding_window_layers", ZB_SLIDING_WINDOW},
+                 {o->windowed_mamba2_layers, "windowed_mamba2_layers", ZB_WINDOWED_MAMBA2},
+                 {o->gated_deltanet_layers, "gated_deltanet_layers", ZB_GATED_DELTANET},
+                 {o->windowed_deltanet_layers, "windowed_deltanet_layers", ZB_WINDOWED_DELTANET}};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        ZB_TRY(place(k, lists[i].list, lists[i].name, lists[i].kind, err));
     return o->selection ? place_selection(k, err) : ZB_OK;
 }
 
@@ -314,8 +325,9 @@ static zb_status describe(composer *k, zb_err *err) {
     for (int l = 0; l < k->config.L; l++) {
         zb_layer_config *m = &k->config.layer[l];
         if (m->kind == ZB_MLA && !donor_of(k, l)) ZB_TRY(size_mla(k, l, err));
-        if (zb_kind_has_mamba2(m->kind) && !donor_of(k, l)) {
-            m->repeat_before_conv = o->repeat_before_conv;
+        bool mamba2 = zb_kind_has_mamba2(m->kind);
+        if ((mamba2 || zb_kind_has_deltanet(m->kind)) && !donor_of(k, l)) {
+            m->repeat_before_conv = mamba2 && o->repeat_before_conv;
             m->conv_identity = m->gate_bias = k->init->calibrated;
         }
         if (zb_kind_has_window(m->kind) && !m->window) {
@@ -339,7 +351,8 @@ static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
     for (int i = 0; i < to->n; i++) {
         zb_param *p = &to->item[i];
         if (p->layer != layer) continue;
-        bool memory = strstr(p->name, ".mamba.") || strstr(p->name, ".memory_gate"),
+        bool memory = strstr(p->name, ".mamba.") || strstr(p->name, ".linear_attn.") ||
+                      strstr(p->name, ".memory_gate"),
              of_mixer = memory || strstr(p->name, ".mla.") || strstr(p->name, ".self_attn.");
         if (of_mixer && !mixer_too) continue;
         if (memory && from == k->teacher) continue; /* has none: an initialisation fills it */
@@ -375,7 +388,9 @@ static zb_status start_mixer(composer *k, zb_kind kind, const zb_init_job *j, zb
     switch (kind) {
     case ZB_MLA: return k->init->mla(j, scratch, err);
     case ZB_MAMBA2: return k->init->mamba2(j, scratch, err);
-    default: return zb_init_windowed(j, k->init->mamba2, scratch, err);
+    case ZB_GATED_DELTANET: return k->init->deltanet(j, scratch, err);
+    case ZB_WINDOWED_MAMBA2: return zb_init_windowed(j, k->init->mamba2, scratch, err);
+    default: return zb_init_windowed(j, k->init->deltanet, scratch, err);
     }
 }
 

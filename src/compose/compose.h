@@ -15,7 +15,7 @@ typedef struct zb_compose_opts {
     const char *teacher, *out;
     const char *default_kind; /* of layers in none of the lists */
     const char *attention_layers, *mla_layers, *mamba2_layers, *sliding_window_layers; /* "0,5" */
-    const char *windowed_mamba2_layers;
+    const char *windowed_mamba2_layers, *gated_deltanet_layers, *windowed_deltanet_layers;
     int64_t window, sinks; /* of layers with a window */
     const char *selection; /* JSON of the select stage: its plan of all layers with their sizes, or
                               the layers that become MLA */

@@ -28,7 +28,7 @@ typedef zb_status zb_init_mixer(const zb_init_job *j, zb_arena *scratch, zb_err 
 typedef struct zb_init {
     const char *name;
     bool calibrated; /* needs a calibration */
-    zb_init_mixer *mla, *mamba2;
+    zb_init_mixer *mla, *mamba2, *deltanet;
 } zb_init;
 
 extern const zb_init zb_init_paper, zb_init_calibrated;
@@ -37,6 +37,10 @@ const zb_init *zb_init_find(const char *name); /* NULL: unknown */
 
 /* The calibrated start of a Mamba2 layer. */
 zb_status zb_mamba2_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err *err);
+
+/* Those of a gated DeltaNet layer. */
+zb_status zb_deltanet_paper(const zb_init_job *j, zb_arena *scratch, zb_err *err);
+zb_status zb_deltanet_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err *err);
 
 /* The start of a layer with a window, whose own rows hold the teacher's attention already, and a
  * memory that `memory` fills. */

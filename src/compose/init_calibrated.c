@@ -34,4 +34,5 @@ static zb_status calibrated_mla(const zb_init_job *j, zb_arena *scratch, zb_err 
     return s;
 }
 
-const zb_init zb_init_calibrated = {"calibrated", true, calibrated_mla, zb_mamba2_calibrated};
+const zb_init zb_init_calibrated = {"calibrated", true, calibrated_mla, zb_mamba2_calibrated,
+                                    zb_deltanet_calibrated};

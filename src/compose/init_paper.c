@@ -55,4 +55,4 @@ static zb_status paper_mamba2(const zb_init_job *j, zb_arena *scratch, zb_err *e
     return ZB_OK;
 }
 
-const zb_init zb_init_paper = {"paper", false, paper_mla, paper_mamba2};
+const zb_init zb_init_paper = {"paper", false, paper_mla, paper_mamba2, zb_deltanet_paper};

@@ -28,31 +28,9 @@
 #include <string.h>
 
 enum { WATCH_TOKENS = 8192 };
-static const double DECAY_MIN = 1e-3, DECAY_MAX = 2, SELF_MAX = 1e3, AWAKE_MIN = 0.02,
-                    GATE_RIDGE = 0.03, DELTA_TRY = 1e-5, DELTA_MIN = 1e-7, DELTA_MAX = 2,
+static const double AWAKE_MIN = 0.02, GATE_RIDGE = 0.03, DELTA_TRY = 1e-5, DELTA_MIN = 1e-7,
+                    DELTA_MAX = 2,
                     NORM_EPS = 1e-5; /* of the norm behind the scan, model/mamba2.c */
-
-/* log(mean attention) ≈ level - decay·lag over lags 1 .. ZB_LAGS, weights 1/lag; self: attention at
- * lag 0 beyond e^level, as a multiple of it. */
-typedef struct lag_fit {
-    double decay, self;
-} lag_fit;
-
-static lag_fit fit_lags(const double *profile) {
-    double w = 0, wt = 0, wy = 0, wtt = 0, wty = 0;
-    for (int lag = 1; lag <= ZB_LAGS; lag++) {
-        double y = log(profile[lag] + 1e-8), u = 1.0 / lag;
-        w += u;
-        wt += u * lag;
-        wy += u * y;
-        wtt += u * lag * lag;
-        wty += u * lag * y;
-    }
-    double slope = (wty - wt * wy / w) / (wtt - wt * wt / w);
-    double decay = fmin(fmax(-slope, DECAY_MIN), DECAY_MAX);
-    double level = wy / w + decay * wt / w;
-    return (lag_fit){decay, fmin(profile[0] / exp(level) - 1, SELF_MAX)};
-}
 
 /* z of the positive branch with silu(z) = y, 0 <= y <= 1. */
 static double inverse_silu(double y) {
@@ -181,7 +159,7 @@ static void copy_attention(const zb_init_job *j, const parts *p, const double *p
 }
 
 /* dt_bias, A_log and D for the given Δ per head. */
-static void write_scan(const zb_init_job *j, const lag_fit *fit, const double *delta) {
+static void write_scan(const zb_init_job *j, const zb_lag_fit *fit, const double *delta) {
     float *dt_bias = zb_init_weights(j, "mamba.dt_bias"), *D = zb_init_weights(j, "mamba.D"),
           *a_log = zb_init_weights(j, "mamba.A_log");
     for (int h = 0; h < j->config->H; h++) {
@@ -194,10 +172,10 @@ static void write_scan(const zb_init_job *j, const lag_fit *fit, const double *d
 static zb_status set_scan(const zb_init_job *j, const double *profile, zb_arena *scratch,
                           zb_err *err) {
     int H = j->config->H;
-    lag_fit *fit = zb_alloc_array(scratch, (size_t)H, sizeof *fit);
+    zb_lag_fit *fit = zb_alloc_array(scratch, (size_t)H, sizeof *fit);
     double *delta = ZB_NEW_ARRAY(scratch, double, H), *power = ZB_NEW_ARRAY(scratch, double, H);
     for (int h = 0; h < H; h++) {
-        fit[h] = fit_lags(profile + (size_t)h * (ZB_LAGS + 1));
+        fit[h] = zb_lag_fit_of(profile + (size_t)h * (ZB_LAGS + 1));
         fit[h].self *= sqrt((double)j->config->dh); /* the constant of B·C */
         if (j->decay_max > 0) fit[h].decay = fmin(fit[h].decay, j->decay_max);
         delta[h] = DELTA_TRY;

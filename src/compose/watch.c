@@ -97,3 +97,21 @@ zb_status zb_watch(zb_watched *w, const zb_init_job *j, int tokens_max, zb_arena
     for (int i = 0; i < c->H * (ZB_LAGS + 1); i++) w->profile[i] /= rows;
     return ZB_OK;
 }
+
+static const double DECAY_MIN = 1e-3, DECAY_MAX = 2, SELF_MAX = 1e3;
+
+zb_lag_fit zb_lag_fit_of(const double *profile) {
+    double w = 0, wt = 0, wy = 0, wtt = 0, wty = 0;
+    for (int lag = 1; lag <= ZB_LAGS; lag++) {
+        double y = log(profile[lag] + 1e-8), u = 1.0 / lag;
+        w += u;
+        wt += u * lag;
+        wy += u * y;
+        wtt += u * lag * lag;
+        wty += u * lag * y;
+    }
+    double slope = (wty - wt * wy / w) / (wtt - wt * wt / w);
+    double decay = fmin(fmax(-slope, DECAY_MIN), DECAY_MAX);
+    double level = wy / w + decay * wt / w;
+    return (zb_lag_fit){decay, fmin(profile[0] / exp(level) - 1, SELF_MAX)};
+}

@@ -20,4 +20,11 @@ typedef struct zb_watched {
  * ZB_LAGS + 1 tokens. */
 zb_status zb_watch(zb_watched *w, const zb_init_job *j, int tokens_max, zb_arena *a, zb_err *err);
 
+/* log(mean attention) ≈ level - decay·lag over lags 1 .. ZB_LAGS of one head's profile, weights
+ * 1/lag; self: attention at lag 0 beyond e^level, as a multiple of it. */
+typedef struct zb_lag_fit {
+    double decay, self;
+} zb_lag_fit;
+zb_lag_fit zb_lag_fit_of(const double *profile);
+
 #endif

@@ -3,7 +3,8 @@
  * The published hybrid layout gives one set of MLA sizes for all MLA layers; ours adds, under keys
  * that the original code ignores, `attention_layers` (layers kept from the base), `kv_lora_ranks`
  * and `q_lora_ranks` (one per entry of mla_layers),
- * `sliding_window_layers`, `windowed_mamba2_layers`, `sliding_window` (tokens) and
+ * `sliding_window_layers`, `windowed_mamba2_layers`, `gated_deltanet_layers`,
+ * `windowed_deltanet_layers`, `sliding_window` (tokens) and
  * `attention_sinks`. */
 #include "model/config.h"
 
@@ -16,12 +17,17 @@
 
 enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22, JSON_MAX = 1 << 24, OLD_CONTEXT_MAX = 1 << 30 };
 
-static const char *const kind_names[ZB_KIND_COUNT] = {"attention", "mla", "mamba2",
-                                                      "sliding_window", "windowed_mamba2"};
+static const char *const kind_names[ZB_KIND_COUNT] = {
+    "attention",        "mla", "mamba2", "sliding_window", "windowed_mamba2", "gated_deltanet",
+    "windowed_deltanet"};
 
 const char *zb_kind_name(zb_kind k) { return kind_names[k]; }
 
-bool zb_kind_has_window(zb_kind k) { return k == ZB_SLIDING_WINDOW || k == ZB_WINDOWED_MAMBA2; }
+bool zb_kind_has_window(zb_kind k) {
+    return k == ZB_SLIDING_WINDOW || k == ZB_WINDOWED_MAMBA2 || k == ZB_WINDOWED_DELTANET;
+}
+
+bool zb_kind_has_deltanet(zb_kind k) { return k == ZB_GATED_DELTANET || k == ZB_WINDOWED_DELTANET; }
 
 bool zb_kind_has_mamba2(zb_kind k) { return k == ZB_MAMBA2 || k == ZB_WINDOWED_MAMBA2; }
 
@@ -207,6 +213,17 @@ static zb_status read_mla_sizes(const zb_config *c, const json_t *o, const char 
     return zb_json_bool(o, where, "use_full_kv_head", false, &m->full_kv_head, err);
 }
 
+static zb_status read_activation(const json_t *o, const char *where, const char *key,
+                                 bool *identity, zb_err *err) {
+    const char *name = "silu";
+    ZB_TRY(zb_json_str(o, where, key, false, &name, err));
+    *identity = !strcmp(name, "identity");
+    if (!*identity && strcmp(name, "silu") && strcmp(name, "swish"))
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: %s: expected silu or identity, found \"%s\"",
+                       where, key, name);
+    return ZB_OK;
+}
+
 static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, zb_layer_config *m,
                           zb_err *err) {
     json_t *ssm = NULL;
@@ -229,24 +246,24 @@ static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, zb_l
                        c->dh, c->H, d_state, groups);
     ZB_TRY(zb_json_bool(ssm, where, "repeat_kv_before_conv", false, &m->repeat_before_conv, err));
     ZB_TRY(zb_json_bool(ssm, where, "gate_bias", false, &m->gate_bias, err));
-    const char *activation = "silu";
-    ZB_TRY(zb_json_str(ssm, where, "conv_activation", false, &activation, err));
-    m->conv_identity = !strcmp(activation, "identity");
-    if (!m->conv_identity && strcmp(activation, "silu") && strcmp(activation, "swish"))
-        return zb_fail(err, ZB_ERR_UNSUPPORTED,
-                       "%s: ssm_cfg: conv_activation: expected silu or identity, found \"%s\"",
-                       where, activation);
-    return ZB_OK;
+    return read_activation(ssm, where, "conv_activation", &m->conv_identity, err);
 }
 
-/* The one window of all layers that have one. */
-static zb_status read_window(zb_config *c, const json_t *o, const char *where, zb_err *err) {
+/* Layers of the kinds that are ours, and the one window of those that have one. */
+static zb_status read_own_kinds(zb_config *c, const json_t *o, const char *where, zb_err *err) {
+    static const struct {
+        const char *key;
+        zb_kind kind;
+    } lists[] = {{"sliding_window_layers", ZB_SLIDING_WINDOW},
+                 {"windowed_mamba2_layers", ZB_WINDOWED_MAMBA2},
+                 {"gated_deltanet_layers", ZB_GATED_DELTANET},
+                 {"windowed_deltanet_layers", ZB_WINDOWED_DELTANET}};
     int windowed = 0, list[ZB_LAYERS_MAX], n, window = 0;
     int64_t sinks = 0;
-    ZB_TRY(read_layers(c, o, where, "sliding_window_layers", ZB_SLIDING_WINDOW, list, &n, err));
-    windowed += n;
-    ZB_TRY(read_layers(c, o, where, "windowed_mamba2_layers", ZB_WINDOWED_MAMBA2, list, &n, err));
-    windowed += n;
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        ZB_TRY(read_layers(c, o, where, lists[i].key, lists[i].kind, list, &n, err));
+        if (zb_kind_has_window(lists[i].kind)) windowed += n;
+    }
     if (!windowed) return ZB_OK;
     ZB_TRY(read_size(o, where, "sliding_window", true, SIZE_MAX_ANY, &window, err));
     ZB_TRY(zb_json_int(o, where, "attention_sinks", false, 0, SIZE_MAX_ANY, &sinks, err));
@@ -258,17 +275,44 @@ static zb_status read_window(zb_config *c, const json_t *o, const char *where, z
     return ZB_OK;
 }
 
-/* The options of Mamba2 layers, which are all alike. */
-static void add_ssm(zb_layer_config *m, const zb_layer_config *ssm) {
-    if (!zb_kind_has_mamba2(m->kind)) return;
-    m->repeat_before_conv = ssm->repeat_before_conv;
-    m->conv_identity = ssm->conv_identity;
-    m->gate_bias = ssm->gate_bias;
+/* Gated DeltaNet by the names of Qwen3-Next, whose sizes must be those of the attention, and two
+ * switches of ours. */
+static zb_status read_deltanet(const zb_config *c, const json_t *o, const char *where,
+                               zb_layer_config *m, zb_err *err) {
+    const struct {
+        const char *key;
+        int want;
+    } sizes[] = {{"linear_num_key_heads", c->H},
+                 {"linear_num_value_heads", c->H},
+                 {"linear_key_head_dim", c->dh},
+                 {"linear_value_head_dim", c->dh},
+                 {"linear_conv_kernel_dim", ZB_CONV_K}};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        int found = sizes[i].want;
+        ZB_TRY(read_size(o, where, sizes[i].key, false, SIZE_MAX_ANY, &found, err));
+        if (found != sizes[i].want)
+            return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: %s: expected %d, found %d", where,
+                           sizes[i].key, sizes[i].want, found);
+    }
+    ZB_TRY(zb_json_bool(o, where, "linear_gate_bias", false, &m->gate_bias, err));
+    return read_activation(o, where, "linear_conv_activation", &m->conv_identity, err);
+}
+
+/* The options of a layer with a recurrence; those of one kind are all alike. */
+static void add_options(zb_layer_config *m, const zb_layer_config *ssm,
+                        const zb_layer_config *delta) {
+    const zb_layer_config *of = zb_kind_has_mamba2(m->kind)     ? ssm
+                                : zb_kind_has_deltanet(m->kind) ? delta
+                                                                : NULL;
+    if (!of) return;
+    m->repeat_before_conv = of->repeat_before_conv;
+    m->conv_identity = of->conv_identity;
+    m->gate_bias = of->gate_bias;
 }
 
 static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, zb_err *err) {
     int mla[ZB_LAYERS_MAX], attn[ZB_LAYERS_MAX], n_mla, n_attn, n_more;
-    zb_layer_config ssm = {.kind = ZB_MAMBA2};
+    zb_layer_config ssm = {.kind = ZB_MAMBA2}, delta = {.kind = ZB_GATED_DELTANET};
     c->hybrid = true;
     for (int l = 0; l < c->L; l++) c->layer[l].kind = ZB_MAMBA2;
     int layers = c->L;
@@ -293,8 +337,9 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
         ZB_TRY(read_ranks(o, where, "kv_lora_ranks", n_mla, r_kv, err));
         if (sizes.r_q) ZB_TRY(read_ranks(o, where, "q_lora_ranks", n_mla, r_q, err));
     }
-    ZB_TRY(read_window(c, o, where, err));
-    for (int l = 0; l < c->L; l++) add_ssm(&c->layer[l], &ssm);
+    ZB_TRY(read_own_kinds(c, o, where, err));
+    ZB_TRY(read_deltanet(c, o, where, &delta, err));
+    for (int l = 0; l < c->L; l++) add_options(&c->layer[l], &ssm, &delta);
     for (int i = 0; i < n_mla; i++) {
         c->layer[mla[i]] = sizes;
         c->layer[mla[i]].r_kv = r_kv[i];
@@ -360,19 +405,23 @@ static bool same_window(const zb_layer_config *m, const zb_layer_config *f) {
     return m->window == f->window && m->sinks == f->sinks;
 }
 
-/* What kinds share: one window, and one form of Mamba2. */
+/* What kinds share: one window, one form of Mamba2, one of gated DeltaNet. */
 static zb_status check_shared(const zb_config *c, const char *where, zb_err *err) {
-    const zb_layer_config *window = NULL, *ssm = NULL;
+    const zb_layer_config *window = NULL, *ssm = NULL, *delta = NULL;
     for (int l = 0; l < c->L; l++) {
         const zb_layer_config *m = &c->layer[l];
-        bool windowed = zb_kind_has_window(m->kind), mamba2 = zb_kind_has_mamba2(m->kind);
+        bool windowed = zb_kind_has_window(m->kind), mamba2 = zb_kind_has_mamba2(m->kind),
+             deltanet = zb_kind_has_deltanet(m->kind);
+        if (deltanet && !delta) delta = m;
         if (windowed && !window) window = m;
         if (mamba2 && !ssm) ssm = m;
-        if ((windowed && !same_window(m, window)) || (mamba2 && !same_ssm(m, ssm)))
-            return zb_fail(err, ZB_ERR_FORMAT,
-                           "%s: layer %d: expected the window and the form of Mamba2 of the layers "
-                           "before it",
-                           where, l);
+        if ((windowed && !same_window(m, window)) || (mamba2 && !same_ssm(m, ssm)) ||
+            (deltanet && (!same_ssm(m, delta) || m->repeat_before_conv)))
+            return zb_fail(
+                err, ZB_ERR_FORMAT,
+                "%s: layer %d: expected the window and the form of the recurrence of the "
+                "layers before it",
+                where, l);
     }
     return ZB_OK;
 }
@@ -459,6 +508,8 @@ int zb_config_cache(const zb_config *c, int l) {
 }
 
 int64_t zb_config_state(const zb_config *c, int l) {
+    if (zb_kind_has_deltanet(c->layer[l].kind))
+        return (int64_t)c->H * c->dh * (c->dh + 3 * (ZB_CONV_K - 1));
     if (!zb_kind_has_mamba2(c->layer[l].kind)) return 0;
     return (int64_t)c->H * c->dh * c->dh + (int64_t)zb_mamba2_channels(c, l) * (ZB_CONV_K - 1);
 }

@@ -24,6 +24,8 @@ typedef enum zb_kind {
     ZB_MAMBA2,
     ZB_SLIDING_WINDOW,  /* attention to the last tokens and the first */
     ZB_WINDOWED_MAMBA2, /* the same beside a Mamba2 state that a gate lets in */
+    ZB_GATED_DELTANET,
+    ZB_WINDOWED_DELTANET, /* as windowed_mamba2, with gated DeltaNet */
     ZB_KIND_COUNT
 } zb_kind;
 
@@ -49,10 +51,11 @@ typedef struct zb_layer_config {
     bool lora_norm;          /* mla: RMS norms on the latents */
     bool full_kv_head;       /* mla: kv_b has H heads, else G */
     bool repeat_before_conv; /* mamba2: x and B repeated to H heads before the convolution */
-    bool conv_identity;      /* mamba2: no silu behind the convolution (calibrated starts) */
-    bool gate_bias;          /* mamba2: the gate is silu(z + mamba.z_bias) (calibrated starts) */
-    int window, sinks;       /* kinds with a window: tokens seen (the own among them), and first
-                                tokens always seen; window 0: none */
+    /* mamba2, gated_deltanet, in calibrated starts: */
+    bool conv_identity; /* no silu behind the convolution */
+    bool gate_bias;     /* the gate is silu(z + mamba.z_bias), silu(Wg u + linear_attn.g_bias) */
+    int window, sinks;  /* kinds with a window: tokens seen (the own among them), and first
+                           tokens always seen; window 0: none */
 } zb_layer_config;
 
 typedef struct zb_config {
@@ -74,6 +77,7 @@ const char *zb_kind_name(zb_kind k);
 bool zb_kind_find(const char *name, zb_kind *out);
 bool zb_kind_has_window(zb_kind k);
 bool zb_kind_has_mamba2(zb_kind k); /* alone or beside a window */
+bool zb_kind_has_deltanet(zb_kind k);
 
 /* `base` is config.json, `hybrid` hybrid_config.json, mamba_config.json or NULL; `where` names them
  * in messages. */

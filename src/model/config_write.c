@@ -104,6 +104,20 @@ static void add_window(json_t *o, const zb_config *c) {
     json_object_set_new(o, "attention_sinks", json_integer(m->sinks));
 }
 
+static void add_deltanet(json_t *o, const zb_config *c) {
+    const zb_layer_config *m = NULL;
+    for (int l = 0; l < c->L; l++)
+        if (zb_kind_has_deltanet(c->layer[l].kind)) m = &c->layer[l];
+    if (!m) return;
+    json_object_set_new(o, "linear_num_key_heads", json_integer(c->H));
+    json_object_set_new(o, "linear_num_value_heads", json_integer(c->H));
+    json_object_set_new(o, "linear_key_head_dim", json_integer(c->dh));
+    json_object_set_new(o, "linear_value_head_dim", json_integer(c->dh));
+    json_object_set_new(o, "linear_conv_kernel_dim", json_integer(ZB_CONV_K));
+    if (m->conv_identity) json_object_set_new(o, "linear_conv_activation", json_string("identity"));
+    if (m->gate_bias) json_object_set_new(o, "linear_gate_bias", json_true());
+}
+
 /* The layers of a kind; the key is left out where there are none. */
 static void add_layers(json_t *o, const zb_config *c, const char *key, zb_kind kind) {
     json_t *list = json_array();
@@ -128,7 +142,10 @@ json_t *zb_config_hybrid_json(const zb_config *c) {
     add_layers(o, c, "attention_layers", ZB_ATTENTION);
     add_layers(o, c, "sliding_window_layers", ZB_SLIDING_WINDOW);
     add_layers(o, c, "windowed_mamba2_layers", ZB_WINDOWED_MAMBA2);
+    add_layers(o, c, "gated_deltanet_layers", ZB_GATED_DELTANET);
+    add_layers(o, c, "windowed_deltanet_layers", ZB_WINDOWED_DELTANET);
     add_window(o, c);
+    add_deltanet(o, c);
     json_object_set_new(o, "rms_norm_eps", json_real(c->eps));
     json_object_set_new(o, "num_attention_heads", json_integer(c->H));
     json_object_set_new(o, "num_key_value_heads", json_integer(c->G));

@@ -71,7 +71,7 @@ typedef struct zb_mixer {
 } zb_mixer;
 
 extern const zb_mixer zb_mixer_attention, zb_mixer_mla, zb_mixer_mamba2, zb_mixer_sliding_window,
-    zb_mixer_windowed_mamba2;
+    zb_mixer_windowed_mamba2, zb_mixer_gated_deltanet, zb_mixer_windowed_deltanet;
 const zb_mixer *zb_mixer_of(zb_kind k);
 
 /* Linear maps of a pass: y [n, rows] = x [n, cols] · Wᵀ (+ bias). Packed weights are unpacked by

@@ -47,7 +47,7 @@ enum zb_slot {
     ZB_P_UP_B,
     ZB_P_DOWN_B,
     ZB_P_MIXER, /* first slot of the mixer's own rows */
-    ZB_SLOTS = ZB_P_MIXER + 12
+    ZB_SLOTS = ZB_P_MIXER + 16
 };
 
 typedef struct zb_param_table {

@@ -36,8 +36,7 @@ static void log_decay(const zb_ssd *s, int t0, int q, float *a) {
     }
 }
 
-/* e [q,q]: exp(a_t - a_s) for s <= t, else 0. */
-static void decay_matrix(int q, const float *a, float *e) {
+void zb_decay_matrix(int q, const float *a, float *e) {
     const zb_kernels *kn = zb_kernels_get();
     for (int t = 0; t < q; t++) {
         float *row = e + (size_t)t * q;
@@ -73,7 +72,7 @@ void zb_ssd_chunked(const zb_ssd *s, float *work) {
     for (int t0 = 0; t0 < s->T; t0 += Q) {
         int q = s->T - t0 < Q ? s->T - t0 : Q;
         log_decay(s, t0, q, a);
-        decay_matrix(q, a, e);
+        zb_decay_matrix(q, a, e);
         zb_transpose(s->B + t0 * s->u_row, s->u_row, q, d, bt);
         zb_product((zb_shape){q, q, d}, zb_rows(s->C + t0 * s->u_row, s->u_row), (zb_right){bt, q},
                    (zb_out){g, q});
@@ -252,7 +251,7 @@ void zb_ssd_backward(const zb_ssd *s, zb_ssd_grad *gr, float *work) {
     for (int c = chunks - 1; c >= 0; c--) {
         int t0 = c * Q, q = s->T - t0 < Q ? s->T - t0 : Q;
         log_decay(s, t0, q, k.a);
-        decay_matrix(q, k.a, k.e);
+        zb_decay_matrix(q, k.a, k.e);
         memset(k.da, 0, Q * sizeof(float));
         backward_inside(s, gr, t0, q, &k);
         backward_between(s, gr, t0, q, k.states + (size_t)c * square, &k);

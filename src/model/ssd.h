@@ -37,4 +37,7 @@ typedef struct zb_ssd_grad {
 } zb_ssd_grad;
 void zb_ssd_backward(const zb_ssd *s, zb_ssd_grad *g, float *work);
 
+/* e [q,q]: exp(a_t - a_s) for s <= t, else 0. */
+void zb_decay_matrix(int q, const float *a, float *e);
+
 #endif

@@ -135,3 +135,4 @@ static zb_room room(const zb_config *c, int layer, const zb_load *load, const zb
                                       kind##_room};
 
 WINDOWED(windowed_mamba2, zb_mixer_mamba2)
+WINDOWED(windowed_deltanet, zb_mixer_gated_deltanet)

@@ -12,7 +12,9 @@ TEACHER = os.path.join(ROOT, "tests", "golden", "llama")
 IDS = ",".join(str(3 + i * i * 5 % 94) for i in range(60))
 # kind: values of state in a layer of 6 heads of 16, 2 kv heads, with a window of 5 and 2 sinks
 RING, MAMBA2 = 2 * 2 * 16 * 7, 6 * 16 * 16 + 3 * (2 * 2 * 16 + 6 * 16)
-STATE = {"sliding_window": RING, "windowed_mamba2": RING + MAMBA2}
+DELTANET = 6 * 16 * 16 + 3 * 3 * 6 * 16
+STATE = {"sliding_window": RING, "windowed_mamba2": RING + MAMBA2, "gated_deltanet": DELTANET,
+         "windowed_deltanet": RING + DELTANET}
 
 
 def run(*args):

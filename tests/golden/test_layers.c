@@ -1,6 +1,7 @@
-/* Single mixers against tests/golden/layers.safetensors: Mamba2 and MLA over 150 tokens in two
- * rows, the second holding two documents. Output and final state, chunked and step by step,
- * expanded and absorbed, in one pass and continued through copied states. */
+/* Single mixers against tests/golden/layers.safetensors: Mamba2, MLA and gated DeltaNet over 150
+ * tokens in two rows, the second holding two documents. Output and final state, chunked and step by
+ * step, expanded and absorbed, in one pass and continued through copied states; gradients of gated
+ * DeltaNet. */
 #include "golden.h"
 
 #include "model/product.h"
@@ -54,11 +55,16 @@ static void open_layer(layer_fixture *f, zb_kind kind) {
     zb_config c = layer_config(kind);
     CHECK(zb_model_new(&f->model, &c, &err));
     CHECK(zb_runner_new(&f->runner, f->model, ZB_PREC_F32, &err));
-    f->output = kind == ZB_MLA ? "mla_y" : "mamba2_y";
+    bool delta = kind == ZB_GATED_DELTANET;
+    f->output = kind == ZB_MLA ? "mla_y" : delta ? "gdn_y" : "mamba2_y";
     f->x = golden_f32(f->want, "x", N * D);
     assert_int_equal(golden_spans(golden_i32(f->want, "segment", N), B, T, f->span), DOCS);
-    const char *part = kind == ZB_MLA ? "mla." : "mamba.",
-               *prefix = kind == ZB_MLA ? "mla." : "mamba2.";
+    const char *part = kind == ZB_MLA ? "mla."
+                       : delta        ? "linear_attn."
+                                      : "mamba.",
+               *prefix = kind == ZB_MLA ? "mla."
+                         : delta        ? "gdn."
+                                        : "mamba2.";
     int copied = 0;
     zb_param_table *t = zb_model_params(f->model);
     for (int i = 0; i < t->n; i++) {
@@ -70,7 +76,7 @@ static void open_layer(layer_fixture *f, zb_kind kind) {
                (size_t)zb_param_count(&t->item[i]) * sizeof(float));
         copied++;
     }
-    assert_int_equal(copied, kind == ZB_MLA ? 5 : 8);
+    assert_int_equal(copied, kind == ZB_MLA ? 5 : delta ? 13 : 8);
 }
 
 static void close_layer(layer_fixture *f) {
@@ -105,19 +111,24 @@ static zb_state *new_state(layer_fixture *f, int tokens) {
                          tokens);
 }
 
-/* SSM part of the states of the two last documents: [H, n, p] behind the convolution's tail, where
- * the golden file has [H, p, n]. */
+/* Recurrent matrix of the states of the two last documents, behind the convolutions' tails: [H, n,
+ * p] of Mamba2, where the golden file has [H, p, n]; [H, dk, dv] of gated DeltaNet. */
 static void state_matches(layer_fixture *f, zb_state *first_row, zb_state *second_row) {
-    const float *want = golden_f32(f->want, "mamba2_state", B * H * DH * DH);
+    bool delta = config_of(f)->layer[0].kind == ZB_GATED_DELTANET;
+    const char *name = delta ? "gdn_state" : "mamba2_state";
+    const float *want = golden_f32(f->want, name, B * H * DH * DH);
+    int channels = delta ? 3 * H * DH : zb_mamba2_channels(config_of(f), 0);
     zb_state *state[B] = {first_row, second_row};
     for (int b = 0; b < B; b++) {
-        const float *h = zb_state_layer(state[b], config_of(f), 0) +
-                         (size_t)(ZB_CONV_K - 1) * zb_mamba2_channels(config_of(f), 0);
+        const float *h =
+            zb_state_layer(state[b], config_of(f), 0) + (size_t)(ZB_CONV_K - 1) * channels;
         float turned[H * DH * DH];
         for (int k = 0; k < H; k++) zb_transpose(h + k * DH * DH, DH, DH, DH, turned + k * DH * DH);
-        compare("mamba2_state", turned, want + b * H * DH * DH, H * DH * DH, f32_tolerance(1, T));
+        compare(name, delta ? h : turned, want + b * H * DH * DH, H * DH * DH, f32_tolerance(1, T));
     }
 }
+
+static bool recurrent(const layer_fixture *f) { return config_of(f)->layer[0].kind != ZB_MLA; }
 
 /* All documents in one pass, fresh and with states. */
 static void whole(layer_fixture *f) {
@@ -132,7 +143,7 @@ static void whole(layer_fixture *f) {
     memset(f->y, 0, sizeof f->y);
     mix(f, with, DOCS, 0, N);
     output_matches(f);
-    if (config_of(f)->layer[0].kind == ZB_MAMBA2) state_matches(f, with[0].state, with[2].state);
+    if (recurrent(f)) state_matches(f, with[0].state, with[2].state);
 }
 
 /* Every document in pieces of `piece` tokens, each piece with a state that is a copy of the one
@@ -155,21 +166,59 @@ static void pieces(layer_fixture *f, int piece) {
         last[s] = state;
     }
     output_matches(f);
-    if (config_of(f)->layer[0].kind == ZB_MAMBA2) state_matches(f, last[0], last[2]);
+    if (recurrent(f)) state_matches(f, last[0], last[2]);
+}
+
+static void check_recurrence(zb_kind kind) {
+    static const enum zb_ssd_form forms[] = {ZB_SSD_AUTO, ZB_SSD_CHUNKED, ZB_SSD_STEPS};
+    for (int i = 0; i < 3; i++) {
+        layer_fixture f;
+        open_layer(&f, kind);
+        zb_runner_run(f.runner)->ssd_form = forms[i];
+        whole(&f);
+        static const int sizes[] = {1, 2, 3, 5, 31, 32, 33, 63, 64, 65, 100};
+        for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) pieces(&f, sizes[k]);
+        close_layer(&f);
+    }
 }
 
 static void test_mamba2(void **unused) {
     (void)unused;
-    static const enum zb_ssd_form forms[] = {ZB_SSD_AUTO, ZB_SSD_CHUNKED, ZB_SSD_STEPS};
-    for (int i = 0; i < 3; i++) {
-        layer_fixture f;
-        open_layer(&f, ZB_MAMBA2);
-        zb_runner_run(f.runner)->ssd_form = forms[i];
-        whole(&f);
-        static const int sizes[] = {1, 2, 3, 5, 63, 64, 65, 100};
-        for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) pieces(&f, sizes[k]);
-        close_layer(&f);
+    check_recurrence(ZB_MAMBA2);
+}
+
+static void test_gated_deltanet(void **unused) {
+    (void)unused;
+    check_recurrence(ZB_GATED_DELTANET);
+}
+
+/* Gradients for gdn_dy. Sums over the tokens of the batch, so the tolerance is that of N terms. */
+static void test_deltanet_gradients(void **unused) {
+    (void)unused;
+    layer_fixture f;
+    open_layer(&f, ZB_GATED_DELTANET);
+    zb_model_add_grads(f.model);
+    zb_batch batch = {f.ids, N, f.span, DOCS};
+    CHECK(zb_runner_begin(f.runner, &batch, &err));
+    zb_run *run = zb_runner_run(f.runner);
+    float *dx = ZB_NEW_ARRAY(&f.arena, float, N *D);
+    void *tape;
+    zb_mixer_gated_deltanet.forward(run, 0, f.x, f.y, &tape);
+    zb_mixer_gated_deltanet.backward(run, 0, f.x, golden_f32(f.want, "gdn_dy", N * D), dx, tape);
+    compare("gdn_dx", dx, golden_f32(f.want, "gdn_dx", N * D), N * D, f32_tolerance(1, N));
+    zb_param_table *t = zb_model_params(f.model);
+    int checked = 0;
+    for (int i = 0; i < t->n; i++) {
+        const char *tail = strstr(t->item[i].name, "linear_attn.");
+        char name[96];
+        if (!tail) continue;
+        int64_t n = zb_param_count(&t->item[i]);
+        snprintf(name, sizeof name, "gdn_grad.%s", tail + strlen("linear_attn."));
+        compare(name, t->item[i].grad, golden_f32(f.want, name, n), n, f32_tolerance(1, N));
+        checked++;
     }
+    assert_int_equal(checked, 13);
+    close_layer(&f);
 }
 
 static void test_mla(void **unused) {
@@ -187,6 +236,8 @@ static void test_mla(void **unused) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mamba2), cmocka_unit_test(test_mla)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mamba2), cmocka_unit_test(test_mla),
+                                       cmocka_unit_test(test_gated_deltanet),
+                                       cmocka_unit_test(test_deltanet_gradients)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -44,7 +44,7 @@ static inline void randomise(zb_model *m, uint64_t seed) {
     } special[] = {
         {"norm.weight", 0.1, 1}, {"A_log", 0.7, 0},         {"dt_bias", 0.8, -1},
         {"mamba.D", 0.2, 3},     {"conv1d.weight", 0.4, 0}, {"embed_tokens.weight", 0.5, 0},
-        {".bias", 0.3, 0},       {"z_bias", 0.3, 1},
+        {".bias", 0.3, 0},       {"z_bias", 0.3, 1},        {"g_bias", 0.3, 1},
     };
     zb_param_table *t = zb_model_params(m);
     for (int i = 0; i < t->n; i++) {
@@ -56,7 +56,11 @@ static inline void randomise(zb_model *m, uint64_t seed) {
         /* B and C without a silu between them and the scan are larger */
         bool large = p->layer >= 0 && zb_model_config(m)->layer[p->layer].conv_identity;
         if (large && ends_with(p->name, "mamba.D")) base += 1;
-        fill(p->w, zb_param_count(p), scale, base, seed * 1000 + (uint64_t)i);
+        /* The first output of gated DeltaNet is (k·q) β v, normed: without a silu that makes k·q
+         * positive, queries must look where keys do, for the same reason as above. */
+        uint64_t like = large && ends_with(p->name, "linear_attn.q_proj.weight");
+        if (large && ends_with(p->name, "_conv1d.weight")) base += 0.5;
+        fill(p->w, zb_param_count(p), scale, base, seed * 1000 + (uint64_t)i + like);
     }
 }
 
@@ -159,6 +163,12 @@ static const grad_case grad_cases[] = {
       .gate_bias = true},
      true,
      false},
+    {"gated deltanet", {.kind = ZB_GATED_DELTANET}, false, false},
+    {"gated deltanet, no silu behind the convolution, gate with a bias",
+     {.kind = ZB_GATED_DELTANET, .conv_identity = true, .gate_bias = true},
+     false,
+     false},
+    {"windowed deltanet", {.kind = ZB_WINDOWED_DELTANET, .window = 9, .sinks = 3}, false, false},
 };
 enum { GRAD_CASES = sizeof grad_cases / sizeof grad_cases[0] };
 

@@ -252,6 +252,9 @@ static const broken cases[] = {
     {true, "attention_layers", "[5]", "test: attention_layers[0]: layer 5 is listed twice"},
     {true, "sliding_window_layers", "[5]",
      "test: sliding_window_layers[0]: layer 5 is listed twice"},
+    {true, "linear_key_head_dim", "128", "test: linear_key_head_dim: expected 64, found 128"},
+    {true, "linear_conv_activation", "\"gelu\"",
+     "test: linear_conv_activation: expected silu or identity, found \"gelu\""},
     {true, "sliding_window_layers", "[1]", "test: key \"sliding_window\" is missing"},
     {true, "kv_lora_ranks", "[1,2,3]",
      "test: kv_lora_ranks: expected 4 values (one per MLA layer), found 3"},
@@ -394,6 +397,13 @@ static void test_write_and_read(void **state) {
     assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
     for (int l = 0; l < c.L; l++) c.layer[l].conv_identity = zb_kind_has_mamba2(c.layer[l].kind);
     round_trip(&c, "memories without silu");
+    c.layer[4] = (zb_layer_config){.kind = ZB_GATED_DELTANET, .gate_bias = true};
+    c.layer[6] = (zb_layer_config){.kind = ZB_WINDOWED_DELTANET, .gate_bias = true};
+    c.layer[6].window = 96, c.layer[6].sinks = 4;
+    round_trip(&c, "DeltaNet");
+    c.layer[6].gate_bias = false;
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    c.layer[6].gate_bias = true;
     c.layer[12].window = 64;
     assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
     c.layer[12] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW};

@@ -16,6 +16,15 @@ static const grad_case kinds[] = {
      {.kind = ZB_WINDOWED_MAMBA2, .window = 40, .repeat_before_conv = true},
      true,
      false},
+    {"gated deltanet", {.kind = ZB_GATED_DELTANET}, false, false},
+    {"windowed deltanet",
+     {.kind = ZB_WINDOWED_DELTANET,
+      .window = 7,
+      .sinks = 3,
+      .conv_identity = true,
+      .gate_bias = true},
+     false,
+     false},
     {"window 120, sinks 4", {.kind = ZB_SLIDING_WINDOW, .window = 120, .sinks = 4}, false, false},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };

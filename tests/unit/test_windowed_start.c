@@ -28,7 +28,7 @@ static zb_model *new_model(const models *m, zb_kind kind, bool calibrated) {
     c.hybrid = true;
     for (int l = 1; l < L; l += 2)
         c.layer[l] = (zb_layer_config){.kind = kind, .window = WINDOW, .sinks = SINKS};
-    for (int l = 1; l < L && zb_kind_has_mamba2(kind); l += 2)
+    for (int l = 1; l < L && kind != ZB_SLIDING_WINDOW; l += 2)
         c.layer[l].conv_identity = c.layer[l].gate_bias = calibrated;
     CHECK(zb_config_check(&c, "test", &err));
     CHECK(zb_model_new(&out, &c, &err));
@@ -161,7 +161,14 @@ static void test_mamba2(void **state) {
     check_start(ZB_WINDOWED_MAMBA2, &zb_init_calibrated, zb_init_calibrated.mamba2);
 }
 
+static void test_deltanet(void **state) {
+    (void)state;
+    check_start(ZB_WINDOWED_DELTANET, &zb_init_paper, zb_init_paper.deltanet);
+    check_start(ZB_WINDOWED_DELTANET, &zb_init_calibrated, zb_init_calibrated.deltanet);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mamba2)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_mamba2),
+                                       cmocka_unit_test(test_deltanet)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
