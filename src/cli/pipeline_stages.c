@@ -22,6 +22,7 @@ zb_status zb_stage_students(zb_plan *p, zb_err *err) {
     o.mla_from = o.mamba2_from = NULL;
     o.kv_percent_max = 0;             /* holds for the hybrid, not for its parts */
     o.calibration_inputs = "teacher"; /* their layers will stand among others */
+    o.calibration_passes = 0;         /* alignment goes on from the closed form */
     o.default_kind = "mla";
     o.out = zb_plan_path(p, "mla");
     ZB_TRY(zb_compose_run(&o, err));

@@ -1,15 +1,22 @@
-/* calibrate.c - layer by layer passes over calibration text, and the output map's regression
- * (contract in calibrate.h).
+/* calibrate.c - layer by layer passes over calibration text, and regressions on the way (contract
+ * in calibrate.h).
  *
- * The features in front of an output map are read without knowing the mixer: the map is replaced by
- * rows of the identity, D of them at a time, and the mixer run. */
+ * What feeds a map is read through the run's observer; the mixer's features are kept from its
+ * regression until the layer is left, so that the mixer runs once. The MLP behind a mixer that is
+ * not quite the teacher's sees other inputs than it was trained for: its down map is solved anew,
+ * towards the teacher's. */
 #include "compose/calibrate.h"
 
+#include "base/log.h"
+#include "compose/regression.h"
+#include "kernels/kernels.h"
 #include "tensor/linalg.h"
 
 #include <string.h>
 
-enum { PIECE_TOKENS = 4096 };
+/* TEXT_SHARE: tokens that are read for each one used, so that the order of documents matters. */
+enum { PIECE_TOKENS = 4096, BATCH_TOKENS = 1024, TEXT_SHARE = 4 };
+static const double MLP_RIDGE = 0.3;
 
 struct zb_calibration_state {
     zb_arena arena;
@@ -18,21 +25,34 @@ struct zb_calibration_state {
     bool own;
     float *teacher_h, *next_h, *student_h; /* [n, D]; next_h: the teacher's behind the layer */
     float *x, *teacher_x, *target, *weight;
+    zb_matmul *mm;
+    zb_arena kept;         /* per layer */
+    const zb_param *out;   /* map of the features, NULL: none kept */
+    const float *features; /* [n, out->cols] */
 };
 
-static void plan_pieces(zb_calibration *c, int rows, int length) {
+/* Batches of `per` rows over all rows; their number. */
+static int cut(zb_calibration *c, int rows, int length, int per, const zb_batch **out,
+               const int **start) {
     struct zb_calibration_state *s = c->state;
-    int per = PIECE_TOKENS / length > 0 ? PIECE_TOKENS / length : 1;
-    c->pieces = (rows + per - 1) / per;
-    zb_batch *piece = ZB_NEW_ARRAY(&s->arena, zb_batch, c->pieces);
-    int *first = ZB_NEW_ARRAY(&s->arena, int, c->pieces);
-    for (int p = 0; p < c->pieces; p++) {
+    int pieces = (rows + per - 1) / per;
+    zb_batch *piece = ZB_NEW_ARRAY(&s->arena, zb_batch, pieces);
+    int *first = ZB_NEW_ARRAY(&s->arena, int, pieces);
+    for (int p = 0; p < pieces; p++) {
         int n = rows - p * per < per ? rows - p * per : per;
         piece[p] = zb_packer_batch(&s->packer, (int64_t)p * per, n, &s->arena);
         first[p] = p * per * length;
     }
-    c->piece = piece;
-    c->first = first;
+    *out = piece;
+    *start = first;
+    return pieces;
+}
+
+static void plan_pieces(zb_calibration *c, int rows, int length) {
+    int per = PIECE_TOKENS / length > 0 ? PIECE_TOKENS / length : 1;
+    c->pieces = cut(c, rows, length, per, &c->piece, &c->first);
+    per = BATCH_TOKENS / length > 0 ? BATCH_TOKENS / length : 1;
+    c->batches = cut(c, rows, length, per, &c->batch, &c->batch_first);
     c->n = rows * length;
 }
 
@@ -52,7 +72,7 @@ static zb_status embed(zb_calibration *c, zb_err *err) {
 static zb_status open_all(zb_calibration *c, zb_model *teacher, zb_model *student,
                           const zb_tokenizer *t, const zb_calibration_opts *o, zb_err *err) {
     struct zb_calibration_state *s = c->state;
-    ZB_TRY(zb_corpus_read(&s->corpus, o->text, t, 0, &s->arena, err));
+    ZB_TRY(zb_corpus_read(&s->corpus, o->text, t, TEXT_SHARE * o->tokens, &s->arena, err));
     ZB_TRY(zb_packer_init(&s->packer, &s->corpus, (int)o->length, true, o->seed, &s->arena, err));
     int64_t rows = o->tokens / o->length;
     if (rows < 1 || rows > s->packer.rows)
@@ -73,6 +93,7 @@ static zb_status open_all(zb_calibration *c, zb_model *teacher, zb_model *studen
     c->teacher_x = s->teacher_x;
     c->target = s->target;
     c->weight = s->weight;
+    ZB_TRY(zb_matmul_new(&s->mm, ZB_PREC_F32, err));
     ZB_TRY(zb_runner_new(&c->teacher, teacher, ZB_PREC_F32, err));
     ZB_TRY(zb_runner_new(&c->student, student, ZB_PREC_F32, err));
     return embed(c, err);
@@ -100,6 +121,8 @@ void zb_calibration_free(zb_calibration *c) {
     if (!c) return;
     zb_runner_free(c->teacher);
     zb_runner_free(c->student);
+    zb_matmul_free(c->state->mm);
+    zb_arena_free(&c->state->kept);
     zb_arena a = c->state->arena;
     zb_arena_free(&a);
 }
@@ -107,6 +130,16 @@ void zb_calibration_free(zb_calibration *c) {
 static void normalise(zb_runner *r, int layer, const float *h, int n, int D, float *x) {
     zb_run *run = zb_runner_run(r);
     zb_norm(run, run->params->layer[layer][ZB_P_NORM1], h, n, D, x, NULL);
+}
+
+/* Of a + b, never 0. */
+static float mean_square(int D, const float *a, const float *b) {
+    double sum = 0;
+    for (int k = 0; k < D; k++) {
+        double v = (double)a[k] + (double)b[k];
+        sum += v * v;
+    }
+    return (float)(sum / D + 1e-20);
 }
 
 zb_status zb_calibration_enter(zb_calibration *c, int layer, zb_err *err) {
@@ -120,16 +153,9 @@ zb_status zb_calibration_enter(zb_calibration *c, int layer, zb_err *err) {
         normalise(c->teacher, layer, s->teacher_h + at, n, c->D, s->teacher_x + at);
         zb_layer_forward(zb_runner_run(c->teacher), layer, s->teacher_h + at, s->next_h + at,
                          s->target + at, NULL);
-        for (int i = 0; i < n; i++) {
-            const float *h = s->teacher_h + at + (size_t)i * c->D,
-                        *m = s->target + at + (size_t)i * c->D;
-            double sum = 0;
-            for (int k = 0; k < c->D; k++) {
-                double v = (double)h[k] + (double)m[k];
-                sum += v * v;
-            }
-            s->weight[i0 + i] = (float)(c->D / (sum + 1e-20));
-        }
+        for (int i = 0; i < n; i++)
+            s->weight[i0 + i] = 1 / mean_square(c->D, s->teacher_h + at + (size_t)i * c->D,
+                                                s->target + at + (size_t)i * c->D);
         if (!s->own) continue;
         ZB_TRY(zb_runner_begin(c->student, &c->piece[p], err));
         normalise(c->student, layer, s->student_h + at, n, c->D, s->x + at);
@@ -137,17 +163,120 @@ zb_status zb_calibration_enter(zb_calibration *c, int layer, zb_err *err) {
     return ZB_OK;
 }
 
-zb_status zb_calibration_leave(zb_calibration *c, zb_err *err) {
+void zb_calibration_touch(zb_calibration *c) {
+    zb_arena_free(&c->state->kept);
+    c->state->out = NULL;
+}
+
+/* Features of `out` are copied as they pass. */
+typedef struct watcher {
+    const zb_param *out;
+    float *to;
+} watcher;
+
+static void watch_map(void *observer, const zb_param *w, const float *x, int n) {
+    watcher *k = observer;
+    if (w == k->out) memcpy(k->to, x, (size_t)n * w->cols * sizeof(float));
+}
+
+/* Runs the student's mixer over a piece: output m [n, D], and what feeds `out` (NULL: none). */
+static zb_status mix(zb_calibration *c, int p, const zb_param *out, float *features, float *m,
+                     zb_err *err) {
+    ZB_TRY(zb_runner_begin(c->student, &c->piece[p], err));
+    zb_run *run = zb_runner_run(c->student);
+    watcher k = {out, features};
+    run->observe = out ? watch_map : NULL;
+    run->observer = &k;
+    zb_mixer_of(run->config->layer[c->layer].kind)
+        ->forward(run, c->layer, c->x + (size_t)c->first[p] * c->D, m, NULL);
+    run->observe = NULL;
+    return ZB_OK;
+}
+
+/* h [n, D] += the student's mixer output on a piece; act [n, F]: what then feeds the down map. */
+static zb_status through_mixer(zb_calibration *c, int p, float *h, float *act, zb_err *err) {
     struct zb_calibration_state *s = c->state;
-    for (int p = 0; s->own && p < c->pieces; p++) {
-        float *h = s->student_h + (size_t)c->first[p] * c->D;
-        ZB_TRY(zb_runner_begin(c->student, &c->piece[p], err));
-        zb_layer_forward(zb_runner_run(c->student), c->layer, h, h, NULL, NULL);
+    zb_run *run = zb_runner_run(c->student);
+    zb_param **w = run->params->layer[c->layer];
+    const zb_kernels *kn = zb_kernels_get();
+    int n = c->piece[p].n, F = run->config->F;
+    ZB_TRY(zb_runner_begin(c->student, &c->piece[p], err));
+    zb_mark mark = zb_arena_mark(run->arena);
+    float *m = ZB_RAW_ARRAY(run->arena, float, (size_t)n * c->D),
+          *up = ZB_RAW_ARRAY(run->arena, float, (size_t)n *F);
+    if (s->out)
+        zb_linear(run, s->out, NULL, s->features + (size_t)c->first[p] * s->out->cols, n, m);
+    else
+        ZB_TRY(mix(c, p, NULL, NULL, m, err));
+    for (size_t i = 0; i < (size_t)n * c->D; i++) h[i] += m[i];
+    zb_norm(run, w[ZB_P_NORM2], h, n, c->D, m, NULL);
+    zb_linear_many(
+        run, (zb_linear_map[]){{w[ZB_P_GATE], w[ZB_P_GATE_B], act}, {w[ZB_P_UP], w[ZB_P_UP_B], up}},
+        2, m, n);
+#pragma omp parallel for schedule(static)
+    for (int i = 0; i < n; i++)
+        kn->silu_mul(F, act + (size_t)i * F, up + (size_t)i * F, act + (size_t)i * F);
+    zb_arena_pop(run->arena, mark);
+    return ZB_OK;
+}
+
+static zb_status refit_mlp(zb_calibration *c, const float *act, zb_err *err) {
+    struct zb_calibration_state *s = c->state;
+    zb_param **w = zb_runner_run(c->student)->params->layer[c->layer];
+    zb_arena a = {0};
+    zb_regression r;
+    int most = c->piece[0].n, F = w[ZB_P_DOWN]->cols, D = c->D;
+    const float *bias = w[ZB_P_DOWN_B] ? w[ZB_P_DOWN_B]->w : NULL;
+    double error = 0;
+    zb_regression_init(&r, F, D, most, s->mm, &a);
+    float *goal = ZB_RAW_ARRAY(&a, float, (size_t)most *D);
+    for (int p = 0; p < c->pieces; p++) {
+        int n = c->piece[p].n;
+        size_t at = (size_t)c->first[p] * D;
+        for (size_t i = 0; i < (size_t)n * D; i++) /* the teacher's MLP output */
+            goal[i] = s->next_h[at + i] - s->teacher_h[at + i] - s->target[at + i] -
+                      (bias ? bias[i % (size_t)D] : 0);
+        zb_regression_add(&r, n, act + (size_t)c->first[p] * F, goal, s->weight + c->first[p]);
     }
+    zb_status st = zb_regression_solve(&r, MLP_RIDGE, true, w[ZB_P_DOWN]->w, &error, &a, err);
+    zb_arena_free(&a);
+    zb_debug("calibration: layer %d: MLP's relative error %.4f", c->layer, error);
+    return st;
+}
+
+/* The student's states move behind the layer. */
+static zb_status pass_student(zb_calibration *c, bool solve_mlp, zb_err *err) {
+    struct zb_calibration_state *s = c->state;
+    zb_param **w = zb_runner_run(c->student)->params->layer[c->layer];
+    size_t D = (size_t)c->D, F = (size_t)w[ZB_P_DOWN]->cols;
+    float *act = ZB_RAW_ARRAY(&s->kept, float, (size_t)c->n *F);
+    for (int p = 0; p < c->pieces; p++)
+        ZB_TRY(through_mixer(c, p, s->student_h + (size_t)c->first[p] * D,
+                             act + (size_t)c->first[p] * F, err));
+    if (solve_mlp) ZB_TRY(refit_mlp(c, act, err));
+    for (int p = 0; p < c->pieces; p++) {
+        int n = c->piece[p].n;
+        float *h = s->student_h + (size_t)c->first[p] * D;
+        ZB_TRY(zb_runner_begin(c->student, &c->piece[p], err));
+        zb_run *run = zb_runner_run(c->student);
+        zb_mark mark = zb_arena_mark(run->arena);
+        float *y = ZB_RAW_ARRAY(run->arena, float, (size_t)n *D);
+        zb_linear(run, w[ZB_P_DOWN], w[ZB_P_DOWN_B], act + (size_t)c->first[p] * F, n, y);
+        for (size_t i = 0; i < (size_t)n * D; i++) h[i] += y[i];
+        zb_arena_pop(run->arena, mark);
+    }
+    return ZB_OK;
+}
+
+zb_status zb_calibration_leave(zb_calibration *c, bool refit, zb_err *err) {
+    struct zb_calibration_state *s = c->state;
+    zb_status st = s->own ? pass_student(c, refit, err) : ZB_OK;
+    zb_arena_free(&s->kept);
+    s->out = NULL;
     float *past = s->teacher_h;
     s->teacher_h = s->next_h;
     s->next_h = past;
-    return ZB_OK;
+    return st;
 }
 
 /* sum [m, k] += Aᵀ B over n rows; A [n, m], B [n, k]. */
@@ -175,108 +304,60 @@ void zb_calibration_moment(const zb_calibration *c, const float *x, double *C, z
     for (size_t i = 0; i < size; i++) C[i] /= c->n;
 }
 
-/* Features [n, K] of a piece as doubles, through the identity in place of the output map, whose
- * weights are only set aside. */
-static void read_features(zb_calibration *c, int piece, zb_param *out, double *f,
-                          zb_arena *scratch) {
-    zb_run *run = zb_runner_run(c->student);
-    const zb_mixer *mixer = zb_mixer_of(run->config->layer[c->layer].kind);
-    int n = c->piece[piece].n, D = c->D, K = out->cols;
-    const float *x = c->x + (size_t)c->first[piece] * D;
-    float *y = ZB_NEW_ARRAY(scratch, float, (size_t)n *D),
-          *identity = ZB_NEW_ARRAY(scratch, float, (size_t)D *K), *weights = out->w;
-    out->data = out->w = identity;
-    for (int k0 = 0; k0 < K; k0 += D) {
-        int some = K - k0 < D ? K - k0 : D;
-        memset(identity, 0, (size_t)D * K * sizeof(float));
-        for (int k = 0; k < some; k++) identity[(size_t)k * K + k0 + k] = 1;
-        mixer->forward(run, c->layer, x, y, NULL);
-        for (int i = 0; i < n; i++)
-            for (int k = 0; k < some; k++) f[(size_t)i * K + k0 + k] = (double)y[(size_t)i * D + k];
-    }
-    out->data = out->w = weights;
-}
-
 zb_status zb_calibration_head_power(zb_calibration *c, zb_param *out, int dh, double eps,
                                     double *power, zb_err *err) {
     zb_arena a = {0};
     int K = out->cols, n = c->piece[0].n;
-    double *f = ZB_NEW_ARRAY(&a, double, (size_t)n *K);
-    zb_status s = zb_runner_begin(c->student, &c->piece[0], err);
-    if (s == ZB_OK) {
-        read_features(c, 0, out, f, &a);
-        for (int h = 0; h < K / dh; h++) {
-            power[h] = 0;
-            for (int i = 0; i < n; i++) {
-                double m = 0;
-                for (int k = h * dh; k < (h + 1) * dh; k++)
-                    m += f[(size_t)i * K + k] * f[(size_t)i * K + k] / dh;
-                power[h] += m < 1 ? eps * m / (1 - m) / n : 1e-3;
-            }
-        }
-    }
-    zb_arena_free(&a);
-    return s;
-}
-
-typedef struct sums {
-    double *ff, *fm; /* Σ w f fᵀ [K, K], Σ w f mᵀ [K, D] */
-    double mm;       /* Σ w ‖m‖² */
-} sums;
-
-static zb_status gather(zb_calibration *c, zb_param *out, sums *s, zb_arena *a, zb_err *err) {
-    int D = c->D, K = out->cols;
-    s->ff = ZB_NEW_ARRAY(a, double, (size_t)K *K);
-    s->fm = ZB_NEW_ARRAY(a, double, (size_t)K *D);
-    for (int p = 0; p < c->pieces; p++) {
-        zb_mark mark = zb_arena_mark(a);
-        int n = c->piece[p].n;
-        const float *m = c->target + (size_t)c->first[p] * D, *w = c->weight + c->first[p];
-        double *f = ZB_NEW_ARRAY(a, double, (size_t)n *K),
-               *wf = ZB_NEW_ARRAY(a, double, (size_t)n *K);
-        ZB_TRY(zb_runner_begin(c->student, &c->piece[p], err));
-        read_features(c, p, out, f, a);
+    float *f = ZB_RAW_ARRAY(&a, float, (size_t)n *K),
+          *m = ZB_RAW_ARRAY(&a, float, (size_t)n * c->D);
+    zb_status s = mix(c, 0, out, f, m, err);
+    for (int h = 0; s == ZB_OK && h < K / dh; h++) {
+        power[h] = 0;
         for (int i = 0; i < n; i++) {
-            for (int k = 0; k < K; k++) wf[(size_t)i * K + k] = f[(size_t)i * K + k] * (double)w[i];
-            for (int k = 0; k < D; k++) {
-                double v = (double)m[(size_t)i * D + k];
-                s->mm += (double)w[i] * v * v;
+            double y = 0;
+            for (int k = h * dh; k < (h + 1) * dh; k++) {
+                double v = (double)f[(size_t)i * K + k];
+                y += v * v / dh;
             }
+            power[h] += y < 1 ? eps * y / (1 - y) / n : 1e-3;
         }
-        add_product(n, K, K, wf, f, s->ff, a);
-        add_product(n, K, D, wf, zb_linalg_widen(a, m, (int64_t)n * D), s->fm, a);
-        zb_arena_pop(a, mark);
     }
-    return ZB_OK;
-}
-
-static zb_status solve(zb_calibration *c, zb_param *out, const float *W0, double ridge,
-                       double *error, zb_arena *a, zb_err *err) {
-    int D = c->D, K = out->cols;
-    sums s = {0};
-    ZB_TRY(gather(c, out, &s, a, err));
-    double lambda = 0;
-    for (int k = 0; k < K; k++) lambda += ridge * s.ff[(size_t)k * K + k] / K;
-    double *x = ZB_NEW_ARRAY(a, double, (size_t)K *D);
-    for (int k = 0; k < K; k++)
-        for (int d = 0; d < D; d++)
-            x[(size_t)k * D + d] =
-                s.fm[(size_t)k * D + d] + lambda * (W0 ? (double)W0[(size_t)d * K + k] : 0);
-    ZB_TRY(zb_linalg_solve_spd(K, D, s.ff, lambda, x, a, err));
-    double *fx = ZB_NEW_ARRAY(a, double, (size_t)K *D), e = s.mm;
-    zb_linalg_matmul(&(zb_dmm_args){.m = K, .n = D, .k = K, .a = s.ff, .b = x, .c = fx});
-    for (size_t i = 0; i < (size_t)K * D; i++) e += x[i] * (fx[i] - 2 * s.fm[i]);
-    if (error) *error = s.mm > 0 ? e / s.mm : 0;
-    for (int d = 0; d < D; d++)
-        for (int k = 0; k < K; k++) out->w[(size_t)d * K + k] = (float)x[(size_t)k * D + d];
-    return ZB_OK;
-}
-
-zb_status zb_calibration_refit(zb_calibration *c, zb_param *out, double ridge, bool toward,
-                               double *error, zb_err *err) {
-    ZB_ASSERT(out && out->w);
-    zb_arena a = {0};
-    zb_status s = solve(c, out, toward ? out->w : NULL, ridge, error, &a, err);
     zb_arena_free(&a);
     return s;
+}
+
+/* A piece's tokens to both folds. */
+static void add_halves(zb_regression *r, int n, const float *f, const float *m, const float *w) {
+    int h = n / 2;
+    zb_regression_add(r, h, f, m, w);
+    zb_regression_add(r, n - h, f + (size_t)h * r->K, m + (size_t)h * r->D, w + h);
+}
+
+zb_status zb_calibration_refit(zb_calibration *c, zb_param *out, int block, double ridge,
+                               double *error, zb_err *err) {
+    static const double list[] = {3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1};
+    ZB_ASSERT(out && out->w);
+    struct zb_calibration_state *s = c->state;
+    zb_arena a = {0};
+    zb_calibration_touch(c);
+    float *f = ZB_RAW_ARRAY(&s->kept, float, (size_t)c->n * out->cols),
+          *m = ZB_RAW_ARRAY(&a, float, (size_t)c->piece[0].n * c->D);
+    zb_regression r;
+    zb_regression_init(&r, out->cols, c->D, c->piece[0].n, s->mm, &a);
+    zb_status st = ZB_OK;
+    for (int p = 0; st == ZB_OK && p < c->pieces; p++) {
+        size_t at = (size_t)c->first[p];
+        st = mix(c, p, out, f + at * out->cols, m, err);
+        if (st == ZB_OK)
+            add_halves(&r, c->piece[p].n, f + at * out->cols, c->target + at * c->D,
+                       c->weight + at);
+    }
+    if (st == ZB_OK && block) st = zb_regression_scale(&r, block, out->w, &a, err);
+    if (st == ZB_OK && ridge == 0)
+        st = zb_regression_choose(&r, list, sizeof list / sizeof list[0], out->w, &ridge, &a, err);
+    if (st == ZB_OK) st = zb_regression_solve(&r, ridge, true, out->w, error, &a, err);
+    s->out = out;
+    s->features = f;
+    zb_arena_free(&a);
+    return st;
 }

@@ -27,6 +27,9 @@ typedef struct zb_calibration {
     int pieces;             /* the tokens in batches of whole rows */
     const zb_batch *piece;  /* [pieces]; piece p starts at token first[p] */
     const int *first;
+    int batches; /* the tokens in small batches, for descent */
+    const zb_batch *batch;
+    const int *batch_first;
     zb_runner *teacher, *student;
     struct zb_calibration_state *state;
 } zb_calibration;
@@ -38,7 +41,10 @@ zb_status zb_calibration_new(zb_calibration **out, zb_model *teacher, zb_model *
 void zb_calibration_free(zb_calibration *c); /* NULL is legal */
 
 zb_status zb_calibration_enter(zb_calibration *c, int layer, zb_err *err); /* 0, 1, ... in turn */
-zb_status zb_calibration_leave(zb_calibration *c, zb_err *err);
+
+/* refit (own inputs only): solves the MLP's down map anew, so that from the student's states it
+ * gives the teacher's MLP output, towards its present weights; weighted as the mixers. */
+zb_status zb_calibration_leave(zb_calibration *c, bool refit, zb_err *err);
 
 /* C [D, D] = Σ x xᵀ / n over the tokens of `x` [n, D], in f64. */
 void zb_calibration_moment(const zb_calibration *c, const float *x, double *C, zb_arena *scratch);
@@ -48,12 +54,16 @@ void zb_calibration_moment(const zb_calibration *c, const float *x, double *C, z
 zb_status zb_calibration_head_power(zb_calibration *c, zb_param *out, int dh, double eps,
                                     double *power, zb_err *err);
 
-/* Output map of the entered layer, `out` [D, K] over features f [K] (whatever feeds it), by
- * weighted ridge regression on the target m:
- *   W = argmin Σ_i w_i ‖m_i - W f_i‖² + ridge · mean(diag Σ w f fᵀ) · ‖W - W0‖²,
- * W0 the present weights where `toward`, else 0. The features are those of the student's mixer as
- * it stands, on the inputs x. *error: Σ w ‖m - W f‖² / Σ w ‖m‖² on the same tokens. */
-zb_status zb_calibration_refit(zb_calibration *c, zb_param *out, double ridge, bool toward,
+/* Output map of the entered layer, `out` [D, K] over features f [K] (whatever feeds it), by the
+ * ridge regression of regression.h on the target, towards its present weights; blocks of `block`
+ * columns are scaled before (0: not). ridge 0: chosen by the error on half of the text. The
+ * features are those of the student's mixer as it stands, on the inputs x; they are kept until the
+ * layer is left, so that the mixer need not run again. *error: Σ w ‖m - W f‖² / Σ w ‖m‖² on the
+ * same tokens. */
+zb_status zb_calibration_refit(zb_calibration *c, zb_param *out, int block, double ridge,
                                double *error, zb_err *err);
+
+/* To be called where the mixer's weights change behind a refit. */
+void zb_calibration_touch(zb_calibration *c);
 
 #endif

@@ -79,8 +79,15 @@ const zb_opt zb_compose_opt_table[] = {
      "calibrated start: layers are fitted on the student's own states or on the teacher's"},
     {ZB_OPT_F64, "key_weight", 0, AT(key_weight), "2", 0, 1e6, NULL,
      "calibrated MLA: weight of keys against values in the latents"},
-    {ZB_OPT_F64, "ridge", 0, AT(ridge), "1e-2", 0, 1e6, NULL,
-     "calibrated start: regularisation of the output map, as a share of the features' power"},
+    {ZB_OPT_F64, "ridge", 0, AT(ridge), "0", 0, 1e6, NULL,
+     "calibrated start: pull of the output map to the teacher's, as a share of the features' power "
+     "(0: chosen per layer)"},
+    {ZB_OPT_INT, "calibration_passes", 0, AT(calibration_passes), "4", 0, 1000, NULL,
+     "calibrated start: passes over the text in which each mixer is fitted (0: closed form)"},
+    {ZB_OPT_F64, "calibration_rate", 0, AT(calibration_rate), "0.01", 0, 1, NULL,
+     "calibrated start: first step of those, as a share of each tensor's size"},
+    {ZB_OPT_BOOL, "calibration_mlp", 0, AT(calibration_mlp), "true", 0, 0, NULL,
+     "calibrated start: solve each MLP's last map anew for the student's inputs"},
     {ZB_OPT_CHOICE, "dtype", 0, AT(dtype), "f32", 0, 0, "f32|bf16", "type of the saved weights"},
     {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "random parts of the initialisation"},
     {0},
@@ -179,7 +186,10 @@ static zb_init_job job_of(composer *k, int layer, zb_arena *a) {
                      .seed = (uint64_t)k->o->seed,
                      .calibration = k->calibration,
                      .key_weight = k->o->key_weight,
-                     .ridge = k->o->ridge};
+                     .fit = {.passes = k->o->calibration_passes,
+                             .rate = k->o->calibration_rate,
+                             .ridge = k->o->ridge,
+                             .block = k->config.dh}};
     j.q = wide(k, layer, "self_attn.q_proj.weight", a);
     j.k = wide(k, layer, "self_attn.k_proj.weight", a);
     j.v = wide(k, layer, "self_attn.v_proj.weight", a);
@@ -401,7 +411,7 @@ static zb_status fill_layer(composer *k, int l, zb_err *err) {
         copy_layer(k, donor ? donor : k->teacher, l, true);
         if (!k->calibration) return ZB_OK;
         ZB_TRY(zb_calibration_enter(k->calibration, l, err));
-        return zb_calibration_leave(k->calibration, err);
+        return zb_calibration_leave(k->calibration, false, err);
     }
     zb_arena scratch = {0};
     copy_layer(k, k->teacher, l, zb_kind_has_window(kind));
@@ -409,7 +419,8 @@ static zb_status fill_layer(composer *k, int l, zb_err *err) {
     zb_status s = ZB_OK;
     if (k->calibration) s = zb_calibration_enter(k->calibration, l, err);
     if (s == ZB_OK) s = start_mixer(k, kind, &j, &scratch, err);
-    if (s == ZB_OK && k->calibration) s = zb_calibration_leave(k->calibration, err);
+    bool refit = k->o->calibration_mlp && !zb_kind_has_window(kind); /* a window's stay exact */
+    if (s == ZB_OK && k->calibration) s = zb_calibration_leave(k->calibration, refit, err);
     zb_arena_free(&scratch);
     return s == ZB_OK ? s : zb_err_wrap(err, s, "layer %d", l);
 }

@@ -30,7 +30,9 @@ typedef struct zb_compose_opts {
     double rope_factor, rope_original;
     double kv_percent_max;                        /* 0: no limit */
     const char *calibration, *calibration_inputs; /* of calibrated starts: text; own | teacher */
-    int64_t calibration_tokens, calibration_length;
+    int64_t calibration_tokens, calibration_length, calibration_passes;
+    double calibration_rate;
+    bool calibration_mlp;
     double key_weight, ridge;
     const char *dtype;
     int64_t seed;

@@ -15,8 +15,6 @@
 #include "base/rng.h"
 #include "compose/watch.h"
 
-#include "base/log.h"
-
 #include <math.h>
 #include <string.h>
 
@@ -76,7 +74,6 @@ zb_status zb_deltanet_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err
     const zb_config *c = j->config;
     int64_t di = (int64_t)c->H * c->dh, narrow = (int64_t)c->H * c->D;
     zb_watched w;
-    double error = 0;
     ZB_TRY(zb_watch(&w, j, WATCH_TOKENS, scratch, err));
     copy_attention(j);
     for (int i = 0; i < 3; i++) {
@@ -94,8 +91,7 @@ zb_status zb_deltanet_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err
         if (j->decay_max > 0) decay = fmin(decay, j->decay_max);
         weights(j, "A_log")[h] = (float)log(decay);
     }
-    ZB_TRY(zb_calibration_refit(j->calibration, zb_init_param(j, "linear_attn.o_proj.weight"),
-                                j->ridge, false, &error, err));
-    zb_debug("compose: layer %d: relative error %.4f", j->layer, error);
-    return ZB_OK;
+    zb_param *out = zb_init_param(j, "linear_attn.o_proj.weight");
+    memcpy(out->w, j->o, (size_t)(c->D * di) * sizeof(float));
+    return zb_fit_mixer(j->calibration, out, &j->fit, err);
 }

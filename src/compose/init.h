@@ -6,7 +6,7 @@
 #ifndef ZB_COMPOSE_INIT_H
 #define ZB_COMPOSE_INIT_H
 
-#include "compose/calibrate.h"
+#include "compose/fit.h"
 #include "compose/mla_paper.h"
 #include "model/model.h"
 
@@ -19,7 +19,8 @@ typedef struct zb_init_job {
     zb_param_table *params;     /* of the student */
     uint64_t seed;
     zb_calibration *calibration; /* this layer is entered; NULL unless the table asks for it */
-    double key_weight, ridge;    /* of calibrated starts, see compose.h */
+    double key_weight;           /* of calibrated starts, see compose.h */
+    zb_fit_opts fit;             /* likewise */
     double decay_max; /* of a state beside a window: it is there for what lies behind; 0: none */
 } zb_init_job;
 

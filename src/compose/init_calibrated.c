@@ -1,7 +1,7 @@
 /* init_calibrated.c - starts that look at data as well as weights: the row of the table, and MLA.
  *
- * MLA: see mla_calibrated.h; then out_proj is refitted, towards the teacher's own, on the teacher's
- * mixer output. Mamba2: see mamba2_calibrated.c. */
+ * MLA: see mla_calibrated.h; then it is fitted to the teacher's mixer output (fit.h). Mamba2: see
+ * mamba2_calibrated.c. */
 #include "compose/init.h"
 #include "compose/mla_calibrated.h"
 #include "model/rope.h"
@@ -22,16 +22,12 @@ static zb_status calibrated_mla(const zb_init_job *j, zb_arena *scratch, zb_err 
                                .scale = zb_mla_scale(&c->mla_rope, d.nope_dim, d.rope_dim),
                                .key_weight = j->key_weight};
     zb_mla_paper_out out = zb_init_mla_out(j);
-    double lost = 0, error = 0;
+    double lost = 0;
     zb_status s = zb_mla_calibrated_init(&d, &in, &out, &lost, scratch, err);
-    if (s == ZB_OK)
-        s = zb_calibration_refit(j->calibration, zb_init_param(j, "mla.out_proj.weight"), j->ridge,
-                                 true, &error, err);
     zb_arena_pop(scratch, mark);
-    if (s == ZB_OK)
-        zb_debug("compose: layer %d: latents lose %.4f, relative error %.4f", j->layer, lost,
-                 error);
-    return s;
+    if (s != ZB_OK) return s;
+    zb_debug("compose: layer %d: latents lose %.4f", j->layer, lost);
+    return zb_fit_mixer(j->calibration, zb_init_param(j, "mla.out_proj.weight"), &j->fit, err);
 }
 
 const zb_init zb_init_calibrated = {"calibrated", true, calibrated_mla, zb_mamba2_calibrated,

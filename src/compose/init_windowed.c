@@ -58,6 +58,7 @@ zb_status zb_init_windowed(const zb_init_job *j, zb_init_mixer *memory, zb_arena
         fitted = *j->calibration;
         fitted.target = rest;
         own.calibration = &fitted;
+        own.fit.passes = 0; /* descent would move the window, too */
     }
     silenced map = silence(j, "self_attn.o_proj.weight", scratch),
              bias = silence(j, "self_attn.o_proj.bias", scratch);
@@ -66,5 +67,6 @@ zb_status zb_init_windowed(const zb_init_job *j, zb_init_mixer *memory, zb_arena
     zb_init_fill(gate, j->config->D, 0);
     restore(&map);
     restore(&bias);
+    if (j->calibration) zb_calibration_touch(j->calibration);
     return s;
 }

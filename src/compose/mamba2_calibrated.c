@@ -17,12 +17,11 @@
  * Gate. silu(z + z_bias) of all channels of a head is fitted to the share of its attention that
  * finds something other than the first token, by ridge regression on the student's inputs.
  *
- * Last, out_proj is solved by ridge regression on the teacher's mixer output. */
+ * Last, out_proj is solved towards the teacher's, and all is fitted to its mixer's output (fit.h).
+ */
 #include "compose/watch.h"
 #include "model/rope.h"
 #include "tensor/linalg.h"
-
-#include "base/log.h"
 
 #include <math.h>
 #include <string.h>
@@ -195,15 +194,13 @@ zb_status zb_mamba2_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err *
     const zb_config *c = j->config;
     parts p = parts_of(j);
     zb_watched w;
-    double error = 0;
     ZB_TRY(zb_watch(&w, j, WATCH_TOKENS, scratch, err));
     copy_attention(j, &p, w.profile, scratch);
     zb_init_fill(p.dt, (int64_t)c->H * c->D, 0);
     ZB_TRY(fit_gates(j, &w, p.z, zb_init_weights(j, "mamba.z_bias"), scratch, err));
     zb_init_fill(zb_init_weights(j, "mamba.norm.weight"), p.di, 1);
     ZB_TRY(set_scan(j, w.profile, scratch, err));
-    ZB_TRY(zb_calibration_refit(j->calibration, zb_init_param(j, "mamba.out_proj.weight"), j->ridge,
-                                false, &error, err));
-    zb_debug("compose: layer %d: relative error %.4f", j->layer, error);
-    return ZB_OK;
+    zb_param *out = zb_init_param(j, "mamba.out_proj.weight");
+    memcpy(out->w, j->o, (size_t)(p.di * c->D) * sizeof(float));
+    return zb_fit_mixer(j->calibration, out, &j->fit, err);
 }

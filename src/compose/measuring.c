@@ -22,6 +22,7 @@
 #include <string.h>
 
 enum { PAIRS = 64, HEAD_ROWS = 256 };
+static const double LINEAR_RIDGE = 1e-2; /* of linear maps, where composing chooses its own */
 
 typedef struct piece {
     zb_batch b;
@@ -273,8 +274,8 @@ static zb_status solve_linear(zb_measuring *m, const zb_calibration *c, float *W
         for (size_t i = 0; i < size; i++) xm[i] += part[i];
         zb_arena_pop(&a, mark);
     }
-    double ridge = 0;
-    for (int k = 0; k < D; k++) ridge += m->o->compose->ridge * xx[(size_t)k * D + k] / D;
+    double ridge = 0, share = m->o->compose->ridge > 0 ? m->o->compose->ridge : LINEAR_RIDGE;
+    for (int k = 0; k < D; k++) ridge += share * xx[(size_t)k * D + k] / D;
     zb_status s = zb_linalg_solve_spd(D, D, xx, ridge, xm, &a, err);
     for (int d = 0; d < D && s == ZB_OK; d++)
         for (int k = 0; k < D; k++) W[(size_t)d * D + k] = (float)xm[(size_t)k * D + d];
@@ -299,7 +300,7 @@ static zb_status fit_linear(zb_measuring *m, zb_err *err) {
         map[l] = ZB_NEW_ARRAY(&m->arena, float, (size_t)m->D * m->D);
         s = zb_calibration_enter(c, l, err);
         if (s == ZB_OK) s = solve_linear(m, c, map[l], err);
-        if (s == ZB_OK) s = zb_calibration_leave(c, err);
+        if (s == ZB_OK) s = zb_calibration_leave(c, false, err);
         if (s == ZB_OK && zb_interrupted())
             s = zb_fail(err, ZB_ERR_INTERRUPTED, "select: interrupted");
     }

@@ -3,7 +3,9 @@
 #include "base/rng.h"
 #include "compose/calibrate.h"
 #include "compose/compose.h"
+#include "compose/fit.h"
 #include "compose/mla_calibrated.h"
+#include "compose/regression.h"
 #include "model/rope.h"
 
 #include <math.h>
@@ -292,11 +294,11 @@ static void test_refit(void **state) {
         for (int64_t i = 0; i < zb_param_count(p); i++) p->w[i] = 0.5f;
         double error = 1;
         assert_int_equal(zb_calibration_enter(c, l, &err), ZB_OK);
-        assert_int_equal(zb_calibration_refit(c, p, 1e-9, false, &error, &err), ZB_OK);
+        assert_int_equal(zb_calibration_refit(c, p, 0, 1e-9, &error, &err), ZB_OK);
         assert_true(error < 1e-6);
         for (int64_t i = 0; i < zb_param_count(p); i++)
             assert_true(fabsf(p->w[i] - want[i]) < 2e-2f);
-        assert_int_equal(zb_calibration_leave(c, &err), ZB_OK);
+        assert_int_equal(zb_calibration_leave(c, true, &err), ZB_OK);
     }
     zb_calibration_free(c);
     o.tokens = 1 << 20;
@@ -305,11 +307,145 @@ static void test_refit(void **state) {
     zb_model_free(teacher);
 }
 
+/* A map is found again; a strong ridge leaves the prior, whose blocks can be scaled first; the
+ * ridge that is chosen suits the noise. */
+static void test_regression(void **state) {
+    (void)state;
+    enum { K = 12, OUT = 7, ROWS = 200 };
+    const double list[] = {1e-6, 1e-1, 1e6};
+    zb_matmul *mm;
+    zb_regression r;
+    assert_int_equal(zb_matmul_new(&mm, ZB_PREC_F32, &err), ZB_OK);
+    float *f = normal(ROWS * K, 1, 11), *truth = normal(OUT * K, 1, 12),
+          *noise = normal(ROWS * OUT, 1, 13), *m = ZB_NEW_ARRAY(&arena, float, ROWS *OUT), w[ROWS];
+    for (int part = 0; part < 2; part++) { /* exact, then noise alone */
+        for (int i = 0; i < ROWS; i++) {
+            w[i] = (float)(1 + i % 3);
+            for (int d = 0; d < OUT; d++) {
+                double y = part ? (double)noise[i * OUT + d] : 0;
+                for (int k = 0; k < K && !part; k++)
+                    y += (double)truth[d * K + k] * (double)f[i * K + k];
+                m[i * OUT + d] = (float)y;
+            }
+        }
+        zb_regression_init(&r, K, OUT, ROWS, mm, &arena);
+        for (int i = 0; i < ROWS; i += ROWS / 4)
+            zb_regression_add(&r, ROWS / 4, f + i * K, m + (size_t)i * OUT, w + i);
+        double ridge, error;
+        float W[OUT * K];
+        memset(W, 0, sizeof W);
+        assert_int_equal(zb_regression_choose(&r, list, 3, W, &ridge, &arena, &err), ZB_OK);
+        assert_true(ridge == (part ? 1e6 : 1e-6));
+        if (part) continue;
+        assert_int_equal(zb_regression_solve(&r, ridge, true, W, &error, &arena, &err), ZB_OK);
+        assert_true(error < 1e-5);
+        for (int i = 0; i < OUT * K; i++) assert_true(fabsf(W[i] - truth[i]) < 1e-3f);
+        for (int i = 0; i < OUT * K; i++) W[i] = truth[i] / (float)(1 + i % K / 4);
+        assert_int_equal(zb_regression_scale(&r, 4, W, &arena, &err), ZB_OK);
+        for (int i = 0; i < OUT * K; i++) assert_true(fabsf(W[i] - truth[i]) < 1e-2f);
+        for (int i = 0; i < OUT * K; i++) W[i] = -truth[i];
+        assert_int_equal(zb_regression_solve(&r, 1e9, true, W, &error, &arena, &err), ZB_OK);
+        for (int i = 0; i < OUT * K; i++) assert_true(fabsf(W[i] + truth[i]) < 1e-3f);
+        assert_true(fabs(error - 4) < 1e-3); /* twice the output away */
+    }
+    zb_matmul_free(mm);
+}
+
+/* A teacher, a copy of it as the student, and their calibration. */
+static zb_calibration *open_pair(zb_model **teacher, zb_model **student) {
+    zb_calibration *c;
+    assert_int_equal(zb_model_open(teacher, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
+    assert_int_equal(zb_model_open(student, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
+    zb_calibration_opts o = {
+        .text = text, .tokens = 2048, .length = 64, .own_inputs = true, .seed = 3};
+    assert_int_equal(zb_calibration_new(&c, *teacher, *student, NULL, &o, &err), ZB_OK);
+    return c;
+}
+
+static zb_param *layer_param(zb_model *m, int at, const char *name) {
+    char full[96];
+    snprintf(full, sizeof full, "model.layers.%d.%s", at, name);
+    zb_param *p = zb_params_find(zb_model_params(m), full);
+    assert_non_null(p);
+    return p;
+}
+
+static void spoil(zb_param *p, uint64_t seed) {
+    const float *by = normal((int)zb_param_count(p), 1, seed);
+    double size = 0;
+    for (int64_t i = 0; i < zb_param_count(p); i++) size += (double)p->w[i] * (double)p->w[i];
+    size = sqrt(size / (double)zb_param_count(p));
+    for (int64_t i = 0; i < zb_param_count(p); i++) p->w[i] += (float)(0.5 * size) * by[i];
+}
+
+/* Descent reaches what the output map alone cannot mend: spoilt queries, keys and values. */
+static void test_fit(void **state) {
+    (void)state;
+    zb_model *teacher, *student;
+    zb_calibration *c = open_pair(&teacher, &student);
+    zb_param *out = layer_param(student, 0, "self_attn.o_proj.weight");
+    static const char *const names[] = {"self_attn.q_proj.weight", "self_attn.k_proj.weight",
+                                        "self_attn.v_proj.weight"};
+    for (int i = 0; i < 3; i++) spoil(layer_param(student, 0, names[i]), (uint64_t)i + 20);
+    double closed, fitted;
+    zb_fit_opts o = {.passes = 40, .rate = 0.03, .ridge = 1e-4};
+    assert_int_equal(zb_calibration_enter(c, 0, &err), ZB_OK);
+    assert_int_equal(zb_calibration_refit(c, out, 0, 1e-4, &closed, &err), ZB_OK);
+    assert_int_equal(zb_fit_mixer(c, out, &o, &err), ZB_OK);
+    assert_int_equal(zb_calibration_refit(c, out, 0, 1e-4, &fitted, &err), ZB_OK);
+    assert_true(closed > 1e-3);
+    assert_true(fitted < 0.1 * closed);
+    for (int i = 0; i < 3; i++) assert_null(layer_param(student, 0, names[i])->grad);
+    zb_calibration_free(c);
+    zb_model_free(student);
+    zb_model_free(teacher);
+}
+
+/* The states that walk from layer to layer are those of a whole pass; a healthy student's MLPs stay
+ * as they are, and those of one with a spoilt mixer come closer to the teacher's output. */
+static void test_states(void **state) {
+    (void)state;
+    for (int sick = 0; sick < 2; sick++) {
+        zb_model *teacher, *student;
+        zb_calibration *c = open_pair(&teacher, &student);
+        const zb_config *k = zb_model_config(student);
+        zb_param *down = layer_param(student, 0, "mlp.down_proj.weight"),
+                 *before = layer_param(teacher, 0, "mlp.down_proj.weight"),
+                 *out = layer_param(student, 0, "self_attn.o_proj.weight");
+        if (sick) spoil(out, 31);
+        double change = 0, size = 0;
+        for (int l = 0; l < k->L; l++) {
+            assert_int_equal(zb_calibration_enter(c, l, &err), ZB_OK);
+            if (l == k->L - 1) break;
+            assert_int_equal(zb_calibration_leave(c, true, &err), ZB_OK);
+        }
+        for (int64_t i = 0; i < zb_param_count(down); i++) {
+            double d = (double)down->w[i] - (double)before->w[i];
+            change += d * d;
+            size += (double)before->w[i] * (double)before->w[i];
+        }
+        assert_true(sick ? change > 1e-4 * size : change < 1e-7 * size);
+        int n = c->piece[0].n, last = k->L - 1;
+        float *h = ZB_NEW_ARRAY(&arena, float, n * k->D),
+              *y = ZB_NEW_ARRAY(&arena, float, n * k->D), *hidden[ZB_LAYERS_MAX + 1] = {0};
+        hidden[last] = h;
+        assert_int_equal(zb_runner_begin(c->student, &c->piece[0], &err), ZB_OK);
+        zb_runner_forward(c->student, y, &(zb_capture){.hidden = hidden});
+        zb_norm(zb_runner_run(c->student), layer_param(student, last, "input_layernorm.weight"), h,
+                n, k->D, y, NULL);
+        for (int i = 0; i < n * k->D; i++) assert_true(fabsf(y[i] - c->x[i]) < 1e-3f);
+        zb_calibration_free(c);
+        zb_model_free(student);
+        zb_model_free(teacher);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exact),      cmocka_unit_test(test_promise),
         cmocka_unit_test(test_query_rank), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_refit),
+        cmocka_unit_test(test_refit),      cmocka_unit_test(test_regression),
+        cmocka_unit_test(test_fit),        cmocka_unit_test(test_states),
     };
     return cmocka_run_group_tests(tests, open_folder, remove_folder);
 }

@@ -66,7 +66,7 @@ static zb_init_job job_of(models *m, const zb_init *init, int layer) {
                          .seed = 5,
                          .calibration = init->calibrated ? m->calibration : NULL,
                          .key_weight = 2,
-                         .ridge = 1e-2};
+                         .fit = {.ridge = 1e-2}};
 }
 
 static void open_models(models *m, zb_kind kind, const zb_init *init) {
@@ -127,7 +127,7 @@ static void start_layers(models *m, const zb_init *init, zb_init_mixer *memory) 
                     fail_msg("layer %d: error %.4g with the memory, %.4g without", l, open, closed);
             }
         }
-        CHECK(zb_calibration_leave(m->calibration, &err));
+        CHECK(zb_calibration_leave(m->calibration, false, &err));
     }
 }
 

@@ -1,0 +1,138 @@
+/* fit.c - descent of one mixer (contract in fit.h).
+ *
+ * AdamW moves every weight by about the learning rate, whatever its gradient. Tensors of a mixer
+ * differ by orders of magnitude (a convolution's taps are 1, D of a scan 1e-4), so each has its own
+ * rate: a share of its root mean square. */
+#include "compose/fit.h"
+
+#include "base/log.h"
+#include "kernels/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+static const double BETA1 = 0.9, BETA2 = 0.95, PI = 3.14159265358979323846;
+
+typedef struct slot {
+    zb_param *p;
+    float *m, *v;
+    double rate;
+} slot;
+
+typedef struct descent {
+    zb_calibration *c;
+    slot slot[ZB_SLOTS];
+    int n_slots, step;
+    zb_arena a;
+} descent;
+
+static void open_slots(descent *d, double rate) {
+    zb_param **layer = zb_runner_run(d->c->student)->params->layer[d->c->layer];
+    const zb_kernels *kn = zb_kernels_get();
+    for (int i = ZB_P_MIXER; i < ZB_SLOTS; i++) {
+        zb_param *p = layer[i];
+        if (!p) continue;
+        size_t n = (size_t)zb_param_count(p);
+        double size = sqrt(kn->sum_squares((int64_t)n, p->w) / (double)n);
+        if (size == 0) size = 1 / sqrt((double)p->cols); /* zeros: outputs as large as inputs */
+        p->grad = ZB_NEW_ARRAY(&d->a, float, n);
+        d->slot[d->n_slots++] =
+            (slot){p, ZB_NEW_ARRAY(&d->a, float, n), ZB_NEW_ARRAY(&d->a, float, n), rate * size};
+    }
+}
+
+static void close_slots(descent *d) {
+    for (int i = 0; i < d->n_slots; i++) d->slot[i].p->grad = NULL;
+    zb_arena_free(&d->a);
+}
+
+static void step_all(descent *d, double factor) {
+    const zb_kernels *kn = zb_kernels_get();
+    d->step++;
+    for (int i = 0; i < d->n_slots; i++) {
+        slot *s = &d->slot[i];
+        int64_t n = zb_param_count(s->p);
+        zb_adamw_args g = {.n = n,
+                           .w = s->p->w,
+                           .m = s->m,
+                           .v = s->v,
+                           .grad = s->p->grad,
+                           .grad_scale = 1,
+                           .lr = (float)(s->rate * factor),
+                           .beta1 = (float)BETA1,
+                           .beta2 = (float)BETA2,
+                           .eps = 1e-12f};
+        g.bias1 = (float)(1 - pow(BETA1, d->step));
+        g.bias2 = (float)(1 - pow(BETA2, d->step));
+        kn->adamw(&g);
+        memset(s->p->grad, 0, (size_t)n * sizeof(float));
+    }
+}
+
+/* One batch: gradients added; its relative error. */
+static zb_status descend(descent *d, const zb_batch *b, size_t first, double *error, zb_err *err) {
+    zb_calibration *c = d->c;
+    ZB_TRY(zb_runner_begin(c->student, b, err));
+    zb_run *run = zb_runner_run(c->student);
+    const zb_mixer *mixer = zb_mixer_of(run->config->layer[c->layer].kind);
+    zb_mark mark = zb_arena_mark(run->arena);
+    size_t D = (size_t)c->D;
+    const float *x = c->x + first * D, *target = c->target + first * D;
+    float *y = ZB_RAW_ARRAY(run->arena, float, (size_t)b->n *D),
+          *dx = ZB_NEW_ARRAY(run->arena, float, (size_t)b->n *D);
+    void *tape;
+    mixer->forward(run, c->layer, x, y, &tape);
+    double e = 0, all = 0;
+    for (int i = 0; i < b->n; i++) {
+        double w = (double)c->weight[first + (size_t)i];
+        for (size_t k = (size_t)i * D; k < (size_t)(i + 1) * D; k++) {
+            double diff = (double)y[k] - (double)target[k];
+            e += w * diff * diff;
+            all += w * (double)target[k] * (double)target[k];
+            y[k] = (float)(w * diff);
+        }
+    }
+    for (size_t k = 0; k < (size_t)b->n * D; k++) y[k] *= (float)(1 / all);
+    mixer->backward(run, c->layer, x, y, dx, tape);
+    zb_arena_pop(run->arena, mark);
+    *error = e / all;
+    return ZB_OK;
+}
+
+/* Warm-up over five steps, then a cosine down to a twentieth. */
+static double schedule(int i, int steps) {
+    double fall = 0.5 * (1 + cos(PI * i / steps));
+    return fmin(1, (i + 1) / 5.0) * (0.05 + 0.95 * fall);
+}
+
+static zb_status descend_all(zb_calibration *c, const zb_fit_opts *o, zb_err *err) {
+    descent d = {.c = c};
+    int steps = (int)o->passes * c->batches;
+    zb_status s = ZB_OK;
+    double sum = 0;
+    open_slots(&d, o->rate);
+    for (int i = 0; s == ZB_OK && i < steps; i++) {
+        double error = 0;
+        int b = i % c->batches;
+        s = descend(&d, &c->batch[b], (size_t)c->batch_first[b], &error, err);
+        if (s == ZB_OK) step_all(&d, schedule(i, steps));
+        sum += error;
+    }
+    close_slots(&d);
+    zb_calibration_touch(c);
+    if (s == ZB_OK && !isfinite(sum))
+        s = zb_fail(err, ZB_ERR_INTERNAL, "calibration: the fit of layer %d diverged", c->layer);
+    return s;
+}
+
+zb_status zb_fit_mixer(zb_calibration *c, zb_param *out, const zb_fit_opts *o, zb_err *err) {
+    double closed = 0, error = 0;
+    ZB_TRY(zb_calibration_refit(c, out, o->block, o->ridge, &closed, err));
+    if (o->passes > 0) {
+        ZB_TRY(descend_all(c, o, err));
+        ZB_TRY(zb_calibration_refit(c, out, 0, o->ridge, &error, err));
+    }
+    zb_debug("calibration: layer %d: relative error %.4f in closed form, %.4f behind %lld passes",
+             c->layer, closed, o->passes > 0 ? error : closed, (long long)o->passes);
+    return ZB_OK;
+}
