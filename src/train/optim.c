@@ -19,6 +19,7 @@ void zb_optim_add(zb_optim *o, zb_param *p, double rate, double decay) {
     size_t cap = (size_t)o->cap, n = (size_t)zb_param_count(p);
     o->slot = zb_grow(&o->arena, o->slot, &cap, (size_t)o->n + 1, sizeof *o->slot);
     o->cap = (int)cap;
+    if (p->rate > 0) rate *= (double)p->rate;
     o->slot[o->n++] = (zb_optim_slot){p, ZB_NEW_ARRAY(&o->arena, float, n),
                                       ZB_NEW_ARRAY(&o->arena, float, n), (float)rate, (float)decay};
 }

@@ -25,6 +25,7 @@ typedef struct zb_optim {
 } zb_optim;
 
 void zb_optim_init(zb_optim *o, double beta1, double beta2, double eps);
+/* rate: factor on the learning rate, beside the parameter's own. */
 void zb_optim_add(zb_optim *o, zb_param *p, double rate, double decay);
 void zb_optim_free(zb_optim *o);
 

@@ -50,8 +50,9 @@ static void test_slots(void **state) {
     float *grad[2] = {ZB_NEW_ARRAY(&a, float, SMALL), ZB_NEW_ARRAY(&a, float, LARGE)};
     zb_optim o;
     zb_optim_init(&o, 0.9, 0.95, 1e-8);
+    p[0].rate = 4; /* the parameter's own factor */
     for (int k = 0; k < 2; k++) {
-        zb_optim_add(&o, &p[k], rate[k], decay[k]);
+        zb_optim_add(&o, &p[k], rate[k] / (k ? 1 : 4), decay[k]);
         for (int i = 0; i < p[k].cols; i++) {
             want[k][i].w = (double)p[k].w[i];
             grad[k][i] = p[k].grad[i];
