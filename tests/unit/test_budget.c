@@ -406,6 +406,27 @@ static void test_comparison(void **state) {
     json_decref(out);
 }
 
+/* With all weight on recall the plan is that of method recall. */
+static void test_recall_weight(void **state) {
+    (void)state;
+    zb_select_opts o = options();
+    o.cache_percent = 0;
+    o.compare = "30,60";
+    o.contexts = "64";
+    o.verify = 0;
+    o.recall_weight = 1e6;
+    select_ok(&o);
+    json_t *out = read_json(o.out), *rows = json_object_get(out, "compare");
+    for (size_t i = 0; i < 12; i += 6) { /* plan, kl, recall, ... */
+        json_t *plan = json_array_get(rows, i), *recall = json_array_get(rows, i + 2);
+        assert_string_equal(json_string_value(json_object_get(recall, "method")), "recall");
+        assert_true(
+            json_equal(json_object_get(plan, "candidates"), json_object_get(recall, "candidates")));
+        assert_true(json_is_null(json_object_get(plan, "kl")));
+    }
+    json_decref(out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_resumed_equals_undisturbed),
@@ -416,6 +437,7 @@ int main(void) {
         cmocka_unit_test(test_hostile_tables),
         cmocka_unit_test(test_hostile_plans),
         cmocka_unit_test(test_comparison),
+        cmocka_unit_test(test_recall_weight),
     };
     return cmocka_run_group_tests(tests, open_folder, remove_folder);
 }
