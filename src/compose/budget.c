@@ -159,7 +159,8 @@ static zb_status fill_table(budgeter *b, zb_err *err) {
 
 /* ---- plans ---- */
 
-/* The table as a knapsack; the method decides what is lost. */
+/* The table as a knapsack; the method decides what is lost. Recall better than the teacher's is
+ * chance, not merit: it counts as the teacher's, and the divergence decides between equals. */
 static zb_knapsack knapsack_of(const budgeter *b, const task *k, zb_arena *a) {
     const zb_measures *t = &b->table;
     size_t cells = (size_t)t->layers * (size_t)t->n;
@@ -172,9 +173,9 @@ static zb_knapsack knapsack_of(const budgeter *b, const task *k, zb_arena *a) {
         for (int l = 0; l < t->layers; l++) {
             const zb_measure *r = &t->row[c][l];
             int i = l * t->n + c;
-            double lost = r->recall - t->teacher_recall;
+            double lost = fmax(0, r->recall - t->teacher_recall);
             loss[i] = !part                          ? HUGE_VAL
-                      : !strcmp(k->method, "recall") ? lost
+                      : !strcmp(k->method, "recall") ? lost + 1e-6 * r->kl
                       : !strcmp(k->method, "error")  ? r->error
                       : !strcmp(k->method, "plan")   ? r->kl + b->o->recall_weight * lost
                                                      : r->kl;
