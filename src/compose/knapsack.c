@@ -315,21 +315,22 @@ zb_status zb_knapsack_greedy(const zb_knapsack *k, int64_t budget, zb_allotment 
 
 /* ---- two kinds ---- */
 
-/* `dear` in as many layers as fit, `cheap` in the others; *out is replaced where that is better. */
+/* `dear` in some layers, `cheap` in the others; *out is replaced where a number of them that fits
+ * is better. */
 static zb_status place_pair(const zb_knapsack *k, const int pair[2], int64_t budget, bool smart,
                             zb_allotment *out, zb_arena *a, zb_err *err) {
     int L = k->layers, *layers = ZB_NEW_ARRAY(a, int, L), cheap = pair[0], dear = pair[1];
     double *saved = ZB_NEW_ARRAY(a, double, L);
-    zb_allotment p = {.choice = ZB_NEW_ARRAY(a, int, L), .bytes = INT64_MAX};
     for (int l = 0; l < L; l++) saved[l] = loss_of(k, l, cheap) - loss_of(k, l, dear);
-    for (int count = L; count >= 0 && p.bytes > budget; count--) {
+    for (int count = 0; count <= L; count++) {
+        zb_allotment p = {.choice = ZB_NEW_ARRAY(a, int, L)};
         ZB_TRY(smart ? zb_smart_select(saved, L, count, layers, a, err)
                      : zb_smart_uniform(L, count, layers, err));
         for (int l = 0; l < L; l++) p.choice[l] = cheap;
         for (int i = 0; i < count; i++) p.choice[layers[i]] = dear;
         sum_up(k, &p);
+        if (p.bytes <= budget && (!out->choice || p.loss < out->loss)) *out = p;
     }
-    if (p.bytes <= budget && (!out->choice || p.loss < out->loss)) *out = p;
     return ZB_OK;
 }
 

@@ -41,8 +41,8 @@ zb_status zb_knapsack_best(const zb_knapsack *k, int64_t budget, zb_allotment *o
 zb_status zb_knapsack_greedy(const zb_knapsack *k, int64_t budget, zb_allotment *out, zb_arena *a,
                              zb_err *err);
 
-/* Two kinds only: one choice for all layers, a dearer one for as many as fit, placed evenly or as
- * SMART does by the loss it saves (smart.h). Of all pairs of choices the one with the smallest
+/* Two kinds only: one choice for all layers but some, another one there, placed evenly or as SMART
+ * does by the loss it saves (smart.h). Of all pairs and numbers that fit the one with the smallest
  * loss. */
 zb_status zb_knapsack_two(const zb_knapsack *k, int64_t budget, bool smart, zb_allotment *out,
                           zb_arena *a, zb_err *err);
