@@ -10,8 +10,8 @@
  * Calibrated: the convolutions pass the current token and have no silu behind them, which would
  * bend the copied maps; the gate is 1 (no weights, bias silu⁻¹(1)); β is 1/2; the decay is minus
  * the slope of log mean attention against lag, the same at every token (no weights,
- * softplus(dt_bias) = 1, A_log its logarithm). Last the output map is solved by ridge regression on
- * the teacher's mixer output. */
+ * softplus(dt_bias) = 1, A_log its logarithm). Last all is fitted to the teacher's mixer output
+ * (fit.h). */
 #include "base/rng.h"
 #include "compose/watch.h"
 
