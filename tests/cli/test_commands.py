@@ -18,7 +18,7 @@ ZEBRA = (ROOT / os.environ.get("ZB_BUILD", "build/release")) / "src/cli/zebra"
 GOLDEN = ROOT / "tests/golden"
 SMOLLM2 = ROOT / "data/model/SmolLM2-135M-Instruct.Q4_1.gguf"
 COMMANDS = ["pipeline", "compose", "align", "select", "distill", "eval", "report", "generate", "chat", "tokenize",
-            "score", "inspect", "bench", "quantize"]
+            "score", "inspect", "bench", "quantize", "recall"]
 OK, USAGE, IO, FORMAT, CONFIG, MEMORY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
 
 real_model = pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2} is fetched by ./run test")
@@ -405,6 +405,29 @@ def test_many_texts_and_conversations(tmp_path):
                   ok(*many(tmp_path, rows, "-n", "8", "--temp", "0", model=SMOLLM2)).splitlines()]
     assert "Paris" in text["text"] and chat["text"]
     assert chat["prompt_tokens"] > 8  # the template's own words
+
+
+def test_recall_refuses():
+    base = ["recall", "-m", GOLDEN / "llama"]
+    fails(CONFIG, "need a model with a tokenizer.json", *base)
+    fails(USAGE, "expected options only", *base, "x")
+    fails(USAGE, "samples: expected an integer from 1", *base, "--samples", "0")
+
+
+@real_model
+def test_recall_finds_a_needle_and_resumes(tmp_path):
+    base = ["recall", "-m", SMOLLM2, "-q", "--tests", "niah_single_1,associative", "--lengths", "300", "--depths", "50", "-n", "1",
+            "--pairs", "8", "--distances", "64", "--haystack", ROOT / "README.md", "--cache", tmp_path / "cache"]
+    first = ok(*base, "-o", tmp_path / "a.json", "-s", tmp_path / "samples")
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["results"]["niah_single_1"]["300,none"] == 1.0 and result["cells"][0]["depth"] == 50
+    assert result["associative"][0]["n"] == 4 and "|8|64|4|" in first
+    sample = json.loads((tmp_path / "samples/samples_niah_single_1.jsonl").read_text())
+    assert sample["outputs"][0] in sample["resp"] and sample["score"] == 1
+    assert sample["prompt_tokens"] + 128 <= 300 and sample["input"].count(sample["outputs"][0]) == 1
+    assert ok(*base) == first
+    other = ok(*base, "--seed", "43", "--no-generate", "--tests", "niah_single_1", "--apply-chat-template")
+    assert other.startswith("Answers of which each token") and "|8|64|" not in other
 
 
 @real_model
