@@ -361,12 +361,10 @@ static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
     for (int i = 0; i < to->n; i++) {
         zb_param *p = &to->item[i];
         if (p->layer != layer) continue;
-        bool memory = strstr(p->name, ".mamba.") || strstr(p->name, ".linear_attn.") ||
-                      strstr(p->name, ".memory_gate"),
-             of_mixer = memory || strstr(p->name, ".mla.") || strstr(p->name, ".self_attn.");
-        if (of_mixer && !mixer_too) continue;
-        if (memory && from == k->teacher) continue; /* has none: an initialisation fills it */
+        if (zb_param_in_mixer(p) && !mixer_too) continue;
         const zb_param *q = zb_params_find(src, p->name);
+        /* a Transformer has no memory beside its attention: an initialisation fills it */
+        if (!q && mixer_too && from == k->teacher && zb_param_in_mixer(p)) continue;
         if (!q && layer < 0) q = src->head; /* an untied student of a tied donor */
         ZB_ASSERT(q && zb_param_count(q) == zb_param_count(p));
         zb_param_to_f32(q, 0, q->rows, p->w);

@@ -50,6 +50,14 @@ void zb_params_declare(zb_param_table *t, const zb_config *c, zb_arena *a) {
     t->head = c->tied ? t->embed : append(t, ZB_ROLE_HEAD, -1, "lm_head.weight", c->V, c->D);
 }
 
+bool zb_param_in_mixer(const zb_param *p) {
+    static const char *const parts[] = {".self_attn.", ".mla.", ".mamba.", ".linear_attn.",
+                                        ".memory_gate"};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (strstr(p->name, parts[i])) return true;
+    return false;
+}
+
 zb_param *zb_params_find(const zb_param_table *t, const char *name) {
     for (int i = 0; i < t->n; i++)
         if (!strcmp(t->item[i].name, name)) return &t->item[i];

@@ -73,6 +73,9 @@ void zb_param_to_f32(const zb_param *p, int first, int n, float *out);
 
 size_t zb_param_row_bytes(const zb_param *p); /* of one row as stored */
 
+/* Is it one of a layer's mixer, of whatever kind? */
+bool zb_param_in_mixer(const zb_param *p);
+
 zb_param *zb_params_find(const zb_param_table *t, const char *name);
 int64_t zb_param_count(const zb_param *p);
 int64_t zb_params_total(const zb_param_table *t); /* weights, a tied head once */

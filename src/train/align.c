@@ -61,9 +61,7 @@ typedef struct align {
 static bool is_trained(const void *arg, const zb_param *p) {
     const align *a = arg;
     if (p->layer < 0) return false;
-    bool in_mixer =
-        strstr(p->name, ".mla.") || strstr(p->name, ".mamba.") || strstr(p->name, ".self_attn.");
-    return in_mixer || !strcmp(a->o->trainable, "layer");
+    return zb_param_in_mixer(p) || !strcmp(a->o->trainable, "layer");
 }
 
 /* ---- memory ---- */
