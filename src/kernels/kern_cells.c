@@ -72,6 +72,7 @@ SIMD_INLINE void dots(zb_cell type, const zb_scores_args *a, int rows, int cols,
         SIMD_UNROLL
         for (int i = 0; i < ROWS; i++) sum[i][j] = vf_set1(0);
         key[j] = cell_row(&a->k, j0 + (j < cols ? j : 0));
+        if (j < cols) cell_ask(type, &a->k, j0 + j, 0, a->k.width);
     }
     int p = 0;
     vf d[COLS]; /* of q8_0: kept in memory, since sums, q and b fill the registers */
@@ -122,6 +123,7 @@ SIMD_INLINE void weigh(zb_cell type, const zb_values_args *a, int rows, int vecs
     for (int j = 0; j < a->v.n; j++) {
         const uint8_t *row = cell_row(&a->v, j);
         float x[ROWS];
+        cell_ask(type, &a->v, j, j0, vecs * VW);
         SIMD_UNROLL
         for (int v = 0; v < vecs; v++) { /* one vector at a time: sums and x fill the registers */
             if (v * VW % KERN_BLOCK == 0) {
@@ -226,6 +228,7 @@ static void scores_few(const zb_scores_args *a) {
         rows = tile_rows(a->m - i);
         t.q = a->q + i * a->q_row;
         t.s = a->s + i * a->s_row;
+        t.k.next = a->k.next && i == 0;
         tiles_of[a->k.type].dots[rows - 1](&t);
     }
 }
@@ -255,6 +258,7 @@ static void values_few(const zb_values_args *a) {
         t.p = a->p + i * a->p_row;
         t.keep = a->keep + i;
         t.o = a->o + i * a->o_row;
+        t.v.next = a->v.next && i == 0;
         weigh_rows(&t, f->weigh[rows - 1]);
     }
 }
@@ -267,8 +271,10 @@ SIMD_INLINE void pack_keys_of(zb_cell type, const zb_cell_rows *c, int j0, int p
                               float *out) {
     for (int j = 0; j < NR; j += CELLS) {
         const uint8_t *key[CELLS];
-        for (int l = 0; l < CELLS; l++)
+        for (int l = 0; l < CELLS; l++) {
             key[l] = cell_row(c, j0 + j + l < c->n ? j0 + j + l : c->n - 1);
+            cell_ask(type, c, j0 + j + l, p0, k);
+        }
         for (int p = 0; p < k; p += CELLS) {
             bool over = p + CELLS > k && type != ZB_CELL_Q8_0;
             if (over && k < CELLS) {
@@ -294,6 +300,7 @@ SIMD_INLINE void pack_values_of(zb_cell type, const zb_cell_rows *c, int j0, int
     bool full = j0 + NR <= c->width || type == ZB_CELL_Q8_0;
     for (int r = 0; r < n; r++, out += NR) {
         const uint8_t *row = cell_row(c, r0 + r);
+        cell_ask(type, c, r0 + r, j0, NR);
         SIMD_UNROLL
         for (int v = 0; v < NR; v += VW) {
             int left = c->width - j0 - v;

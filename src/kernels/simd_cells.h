@@ -35,6 +35,14 @@ static inline float cell_one(zb_cell type, const uint8_t *row, int i) {
     return cell_scale(type, row, i) * (float)(int8_t)*p;
 }
 
+/* Asks for `count` values from i on of the row that stands n rows behind row j. */
+SIMD_INLINE void cell_ask(zb_cell type, const zb_cell_rows *c, int j, int i, int count) {
+    if (!c->next) return;
+    const uint8_t *row = c->p + (size_t)(j + c->n) * c->row_bytes;
+    const uint8_t *p = cell_at(type, row, i), *end = cell_at(type, row, i + count);
+    for (; p < end; p += 64) __builtin_prefetch(p);
+}
+
 /* vf_splat: a broadcast, without the addition of vf_set1 and the zero that it keeps in a register.
  * Blocks of CELLS x CELLS values are transposed in registers. */
 #if defined(__aarch64__)

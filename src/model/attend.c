@@ -79,6 +79,7 @@ static void load_queries(const zb_attend *a, int t0, int t1, float *out) {
 static void scores(const zb_attend *a, int M, int key, int n, const work *w) {
     zb_scores_args g = {.m = M, .q = w->q, .q_row = a->dk, .s = w->s, .s_row = TILE};
     g.k = zb_cells_rows(&a->k, key, n);
+    g.k.next = true;
     zb_kernels_get()->attend_scores(&g);
     if (!a->k_tail.width) return;
     g.q += a->k.width;
@@ -103,6 +104,7 @@ static void add_values(const zb_attend *a, int M, int key, int n, const work *w)
     zb_values_args g = {.m = M, .p = w->s, .p_row = TILE, .keep = w->keep};
     g.v = zb_cells_rows(a->v.p ? &a->v : &a->k, key, n);
     g.v.width = a->dv;
+    g.v.next = a->v.p != NULL; /* else the keys' own, asked for already */
     g.o = w->o;
     g.o_row = a->dv;
     zb_kernels_get()->attend_values(&g);

@@ -31,7 +31,8 @@ zb_cell_rows zb_cells_rows(const zb_cells *c, int at, int n) {
                    : c->type == ZB_BF16 ? ZB_CELL_BF16
                    : c->type == ZB_F16  ? ZB_CELL_F16
                                         : ZB_CELL_Q8_0;
-    return (zb_cell_rows){type, n, c->width, (const uint8_t *)c->p + (size_t)at * c->row, c->row};
+    const uint8_t *p = c->p;
+    return (zb_cell_rows){type, n, c->width, p + (size_t)at * c->row, c->row, false};
 }
 
 void zb_cells_read(const zb_cells *c, int at, int n, float *out, ptrdiff_t out_row) {

@@ -16,7 +16,7 @@ static size_t bytes_of(zb_cell type, int width) {
 /* n rows in slot 0, a few bytes apart; the last one ends at the trapping page. */
 static zb_cell_rows draw_rows(const zb_kernels *k, zb_cell type, int n, int width) {
     size_t row = bytes_of(type, width), gap = (size_t)draw_below(3) * 4;
-    zb_cell_rows c = {type, n, width, NULL, row + gap};
+    zb_cell_rows c = {type, n, width, NULL, row + gap, draw_below(2)};
     uint8_t *p = guard_take(0, n ? (size_t)(n - 1) * c.row_bytes + row : 0);
     c.p = p;
     for (int j = 0; j < n; j++, p += c.row_bytes) {
