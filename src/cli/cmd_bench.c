@@ -208,8 +208,9 @@ static void test_name(const zb_bench_case *c, char out[64]) {
 }
 
 static void print_machine(const zb_bench_machine *m, const char *fill) {
-    printf("machine: %d threads, %s kernels, read %.1f GB/s, f32 %.0f GFLOP/s, bf16 ", m->threads,
-           m->kernels, m->read_rate * 1e-9, m->f32_rate * 1e-9);
+    printf(
+        "machine: %d threads, %s kernels, read %.1f GB/s, f32 %.0f GFLOP/s, int8 %.0f G/s, bf16 ",
+        m->threads, m->kernels, m->read_rate * 1e-9, m->f32_rate * 1e-9, m->int8_rate * 1e-9);
     printf(m->bf16_rate > 0 ? "%.0f GFLOP/s" : "not native", m->bf16_rate * 1e-9);
     printf("; contexts %s\n\n", fill);
 }
@@ -251,9 +252,9 @@ static void print_csv(const report *r) {
 }
 
 static json_t *machine_json(const zb_bench_machine *m) {
-    return json_pack("{s:i, s:s, s:f, s:f, s:f}", "threads", m->threads, "kernels", m->kernels,
+    return json_pack("{s:i, s:s, s:f, s:f, s:f, s:f}", "threads", m->threads, "kernels", m->kernels,
                      "read_bytes_per_second", m->read_rate, "f32_flop_per_second", m->f32_rate,
-                     "bf16_flop_per_second", m->bf16_rate);
+                     "bf16_flop_per_second", m->bf16_rate, "int8_op_per_second", m->int8_rate);
 }
 
 static json_t *case_json(const row *r) {

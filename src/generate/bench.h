@@ -16,6 +16,7 @@ typedef struct zb_bench_machine {
     double read_rate;    /* bytes/s, all threads reading a buffer larger than the caches */
     double f32_rate;     /* flop/s of the largest f32 product (a multiply and an add are two) */
     double bf16_rate;    /* the same in bf16; 0 where the processor has none */
+    double int8_rate;    /* the same in 8-bit integers: Q4_0 weights times tokens of 8 bits */
 } zb_bench_machine;
 
 /* Best of several runs; takes about two seconds. Uses the caller's number of OpenMP threads. */

@@ -1,24 +1,30 @@
 /* stream.c - linear maps of few tokens (contract in stream.h).
  *
- * Three ways to multiply packed rows, by type and precision:
+ * Four ways to multiply packed rows, by type and precision:
  *   8 bits   at precision int8 a quantised matrix meets activations in blocks of 32 signed bytes
  *            (kernels.h: quantize_q8, gemv8_*), quantised once for all maps that share them;
+ *   stored   f32 activations and rows of a type that caches have, too: several tokens meet several
+ *            rows in registers (attend_scores, whose keys are the rows of the matrix);
  *   exact    f32 activations and a kernel for the type (gemv_*), a token at a time over a few rows
- *            that stay in the cache;
+ *            that stay in the cache: one token alone, and deterministic passes;
  *   widened  f32 activations and no such kernel: a row goes through a tile on the stack.
  * The rows of all maps together are dealt to the threads by bytes, so that threads finish
  * together; a thread's share does not depend on timing, and every row is summed by one thread. */
 #include "model/stream.h"
 
 #include "kernels/kernels.h"
+#include "model/cells.h"
 #include "model/integer.h"
 
 #include <omp.h>
 
 /* Up to so many tokens, as measured: beyond, products in cache blocks win over streams. Codes of 8
- * bits gain less from these (integer.c), so their streams win for longer. */
-enum { FEW_INT8 = 4, FEW_WIDE_INT8 = 12, FEW_EXACT = 4 };
-enum { BLOCK = 32, TILE = 1024, ROWS = 4, EXACT_ROWS = 16 };
+ * bits gain less from these (integer.c), so their streams win for longer, most so where bytes are
+ * multiplied at twice the rate. */
+enum { FEW_INT8 = 4, FEW_WIDE = 6, FEW_WIDE_VNNI = 12, FEW_EXACT = 4 };
+/* Packed rows that need no copy in f32: such a copy of all matrices costs as much as multiplying 128 tokens. */
+enum { FEW_STORED = 128 };
+enum { BLOCK = 32, TILE = 1024, ROWS = 4, EXACT_ROWS = 16, STORED_ROWS = 16 };
 
 /* Bytes below which a second thread costs more than it brings. */
 static const size_t parallel_bytes = 32 << 10;
@@ -53,10 +59,20 @@ static int8_fn int8_of(const zb_run *run, zb_dtype t) {
     }
 }
 
+/* Several tokens at once: a token's sum then depends on their number. */
+static bool is_stored(const zb_run *run, zb_dtype t) {
+    return !run->deterministic && (t == ZB_F32 || t == ZB_BF16 || t == ZB_F16 || t == ZB_Q8_0);
+}
+
 bool zb_stream_wants(const zb_run *run, const zb_param *w, int n) {
+    if (!int8_of(run, w->dtype)) {
+        bool stored =
+            is_stored(run, w->dtype) && w->dtype != ZB_F32 && !zb_matmul_bf16_native(run->mm);
+        return n <= (stored ? FEW_STORED : FEW_EXACT) && !zb_integer_wants(run, w);
+    }
     bool wide = w->dtype == ZB_Q8_0 || w->dtype == ZB_Q6_K;
-    if (!int8_of(run, w->dtype)) return n <= FEW_EXACT && !zb_integer_wants(run, w);
-    return n <= (wide ? FEW_WIDE_INT8 : FEW_INT8);
+    int few_wide = zb_kernels_get()->igemm_vnni ? FEW_WIDE_VNNI : FEW_WIDE;
+    return n <= (wide ? few_wide : FEW_INT8);
 }
 
 /* What all threads share. */
@@ -79,6 +95,17 @@ static void rows_exact(const job *j, const zb_linear_map *m, exact_fn f, int fir
             g.y = m->y + (size_t)t * m->w->rows;
             f(&g);
         }
+    }
+}
+
+static void rows_stored(const job *j, const zb_linear_map *m, int first, int last) {
+    zb_cells w = {m->w->dtype, m->w->cols, zb_param_row_bytes(m->w), m->w->data};
+    for (int r = first; r < last; r += STORED_ROWS) {
+        zb_scores_args g = {.m = j->n, .q = j->x, .q_row = j->k};
+        g.k = zb_cells_rows(&w, r, last - r < STORED_ROWS ? last - r : STORED_ROWS);
+        g.s = m->y + r;
+        g.s_row = m->w->rows;
+        zb_kernels_get()->attend_scores(&g);
     }
 }
 
@@ -119,6 +146,8 @@ static void rows_of_map(const job *j, const zb_linear_map *m, int first, int las
                            .y = m->y,
                            .y_row = w->rows};
         f8(&g);
+    } else if (j->n > 1 && is_stored(j->run, w->dtype)) {
+        rows_stored(j, m, first, last);
     } else if (f) {
         rows_exact(j, m, f, first, last);
     } else {

@@ -445,7 +445,7 @@ static void test_bench(void **unused) {
     fixture f;
     open_fixture(&f, "hybrid");
     const zb_config *c = zb_model_config(zb_engine_model(f.e));
-    zb_bench_machine m = {.threads = 1, .read_rate = 1e10, .f32_rate = 1e11};
+    zb_bench_machine m = {.threads = 1, .read_rate = 1e10, .f32_rate = 1e11, .int8_rate = 2e11};
     zb_bench_case pp = {.prompt = 64}, tg = {.tokens = 4, .depth = 32},
                   both = {.prompt = 16, .tokens = 4, .depth = 40, .batch = 3};
     zb_bench *b, *filled, *bad;
