@@ -56,7 +56,8 @@ static const zb_opt table[] = {
     ROW(ZB_OPT_BOOL, "kernels", 0, kernels, NULL, 0, 0,
         "measure the inner loops on one core, without a model"),
     ROW(ZB_OPT_BOOL, "layers", 0, layers, NULL, 0, 0,
-        "measure a Mamba2 layer in one pass and token by token, without a model"),
+        "measure Mamba2 layers, and attention over caches (--depth, --cache-type), without a "
+        "model"),
     {ZB_OPT_CHOICE, "output", 'o', offsetof(options, output), "md", 0, 0, "md|csv|json",
      "form of the table"},
     {0},
@@ -336,7 +337,7 @@ static zb_status run_kernels(zb_cli *cli, const options *o) {
 
 /* ---- layers ---- */
 
-enum { LAYERS_MAX = 4, LAYER_TOKENS = 2048 };
+enum { LAYERS_MAX = 4, LAYER_TOKENS = 2048, ATTEND_DEPTH = 8192 };
 
 static void print_layer(const zb_bench_layer *b, bool csv) {
     double us = 1e6 / b->tokens;
@@ -354,30 +355,68 @@ static json_t *layer_json(const zb_bench_layer *b) {
                      "backward", b->scan[2]);
 }
 
+static void print_attend(const zb_bench_attend *a, bool csv) {
+    printf(csv ? "%s,%d,%s,%.3f,%.2f,%.2f\n" : "| %s | %d | %s | %.1f | %.1f | %.1f |\n", a->name,
+           a->depth, a->cache, 1e6 * a->seconds, 1e-9 * a->flop / a->seconds,
+           1e-9 * a->bytes / a->seconds);
+}
+
+/* Attention at every depth; without one at 8,192 tokens. */
+static zb_status run_attends(zb_cli *cli, const options *o, zb_bench_attend *out, int *n) {
+    zb_bench_attend sizes[LAYERS_MAX];
+    int depth[LIST_MAX], depths, kinds = zb_bench_attend_sizes(sizes, LAYERS_MAX);
+    ZB_TRY(zb_list_ints(o->depth, "--depth", 0, LENGTH_MAX, depth, LIST_MAX, &depths, &cli->err));
+    for (int d = 0; d < depths; d++)
+        for (int i = 0; i < kinds; i++) {
+            zb_bench_attend *a = &out[(*n)++];
+            *a = sizes[i];
+            a->depth = depth[d] ? depth[d] : ATTEND_DEPTH;
+            a->runs = 4 * (int)o->runs;
+            a->cache = o->cache_type;
+            ZB_TRY(zb_bench_attend_run(a, &cli->err));
+        }
+    return ZB_OK;
+}
+
+static zb_status print_layers(zb_cli *cli, const options *o, const zb_bench_layer *b, int n,
+                              const zb_bench_attend *a, int n_a) {
+    bool csv = !strcmp(o->output, "csv");
+    if (!strcmp(o->output, "json")) {
+        json_t *rows = json_array(), *attends = json_array();
+        for (int i = 0; i < n; i++) json_array_append_new(rows, layer_json(&b[i]));
+        for (int i = 0; i < n_a; i++)
+            json_array_append_new(attends,
+                                  json_pack("{s:s, s:i, s:s, s:f, s:f, s:f}", "name", a[i].name,
+                                            "depth", a[i].depth, "cache", a[i].cache, "seconds",
+                                            a[i].seconds, "flop", a[i].flop, "bytes", a[i].bytes));
+        json_t *all = json_pack("{s:o, s:o}", "layers", rows, "attention", attends);
+        return zb_cli_print_json(cli, all, true);
+    }
+    puts(csv ? "layer,tokens,chunked_us,steps_us,backward_us,decode_us,ratio"
+             : "| Mamba2 layer, us per token | tokens | one pass, chunked | one pass, steps | "
+               "backward | token by token | ratio |\n|---|--:|--:|--:|--:|--:|--:|");
+    for (int i = 0; i < n; i++) print_layer(&b[i], csv);
+    puts(csv ? "\nattention,depth,cache,us,gflop_per_second,gb_per_second"
+             : "\n| attention of one token | depth | cache | us | GFLOP/s | GB/s |\n"
+               "|---|--:|---|--:|--:|--:|");
+    for (int i = 0; i < n_a; i++) print_attend(&a[i], csv);
+    return ZB_OK;
+}
+
 static zb_status run_layers(zb_cli *cli, const options *o) {
     zb_bench_layer b[LAYERS_MAX];
     if (o->model)
         return zb_fail(&cli->err, ZB_ERR_USAGE, "--layers: expected no model, found -m %s",
                        o->model);
-    int n = zb_bench_layer_sizes(b, LAYERS_MAX);
-    json_t *rows = json_array();
-    zb_status s = ZB_OK;
-    for (int i = 0; i < n && s == ZB_OK; i++) {
+    int n = zb_bench_layer_sizes(b, LAYERS_MAX), n_a = 0;
+    for (int i = 0; i < n; i++) {
         b[i].tokens = LAYER_TOKENS;
         b[i].runs = (int)o->runs;
-        s = zb_bench_layer_run(&b[i], &cli->err);
-        json_array_append_new(rows, layer_json(&b[i]));
+        ZB_TRY(zb_bench_layer_run(&b[i], &cli->err));
     }
-    if (s == ZB_OK && !strcmp(o->output, "json"))
-        return zb_cli_print_json(cli, json_pack("{s:o}", "layers", rows), true);
-    json_decref(rows);
-    if (s != ZB_OK) return s;
-    bool csv = !strcmp(o->output, "csv");
-    puts(csv ? "layer,tokens,chunked_us,steps_us,backward_us,decode_us,ratio"
-             : "| Mamba2 layer, us per token | tokens | one pass, chunked | one pass, steps | "
-               "backward | token by token | ratio |\n|---|--:|--:|--:|--:|--:|--:|");
-    for (int i = 0; i < n; i++) print_layer(&b[i], csv);
-    return ZB_OK;
+    zb_bench_attend *a = ZB_NEW_ARRAY(&cli->arena, zb_bench_attend, LIST_MAX * LAYERS_MAX);
+    ZB_TRY(run_attends(cli, o, a, &n_a));
+    return print_layers(cli, o, b, n, a, n_a);
 }
 
 static zb_status run(zb_cli *cli, const options *o) {

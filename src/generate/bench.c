@@ -14,8 +14,8 @@
 
 #include "base/log.h"
 #include "base/rng.h"
+#include "generate/session.h"
 #include "kernels/kernels.h"
-#include "model/state.h"
 
 #include <math.h>
 #include <omp.h>
@@ -135,11 +135,11 @@ zb_status zb_bench_machine_measure(zb_bench_machine *m, zb_err *err) {
 
 struct zb_bench {
     zb_arena arena; /* this struct */
-    zb_arena base_arena, case_arena;
+    zb_arena case_arena;
     zb_engine *engine;
     zb_bench_machine machine;
     zb_bench_opts opts;
-    zb_state *base; /* a computed context; NULL: none yet */
+    zb_session *base; /* a computed context; NULL: none yet */
 };
 
 /* The sequences of one case. */
@@ -147,13 +147,10 @@ typedef struct job {
     zb_bench *b;
     const zb_bench_case *c;
     int batch;
-    zb_state **state;   /* [batch] */
-    uint8_t *recurrent; /* what the recurrent parts were at the depth */
-    zb_span *span;      /* [batch] */
-    int32_t *ids;       /* [depth + prompt + tokens]: the same for every sequence */
-    int32_t *step_ids;  /* [batch] */
-    float *hidden;      /* [max(batch, ZB_CHUNK), D] */
-    float *logits;      /* [batch, V] */
+    zb_session **session; /* [batch] */
+    zb_step_item *item;   /* [batch] */
+    uint8_t *recurrent;   /* what the recurrent parts were at the depth */
+    int32_t *ids;         /* [depth + prompt + tokens]: the same for every sequence */
 } job;
 
 static const zb_config *config_of(const zb_bench *b) {
@@ -175,7 +172,7 @@ zb_status zb_bench_new(zb_bench **out, zb_engine *e, const zb_bench_machine *m,
 
 void zb_bench_free(zb_bench *b) {
     if (!b) return;
-    zb_arena_free(&b->base_arena);
+    zb_session_free(b->base);
     zb_arena_free(&b->case_arena);
     zb_arena a = b->arena;
     zb_arena_free(&a);
@@ -246,78 +243,57 @@ static void fill_random(zb_state *s, const zb_config *c, int len) {
     s->len = len;
 }
 
-/* One pass over spans of `each` tokens; with `logits` those of every span's last token. */
-static zb_status pass(const job *j, const int32_t *ids, int n_spans, int each, float *logits,
-                      zb_err *err) {
-    zb_runner *r = zb_engine_runner(j->b->engine);
-    zb_batch batch = {.ids = ids, .n = n_spans * each, .span = j->span, .n_spans = n_spans};
-    for (int i = 0; i < n_spans; i++)
-        j->span[i] = (zb_span){.start = i * each, .n = each, .state = j->state[i]};
-    if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted");
-    ZB_TRY(zb_runner_begin(r, &batch, err));
-    zb_mark mark = zb_arena_mark(zb_runner_arena(r));
-    zb_runner_forward(r, j->hidden, NULL);
-    size_t last = (size_t)(each - 1) * (size_t)config_of(j->b)->D;
-    if (logits) zb_runner_logits(r, j->hidden + last, n_spans, logits);
-    zb_arena_pop(zb_runner_arena(r), mark);
-    return ZB_OK;
+static zb_status new_session(const job *j, int tokens, zb_session **out, zb_err *err) {
+    ZB_TRY(zb_session_new(out, j->b->engine, tokens, err));
+    return zb_session_hold(*out, tokens, err);
 }
 
-/* Sequence i computes its tokens up to `end`, in pieces. */
-static zb_status read_prompt(const job *j, int i, int end, zb_err *err) {
-    job one = *j;
-    one.state = &j->state[i];
-    for (zb_state *s = j->state[i]; s->len < end;) {
-        int n = end - s->len < ZB_CHUNK ? end - s->len : ZB_CHUNK;
-        bool last = s->len + n == end;
-        ZB_TRY(pass(&one, j->ids + s->len, 1, n, last ? j->logits : NULL, err));
-    }
-    return ZB_OK;
+/* A sequence computes its tokens from where it stands up to `end`. */
+static zb_status read_prompt(const job *j, zb_session *s, int end, zb_err *err) {
+    int at = zb_session_state(s)->len;
+    zb_step_item item = {.session = s, .tokens = j->ids + at, .n = end - at};
+    return item.n > 0 ? zb_step(&item, 1, err) : ZB_OK;
 }
 
-/* Brings the context of the case into the base state, from what is there already if that is a
- * part of it. */
-static zb_status compute_base(job *j, zb_err *err) {
+/* Brings the context of the case into the base, from what is there already if that is a part of
+ * it. */
+static zb_status compute_base(const job *j, zb_err *err) {
     zb_bench *b = j->b;
-    int depth = j->c->depth;
-    const zb_config *c = config_of(b);
-    if (!b->base || b->base->len > depth || b->base->tokens_max < depth) {
-        zb_arena a = {0};
-        zb_state *s = zb_state_init(zb_alloc(&a, zb_state_size(c, depth)), c, depth);
-        if (b->base && b->base->len <= depth) zb_state_copy(s, b->base, c);
-        zb_arena_free(&b->base_arena);
-        b->base_arena = a;
+    int depth = j->c->depth, have = b->base ? zb_session_state(b->base)->len : 0;
+    if (!b->base || have > depth || zb_session_max(b->base) < depth) {
+        zb_session *old = b->base, *s = NULL;
+        zb_status status = new_session(j, depth, &s, err);
+        if (status == ZB_OK && old && have <= depth)
+            zb_state_copy(zb_session_state(s), zb_session_state(old), config_of(b));
+        zb_session_free(old);
         b->base = s;
+        ZB_TRY(status);
     }
-    job base = *j;
-    base.state = &b->base;
-    return read_prompt(&base, 0, depth, err);
+    return read_prompt(j, b->base, depth, err);
 }
 
 static zb_status prepare(job *j, zb_err *err) {
     zb_bench *b = j->b;
     zb_arena *a = &b->case_arena;
     const zb_config *c = config_of(b);
-    int total = j->c->depth + j->c->prompt + j->c->tokens;
-    j->state = ZB_NEW_ARRAY(a, zb_state *, j->batch);
-    j->span = ZB_NEW_ARRAY(a, zb_span, j->batch);
+    int depth = j->c->depth, total = depth + j->c->prompt + j->c->tokens;
+    j->session = ZB_NEW_ARRAY(a, zb_session *, j->batch);
+    j->item = ZB_NEW_ARRAY(a, zb_step_item, j->batch);
     j->ids = ZB_NEW_ARRAY(a, int32_t, total);
-    j->step_ids = ZB_NEW_ARRAY(a, int32_t, j->batch);
-    j->hidden =
-        ZB_NEW_ARRAY(a, float, (size_t)(j->batch > ZB_CHUNK ? j->batch : ZB_CHUNK) * (size_t)c->D);
-    j->logits = ZB_NEW_ARRAY(a, float, (size_t)j->batch *(size_t)c->V);
     for (int i = 0; i < total; i++)
         j->ids[i] = (int32_t)zb_rng_below(1, ZB_RNG_TEST, (uint64_t)i, (uint32_t)c->V);
-    if (!b->opts.random_fill) ZB_TRY(compute_base(j, err));
+    if (depth && !b->opts.random_fill) ZB_TRY(compute_base(j, err));
     for (int i = 0; i < j->batch; i++) {
-        j->state[i] = zb_state_init(zb_alloc(a, zb_state_size(c, total)), c, total);
+        ZB_TRY(new_session(j, total, &j->session[i], err));
+        zb_state *s = zb_session_state(j->session[i]);
         if (b->opts.random_fill)
-            fill_random(j->state[i], c, j->c->depth);
-        else
-            zb_state_copy(j->state[i], b->base, c);
+            fill_random(s, c, depth);
+        else if (depth)
+            zb_state_copy(s, zb_session_state(b->base), c);
     }
-    j->recurrent = zb_alloc(a, round64(j->state[0]->bytes));
-    memcpy(j->recurrent, j->state[0]->data, j->state[0]->bytes);
+    zb_state *first = zb_session_state(j->session[0]);
+    j->recurrent = zb_alloc(a, round64(first->bytes));
+    memcpy(j->recurrent, first->data, first->bytes);
     return ZB_OK;
 }
 
@@ -325,14 +301,16 @@ static zb_status prepare(job *j, zb_err *err) {
 static zb_status measure(const job *j, int steps, double *t, zb_err *err) {
     int depth = j->c->depth, at = depth + j->c->prompt;
     for (int i = 0; i < j->batch; i++) { /* back to the depth: rows behind it are overwritten */
-        memcpy(j->state[i]->data, j->recurrent, j->state[i]->bytes);
-        j->state[i]->len = depth;
+        zb_state *s = zb_session_state(j->session[i]);
+        memcpy(s->data, j->recurrent, s->bytes);
+        s->len = depth;
     }
     double start = zb_seconds();
-    for (int i = 0; i < j->batch && j->c->prompt; i++) ZB_TRY(read_prompt(j, i, at, err));
+    for (int i = 0; i < j->batch; i++) ZB_TRY(read_prompt(j, j->session[i], at, err));
     for (int s = 0; s < steps; s++) {
-        for (int i = 0; i < j->batch; i++) j->step_ids[i] = j->ids[at + s];
-        ZB_TRY(pass(j, j->step_ids, j->batch, 1, j->logits, err));
+        for (int i = 0; i < j->batch; i++)
+            j->item[i] = (zb_step_item){j->session[i], &j->ids[at + s], 1};
+        ZB_TRY(zb_step(j->item, j->batch, err));
     }
     *t = zb_seconds() - start;
     return ZB_OK;
@@ -378,6 +356,7 @@ zb_status zb_bench_run(zb_bench *b, zb_bench_case *c, zb_err *err) {
     job j = {.b = b, .c = c, .batch = c->batch};
     zb_status s = prepare(&j, err);
     if (s == ZB_OK) s = measure_all(&j, c, err);
+    for (int i = 0; j.session && i < j.batch; i++) zb_session_free(j.session[i]);
     zb_arena_free(&b->case_arena);
     if (s == ZB_OK) account(b, c);
     return s;

@@ -1,10 +1,10 @@
 /* bench.h - speed of prompts and of generation, as a share of what the machine can do.
  *
- * A case is `prompt` tokens in pieces, then `tokens` steps of one token for `batch` sequences side
- * by side, all behind `depth` other tokens; either count may be 0. Tokenising and sampling are left
- * out. A zb_bench holds the state of the greatest depth so far, so that cases of ascending depth
- * compute their context once, and copies of it are what is measured. Never measure beside other
- * work: two programs that spin on barriers slow each other many times over. */
+ * A case is `prompt` tokens in pieces, then `tokens` steps of one token for `batch` sequences
+ * side by side (zb_step), all behind `depth` other tokens; either count may be 0. Tokenising and
+ * sampling are left out. A zb_bench holds the state of the greatest depth so far, so that cases of
+ * ascending depth compute their context once, and copies of it are what is measured. Never measure
+ * beside other work: two programs that spin on barriers slow each other many times over. */
 #ifndef ZB_GENERATE_BENCH_H
 #define ZB_GENERATE_BENCH_H
 

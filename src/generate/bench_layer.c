@@ -8,10 +8,12 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "model/attend.h"
 #include "model/model.h"
 #include "model/ssd.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 typedef struct bench {
@@ -184,4 +186,90 @@ zb_status zb_bench_layer_run(zb_bench_layer *b, zb_err *err) {
     zb_status s = measure(&k, b, err);
     release(&k);
     return s;
+}
+
+/* ---- attention over a cache ---- */
+
+int zb_bench_attend_sizes(zb_bench_attend *out, int cap) {
+    static const zb_bench_attend known[] = {
+        {.name = "SmolLM2-135M attention", .heads = 9, .groups = 3, .dk = 64, .dv = 64},
+        {.name = "SmolLM2-135M MLA 4 %", .heads = 9, .groups = 1, .dk = 76, .dv = 44, .tail = 32},
+        {.name = "Llama-3.2-1B attention", .heads = 32, .groups = 8, .dk = 64, .dv = 64},
+        {.name = "Zebra 8B MLA", .heads = 32, .groups = 1, .dk = 224, .dv = 160, .tail = 64},
+    };
+    int n = (int)(sizeof known / sizeof known[0]);
+    for (int i = 0; i < n && i < cap; i++) out[i] = known[i];
+    return n;
+}
+
+/* n random rows in a storage type. */
+static zb_cells random_rows(zb_arena *a, zb_dtype type, int n, int width, uint64_t seed) {
+    enum { DRAWN = 64 }; /* rows that are drawn, the others repeat them */
+    zb_cells c = {type, width, zb_cells_row(type, width), NULL};
+    uint8_t *p = zb_alloc(a, (size_t)n * c.row);
+    float *x = ZB_NEW_ARRAY(a, float, DRAWN *width);
+    fill(x, (int64_t)DRAWN * width, 1, 0, seed);
+    for (int i = 0; i < n; i++) {
+        uint8_t *to = p + (size_t)i * c.row;
+        if (i < DRAWN)
+            zb_cells_write(type, width, x + (size_t)i * width, to);
+        else
+            memcpy(to, to - DRAWN * c.row, c.row);
+    }
+    c.p = p;
+    return c;
+}
+
+/* The caches of all key/value heads, and what one token asks of them. */
+static zb_attend *attends_of(zb_arena *a, zb_bench_attend *b, zb_dtype type) {
+    int per = b->heads / b->groups;
+    zb_attend *all = ZB_NEW_ARRAY(a, zb_attend, b->groups);
+    float *q = ZB_NEW_ARRAY(a, float, b->heads * b->dk),
+          *o = ZB_NEW_ARRAY(a, float, b->heads * b->dv);
+    fill(q, (int64_t)b->heads * b->dk, 1, 0, 1);
+    zb_dtype tail = type == ZB_Q8_0 ? ZB_BF16 : type; /* as states keep rotary keys */
+    for (int g = 0; g < b->groups; g++) {
+        uint64_t seed = 10 + 3 * (uint64_t)g;
+        all[g] = (zb_attend){.T = 1,
+                             .heads = per,
+                             .past = b->depth - 1,
+                             .dk = b->dk,
+                             .dv = b->dv,
+                             .scale = (float)(1 / sqrt((double)b->dk)),
+                             .q = q + g * per * b->dk,
+                             .q_head = b->dk,
+                             .o = o + g * per * b->dv,
+                             .o_head = b->dv,
+                             .k = random_rows(a, type, b->depth, b->dk - b->tail, seed)};
+        b->bytes += (double)b->depth * (double)all[g].k.row;
+        if (b->tail) {
+            all[g].k_tail = random_rows(a, tail, b->depth, b->tail, seed + 1);
+            b->bytes += (double)b->depth * (double)all[g].k_tail.row;
+        } else {
+            all[g].v = random_rows(a, type, b->depth, b->dv, seed + 2);
+            b->bytes += (double)b->depth * (double)all[g].v.row;
+        }
+    }
+    return all;
+}
+
+zb_status zb_bench_attend_run(zb_bench_attend *b, zb_err *err) {
+    zb_dtype type;
+    ZB_TRY(zb_cells_type(b->cache, &type, err));
+    if (b->depth < 1 || b->runs < 1)
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "bench: expected 1 or more tokens and runs, found %d and %d", b->depth,
+                       b->runs);
+    zb_arena data = {0}, work = {0};
+    b->seconds = b->bytes = 0;
+    b->flop = 2.0 * b->heads * (b->dk + b->dv) * b->depth;
+    const zb_attend *all = attends_of(&data, b, type);
+    for (int i = 0; i <= b->runs; i++) { /* the first warms up */
+        double start = zb_seconds();
+        zb_attend_forward(&work, omp_get_max_threads(), all, b->groups);
+        if (i) keep_best(&b->seconds, start);
+    }
+    zb_arena_free(&work);
+    zb_arena_free(&data);
+    return ZB_OK;
 }

@@ -49,6 +49,7 @@ zb_engine *zb_session_engine(const zb_session *s) { return s->engine; }
 int zb_session_max(const zb_session *s) { return s->tokens_max; }
 int64_t zb_session_computed(const zb_session *s) { return s->computed; }
 const float *zb_session_logits(const zb_session *s) { return s->has_logits ? s->logits : NULL; }
+zb_state *zb_session_state(zb_session *s) { return s->state; }
 size_t zb_session_bytes(const zb_session *s) { return s->arena.bytes + s->grown.bytes; }
 
 const int32_t *zb_session_tokens(const zb_session *s, int *n) {
@@ -90,6 +91,8 @@ static zb_status reserve(zb_session *s, int n, zb_err *err) {
     s->tokens = tokens;
     return ZB_OK;
 }
+
+zb_status zb_session_hold(zb_session *s, int n, zb_err *err) { return reserve(s, n, err); }
 
 zb_status zb_session_new(zb_session **out, zb_engine *e, int tokens_max, zb_err *err) {
     *out = NULL;

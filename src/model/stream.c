@@ -22,7 +22,7 @@
  * bits gain less from these (integer.c), so their streams win for longer, most so where bytes are
  * multiplied at twice the rate. */
 enum { FEW_INT8 = 4, FEW_WIDE = 6, FEW_WIDE_VNNI = 12, FEW_EXACT = 4 };
-/* Packed rows that need no copy in f32: such a copy of all matrices costs as much as multiplying 128 tokens. */
+/* Packed rows that need no copy in f32: such a copy costs as much as multiplying 128 tokens. */
 enum { FEW_STORED = 128 };
 enum { BLOCK = 32, TILE = 1024, ROWS = 4, EXACT_ROWS = 16, STORED_ROWS = 16 };
 

@@ -332,9 +332,13 @@ def test_bench():
 
 
 def test_bench_layers():
-    layers = json.loads(ok("bench", "--layers", "-r", "1", "-t", "1", "-o", "json"))["layers"]
+    report = json.loads(ok("bench", "--layers", "-r", "1", "-t", "1", "-d", "100,300", "--cache-type", "q8_0", "-o", "json"))
+    layers, attention = report["layers"], report["attention"]
     assert [x["name"] for x in layers] == ["SmolLM2-135M", "Llama-3.2-1B"]
     assert all(x[f"{form}_seconds"] > 0 for x in layers for form in ["chunked", "steps", "backward", "decode"])  # tests run beside others
+    assert [x["depth"] for x in attention] == 4 * [100] + 4 * [300] and all(x["seconds"] > 0 for x in attention)
+    assert attention[4]["bytes"] == 300 * 3 * 2 * 68 and attention[5]["bytes"] == 300 * (68 + 64)  # the rotary keys stay bf16
+    assert attention[1]["flop"] == 2 * 9 * (76 + 44) * 100
     fails(USAGE, "--layers: expected no model", "bench", "--layers", "-m", GOLDEN / "llama")
 
 
