@@ -160,12 +160,13 @@ double zb_hidden_loss(int n, int D, const float *x, const float *target, float s
             sum += ((double)a[j] - (double)b[j]) * ((double)a[j] - (double)b[j]);
             size += (double)b[j] * (double)b[j];
         }
+        double r = sum / size, value = r / (1 + r);
         if (dx) {
-            float f = (float)(2 * (double)scale / size);
+            float f = (float)(2 * (double)scale / (size * (1 + r) * (1 + r)));
             for (int j = 0; j < D; j++) dx[(size_t)i * D + j] += f * (a[j] - b[j]);
         }
 #pragma omp ordered
-        total += sum / size;
+        total += value;
     }
     return total;
 }

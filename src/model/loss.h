@@ -56,9 +56,11 @@ size_t zb_vocab_loss_room(int V, int n, bool teacher, int threads);
 double zb_ild_loss(int n, int D, const float *a, const float *b, bool squared, const uint8_t *mask,
                    float scale, float *da);
 
-/* Relative squared distance of hidden states x [n, D] from `target`, summed over tokens:
- * ‖x-t‖² / ‖t‖². Each token counts by its own size, since single tokens carry residuals a hundred
- * times the others'. dx += scale · gradient (NULL: none). */
+/* Relative squared distance r = ‖x-t‖² / ‖t‖² of hidden states x [n, D] from `target`, as r / (1 +
+ * r) summed over tokens: each token counts by its own size, since single tokens carry residuals a
+ * hundred times the others', and one that is far off (a student that lost such a residual, or makes
+ * one up) pulls no harder than others (Geman and McClure 1987). dx += scale · gradient (NULL:
+ * none). */
 double zb_hidden_loss(int n, int D, const float *x, const float *target, float scale, float *dx);
 
 /* Mean over n pairs of -log σ(β((pc-pr)-(rc-rr))) (Rafailov et al. 2023, eq. 7); gradients of the
