@@ -1,7 +1,8 @@
 /* distill.c - the distillation stage (contract in distill.h).
  *
- *   loss = kl·KL(teacher‖student) + reverse_kl·KL(student‖teacher) + ce·CE + hidden·d,   mean per
- * token d = mean over layers of ‖x - t‖² / ‖t‖², the outputs of a student's and the teacher's layer
+ *   loss = kl·KL(teacher‖student) + reverse_kl·KL(student‖teacher) + ce·CE + hidden·d
+ *   d    = mean over layers of r / (1 + r), r = ‖x - t‖² / ‖t‖² of their outputs, student's x
+ * mean per token.
  *
  * The last term costs nothing, since the teacher passes anyway, and tells each layer directly what
  * the vocabulary only tells the last one (as TinyBERT does, arXiv 1909.10351).
