@@ -9,7 +9,7 @@ static const zb_cli_about about = {
     "Chooses what stands in each layer: a plan under a byte budget (--cache-percent, --budget), or "
     "which layers stay MLA (--mamba2 DIR --mla DIR --count N).",
     "Under a budget every candidate is measured alone in every layer; the table of measurements is "
-    "continued after an interruption and serves all methods and budgets.\n"
+    "continued after an interruption and serves all methods.\n"
     "Candidates: attention, mla:RANK+ROTARY, mamba2, sliding_window:WINDOW+SINKS, other kinds, "
     "KIND=FOLDER for layers of a model; zero and linear are measured only.",
 };
