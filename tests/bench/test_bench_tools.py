@@ -113,7 +113,7 @@ def quality(monkeypatch):
 
 def quality_report(average=0.3, tasks=None):
     student = {"kv_percent": 3.90625, "kv_bytes_per_token": 1800, "state_bytes": 4096, "kl_to_teacher": 1.95159, "perplexity": 164.3,
-               "average": average, "tasks": {"piqa": {"acc": 0.6, "acc_stderr": 0.05}} if tasks is None else tasks,
+               "average": average, "tasks": {"piqa": {"acc": 0.6, "acc_stderr": 0.05}} if tasks is None else tasks, "associative": {"16": {"128": 0.25, "99": 1}},
                "seconds": {"assemble": 10.4, "eval": 100, "eval_teacher": 9, "distill": 5}}
     teacher = {"kv_bytes_per_token": 46080, "state_bytes": 0, "perplexity": 22.8, "average": 0.4}
     return {"teacher": teacher, "student": student, "missing": []}
@@ -128,6 +128,7 @@ def test_quality_row_and_plot(tmp_path, quality):
         quality.append(tmp_path / "q.csv", row)
     row = quality.read_rows(tmp_path / "q.csv")[1]
     assert (row["tokens"], row["seconds"], row["retained_percent"], row["bytes_2k"]) == ("1000", "15", "75.0", str(2048 * 1800 + 4096))
+    assert row["recall_128"] == "0.25" and row["teacher_recall_128"] == ""
     assert row["piqa_acc"] == "0.6" and row["hellaswag_acc"] == ""
     done = tool("quality", "--plot", "--csv", tmp_path / "q.csv", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
