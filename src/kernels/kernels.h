@@ -29,8 +29,8 @@ typedef struct zb_gemm_args {
 } zb_gemm_args;
 
 /* n rows of `width` values as caches keep them, row_bytes apart. q8_0: blocks of 32 behind an f16
- * scale; a last block that is not full is filled up with any codes. `next`: the n rows behind these are
- * asked for meanwhile (only a hint: they need not exist). */
+ * scale; a last block that is not full is filled up with any codes. `next`: the n rows behind these
+ * are asked for meanwhile (only a hint: they need not exist). */
 typedef enum zb_cell { ZB_CELL_F32, ZB_CELL_BF16, ZB_CELL_F16, ZB_CELL_Q8_0 } zb_cell;
 typedef struct zb_cell_rows {
     zb_cell type;

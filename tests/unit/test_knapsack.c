@@ -191,7 +191,7 @@ static void test_edges_of_the_budget(void **state) {
         assert_int_equal(p.choice[0], want[i].first);
         assert_int_equal(p.choice[1], want[i].second);
     }
-    const double none[] = {NAN, HUGE_VAL, 1, 1};
+    const double none[] = {(double)NAN, HUGE_VAL, 1, 1};
     k.loss = none;
     assert_int_equal(zb_knapsack_least(&k, &arena), -1);
     n = 1;
