@@ -45,7 +45,7 @@ static zb_status read_candidate(zb_measures *m, const json_t *o, const char *whe
                                 zb_err *err) {
     const char *name;
     zb_candidate c;
-    int i;
+    int i = 0;
     if (!json_is_object(o))
         return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
                        zb_json_type(o));

@@ -131,7 +131,7 @@ static void draw_query(hiding *h, const char *const *key, bool *wanted) {
 /* Draws keys, values and places; the needles come in shuffled order. */
 static zb_status draw_needles(hiding *h) {
     const zb_recall_task *t = h->t;
-    const char *key[ZB_RECALL_NEEDLES_MAX], *value[ZB_RECALL_NEEDLES_MAX];
+    const char *key[ZB_RECALL_NEEDLES_MAX] = {0}, *value[ZB_RECALL_NEEDLES_MAX] = {0};
     bool wanted[ZB_RECALL_NEEDLES_MAX] = {0};
     int values = (int)t->values;
     for (int i = 0; i < h->n; i++) {
