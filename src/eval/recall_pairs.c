@@ -104,9 +104,10 @@ static void put_filler(sequence *s, int at, int n) {
 
 zb_status zb_recall_pairs_make(const zb_recall_pairs *p, const zb_recall_vocab *v, zb_arena *a,
                                zb_probe_request *out, zb_err *err) {
+    ZB_ASSERT(p->pairs >= 1);
     int N = p->pairs, head = p->bos >= 0, own = zb_recall_pairs_least(N, p->lines);
     int n = head + p->distance + own, width = own / N;
-    ZB_ASSERT(N >= 1 && p->distance >= own);
+    ZB_ASSERT(p->distance >= own);
     if (v->n < 2 * N + FILLER_MIN)
         return zb_fail(err, ZB_ERR_CONFIG,
                        "associative: %d pairs need %d words of one token, the vocabulary has %d", N,
