@@ -9,7 +9,7 @@ static const zb_cli_about about = {
     "results.",
     "A recipe has the keys output, teacher, title, seed, precision, memory_limit and the sections "
     "compose, "
-    "align, select, distill, eval, generate, bench, report,\n"
+    "align, select, distill, eval, recall, generate, bench, report,\n"
     "whose keys are the options of the commands of those names (docs/RECIPES.md). What follows the "
     "recipe replaces its values:\n"
     "zebra pipeline recipes/zebra.yaml output=out/long distill.tokens=1000000",

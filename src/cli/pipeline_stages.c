@@ -17,16 +17,13 @@
 /* All-MLA and all-Mamba2 students with the recipe's sizes. */
 zb_status zb_stage_students(zb_plan *p, zb_err *err) {
     zb_compose_opts o = p->compose;
-    o.attention_layers = o.mla_layers = o.mamba2_layers = o.sliding_window_layers = NULL;
-    o.windowed_mamba2_layers = o.gated_deltanet_layers = o.windowed_deltanet_layers = NULL;
-    o.mla_from = o.mamba2_from = NULL;
-    o.kv_percent_max = 0;             /* holds for the hybrid, not for its parts */
-    o.calibration_inputs = "teacher"; /* their layers will stand among others */
-    o.calibration_passes = 0;         /* alignment goes on from the closed form */
-    o.default_kind = "mla";
+    zb_candidate mla = {.kind = ZB_MLA, .size = (int)o.kv_rank, .more = (int)o.rope_dim},
+                 mamba2 = {.kind = ZB_MAMBA2};
+    o.calibration_passes = 0; /* alignment goes on from the closed form */
+    zb_compose_all_of(&o, &mla);
     o.out = zb_plan_path(p, "mla");
     ZB_TRY(zb_compose_run(&o, err));
-    o.default_kind = "mamba2";
+    zb_compose_all_of(&o, &mamba2);
     o.out = zb_plan_path(p, "mamba2");
     return zb_compose_run(&o, err);
 }

@@ -178,12 +178,14 @@ static zb_status add_file(zb_buf *list, const char *path, zb_err *err) {
     return ZB_OK;
 }
 
-zb_status zb_cache_model_digest(const char *path, const char *precision, char hex[65],
-                                zb_err *err) {
+zb_status zb_cache_model_digest(const char *path, const char *precision, const char *cache_type,
+                                char hex[65], zb_err *err) {
     zb_arena a = {0};
     zb_buf list;
     zb_buf_init(&list, 1 << 20);
-    zb_buf_addf(&list, "precision %s\n", precision);
+    bool rounds = cache_type && strcmp(cache_type, "f32") != 0;
+    zb_buf_addf(&list, "precision %s%s%s\n", precision, rounds ? " cache " : "",
+                rounds ? cache_type : "");
     zb_status s = ZB_OK;
     if (zb_dir_exists(path)) {
         char **name;

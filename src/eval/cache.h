@@ -27,7 +27,9 @@ bool zb_cache_find(const zb_cache *c, const zb_cache_key *key, zb_str *value);
 zb_status zb_cache_add(zb_cache *c, const zb_cache_key *key, zb_str value, zb_err *err);
 zb_status zb_cache_flush(zb_cache *c, zb_err *err);
 
-/* Digest of a model's weights and configuration: of a .gguf file, or of the folder's files. */
-zb_status zb_cache_model_digest(const char *path, const char *precision, char hex[65], zb_err *err);
+/* Digest of what answers depend on: a model's weights and configuration (a .gguf file, or the
+ * folder's files), the precision of products, and how keys and values are kept (NULL: f32). */
+zb_status zb_cache_model_digest(const char *path, const char *precision, const char *cache_type,
+                                char hex[65], zb_err *err);
 
 #endif

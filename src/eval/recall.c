@@ -571,10 +571,7 @@ zb_status zb_recall_model(const zb_recall_opts *o, const char *model, const char
     named.model = model;
     zb_status s = open_model(&x, model, p, cache_type, err);
     if (s == ZB_OK && o->cache && *o->cache) {
-        char what[64]; /* a rounded cache gives other answers */
-        snprintf(what, sizeof what, "%s cache %s", zb_precision_name(p),
-                 cache_type ? cache_type : "f32");
-        s = zb_cache_model_digest(model, what, key, err);
+        s = zb_cache_model_digest(model, zb_precision_name(p), cache_type, key, err);
         named.model_key = key;
     }
     if (s == ZB_OK) {

@@ -6,9 +6,6 @@
 #include "eval/model_scorer.h"
 #include "eval/table.h"
 
-#include <stdio.h>
-#include <string.h>
-
 #define AT(field) offsetof(zb_suite_opts, field)
 const zb_opt zb_suite_opt_table[] = {
     {ZB_OPT_STR, "model", 'm', AT(model), NULL, 0, 0, NULL, "model folder or .gguf"},
@@ -85,11 +82,7 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
     char key[65];
     if (e->cache && *e->cache) {
         ZB_TRY(zb_precision_choose(o->precision, &p, err));
-        bool rounds = o->cache_type && strcmp(o->cache_type, "f32") != 0;
-        char what[64]; /* what changes the answers beside the weights */
-        snprintf(what, sizeof what, "%s%s%s", zb_precision_name(p), rounds ? " cache " : "",
-                 rounds ? o->cache_type : "");
-        ZB_TRY(zb_cache_model_digest(o->model, what, key, err));
+        ZB_TRY(zb_cache_model_digest(o->model, zb_precision_name(p), o->cache_type, key, err));
         named.model_key = key;
     }
     ZB_TRY(zb_model_scorer_new(&m, x->runner, 0, err));

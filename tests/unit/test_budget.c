@@ -17,9 +17,10 @@
 
 #include <cmocka.h>
 
+#include "text_folder.h"
+
 static zb_arena arena;
 static zb_err err;
-static char folder[64], text[128];
 
 static const char teacher[] = "tests/golden/llama",
                   words[] = "attention,zero,linear,mamba2,mla:6+6,mla:12+6,mla:9+8,"
@@ -27,27 +28,13 @@ static const char teacher[] = "tests/golden/llama",
 
 static int open_folder(void **state) {
     (void)state;
-    snprintf(folder, sizeof folder, "/tmp/zb_budget.XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    snprintf(text, sizeof text, "%s/text.jsonl", folder);
-    FILE *f = fopen(text, "w");
-    if (!f) return -1;
-    for (int d = 0; d < 24; d++) {
-        fprintf(f, "{\"input_ids\": [");
-        for (int i = 0; i < 150; i++) {
-            uint64_t at = (uint64_t)(d * 1000 + i);
-            fprintf(f, "%s%d", i ? "," : "", 3 + (int)zb_rng_below(5, ZB_RNG_TEST, at, 94));
-        }
-        fprintf(f, "]}\n");
-    }
-    return fclose(f);
+    return text_folder_open("budget");
 }
 
 static int remove_folder(void **state) {
     (void)state;
     zb_arena_free(&arena);
-    zb_status s = zb_dir_remove(folder, NULL);
-    return s == ZB_OK ? 0 : -1;
+    return text_folder_remove();
 }
 
 static const char *in_folder(const char *name) { return zb_path_join(&arena, folder, name); }

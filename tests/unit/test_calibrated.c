@@ -20,33 +20,20 @@
 
 #include <cmocka.h>
 
+#include "text_folder.h"
+
 static zb_arena arena;
 static zb_err err;
-static char folder[64], text[128];
 
 static int open_folder(void **state) {
     (void)state;
-    snprintf(folder, sizeof folder, "/tmp/zb_calibrated.XXXXXX");
-    if (!mkdtemp(folder)) return -1;
-    snprintf(text, sizeof text, "%s/text.jsonl", folder);
-    FILE *f = fopen(text, "w");
-    if (!f) return -1;
-    for (int d = 0; d < 24; d++) {
-        fprintf(f, "{\"input_ids\": [");
-        for (int i = 0; i < 150; i++) {
-            uint64_t at = (uint64_t)(d * 1000 + i);
-            fprintf(f, "%s%d", i ? "," : "", 3 + (int)zb_rng_below(5, ZB_RNG_TEST, at, 94));
-        }
-        fprintf(f, "]}\n");
-    }
-    return fclose(f);
+    return text_folder_open("calibrated");
 }
 
 static int remove_folder(void **state) {
     (void)state;
     zb_arena_free(&arena);
-    char *command = NULL;
-    return asprintf(&command, "rm -rf %s", folder) < 0 || system(command) != 0;
+    return text_folder_remove();
 }
 
 static float *normal(int n, double scale, uint64_t seed) {
