@@ -7,11 +7,10 @@ static const zb_cli_about about = {
     "RECIPE.yaml [[SECTION.]KEY=VALUE]...",
     "Runs all stages of a recipe, resuming where an earlier run stopped, and prints the table of "
     "results.",
-    "A recipe has the keys output, teacher, title, seed, precision, memory_limit and the sections "
-    "compose, "
-    "align, select, distill, eval, recall, generate, bench, report,\n"
-    "whose keys are the options of the commands of those names (docs/RECIPES.md). What follows the "
-    "recipe replaces its values:\n"
+    "A recipe has the keys output, teacher, title, seed, precision, memory_limit and the sections\n"
+    "compose, align, select, distill, eval, recall, generate, bench, report, whose keys are the "
+    "options of the commands of those names (docs/RECIPES.md).\n"
+    "What follows the recipe replaces its values:\n"
     "zebra pipeline recipes/zebra.yaml output=out/long distill.tokens=1000000",
 };
 
