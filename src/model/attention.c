@@ -5,11 +5,14 @@
  * = Wo concat_h(o) (+ bo). (Touvron et al. 2023; method.md 1.) State: planes of the
  * rotated keys of each kv head, then of the values of each.
  *
- * A layer with a window (kind sliding_window) has the same parameters and computes the same, but a
- * token sees the last `window` and the first `sinks` tokens alone (window.h). Its state is rings
- * instead of planes, of a size that the context does not change. Rows that came before the batch
- * are read back from the rings, new ones are rounded as the rings will hold them, so that a token
- * sees the same keys however the document is cut. */
+ * A layer with a window (kind sliding_window) has the same parameters and computes the same, but in
+ * its near heads a token sees the last `window` and the first `sinks` tokens alone (window.h).
+ * Their state is rings instead of planes, of a size that the context does not change. Rows that
+ * came before the batch are read back from the rings, new ones are rounded as the rings will hold
+ * them, so that a token sees the same keys however the document is cut. Its far heads, the
+ * retrieval heads of the config, see all tokens as in plain attention and have planes (Xiao et al.
+ * 2024, DuoAttention: few heads of a model ever look far back). Heads here are kv heads with the
+ * query heads that share them. */
 #include "model/attend.h"
 #include "model/mixer.h"
 #include "model/rope.h"
@@ -41,27 +44,30 @@ static void params(const zb_config *c, int l, zb_param_table *t) {
     if (c->o_bias) zb_params_add(t, l, BO, ZB_ROLE_MIXER, "self_attn.o_proj.bias", c->D, 0);
 }
 
-/* Appends the keys and values of every span to its state. */
+/* Appends the keys and values of the far heads of every span to its state. */
 static void remember(const zb_run *run, int layer, const tape *t) {
     const zb_config *c = run->config;
-    int G = c->G, dh = c->dh;
+    int G = c->G, dh = c->dh, far = zb_config_far_heads(c, layer);
 #pragma omp parallel if (run->batch->n > FEW)
     for (int s = 0; s < run->batch->n_spans; s++) {
         const zb_span *sp = &run->batch->span[s];
-        for (int g = 0; sp->state && g < 2 * G; g++) {
-            zb_cells plane = zb_state_plane(sp->state, c, layer, g);
-            const float *x = (g < G ? t->k : t->v) + ((size_t)sp->start * G + g % G) * dh;
+        for (int i = 0; sp->state && i < 2 * far; i++) {
+            zb_cells plane = zb_state_plane(sp->state, c, layer, i);
+            int g = zb_config_far_head(c, layer, i % far);
+            const float *x = (i < far ? t->k : t->v) + ((size_t)sp->start * G + g) * dh;
 #pragma omp for schedule(static) nowait
-            for (int i = 0; i < sp->n; i++)
-                zb_state_put(sp->state, &plane, sp->state->len + i, x + (size_t)i * G * dh);
+            for (int r = 0; r < sp->n; r++)
+                zb_state_put(sp->state, &plane, sp->state->len + r, x + (size_t)r * G * dh);
         }
     }
 }
 
-/* Attention of one span to kv head g. */
-static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int g, const tape *t) {
+/* Attention of one span to the far head at a place among them. */
+static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int place,
+                            const tape *t) {
     const zb_config *c = run->config;
     int per = c->H / c->G, hq = c->H * c->dh, hk = c->G * c->dh;
+    int g = zb_config_far_head(c, layer, place), far = zb_config_far_heads(c, layer);
     zb_attend a = {.T = sp->n,
                    .heads = per,
                    .past = zb_span_past(sp),
@@ -77,8 +83,8 @@ static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int
     a.q = t->q + at_q;
     a.o = t->o + at_q;
     if (sp->state) {
-        a.k = zb_state_plane(sp->state, c, layer, g);
-        a.v = zb_state_plane(sp->state, c, layer, c->G + g);
+        a.k = zb_state_plane(sp->state, c, layer, place);
+        a.v = zb_state_plane(sp->state, c, layer, far + place);
     } else {
         a.k = zb_cells_f32(t->k + at_k, hk, c->dh);
         a.v = zb_cells_f32(t->v + at_k, hk, c->dh);
@@ -88,17 +94,19 @@ static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int
     return a;
 }
 
-/* All spans and kv heads of the batch; n receives how many. */
+/* All spans and far heads of the batch; n receives how many. */
 static zb_attend *all_groups(const zb_run *run, int layer, const tape *t, int *n) {
-    int G = run->config->G;
-    *n = run->batch->n_spans * G;
+    int far = zb_config_far_heads(run->config, layer);
+    *n = run->batch->n_spans * far;
     zb_attend *a = zb_alloc_raw_array(run->arena, (size_t)*n, sizeof *a);
-    for (int i = 0; i < *n; i++) a[i] = group_args(run, layer, &run->batch->span[i / G], i % G, t);
+    for (int i = 0; i < *n; i++)
+        a[i] = group_args(run, layer, &run->batch->span[i / far], i % far, t);
     return a;
 }
 
 static void attend_all(zb_run *run, int layer, const tape *t) {
     int n;
+    if (!zb_config_far_heads(run->config, layer)) return;
     remember(run, layer, t);
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_attend *a = all_groups(run, layer, t, &n);
@@ -154,26 +162,28 @@ static void fill_ring(const zb_config *c, int layer, const source *from) {
                          from->x + (size_t)i * row);
 }
 
-/* Gathers the rows of kv head g % G of a span with a state, keys (g < G) or values, to
- * [rows.sinks + rows.n, dh], and leaves the new ones in the ring. */
-static void gather(const zb_run *run, int layer, const zb_span *sp, int g, const tape *t,
+/* Gathers the rows of a ring of a span with a state to [rows.sinks + rows.n, dh], and leaves the
+ * new ones in the ring. */
+static void gather(const zb_run *run, int layer, const zb_span *sp, int ring, const tape *t,
                    uint8_t *packed, float *out) {
     const zb_config *c = run->config;
     rows r = rows_of(&c->layer[layer], sp);
-    source from = {.span = sp, .ring = zb_state_ring(sp->state, c, layer, g), .packed = packed};
-    from.x = (g < c->G ? t->k : t->v) + ((size_t)sp->start * c->G + g % c->G) * c->dh;
+    source from = {.span = sp, .ring = zb_state_ring(sp->state, c, layer, ring), .packed = packed};
+    int near = zb_config_near_heads(c, layer), g = zb_config_near_head(c, layer, ring % near);
+    from.x = (ring < near ? t->k : t->v) + ((size_t)sp->start * c->G + g) * c->dh;
     for (int i = 0; i < r.sinks + r.n; i++)
         read_row(c, layer, &from, i < r.sinks ? i : r.first + i - r.sinks, out + (size_t)i * c->dh);
     fill_ring(c, layer, &from);
 }
 
-/* Window of one span and kv head g. `own` holds what gather() gives for g and for G + g, NULL in a
- * fresh span, whose rows stand in the tape. */
-static zb_window window_args(const zb_run *run, int layer, const zb_span *sp, int g, const tape *t,
-                             float *const *own) {
+/* Window of one span and the near head at a place among them. `own` holds what gather() gives for
+ * the span's rings, NULL in a fresh span, whose rows stand in the tape. */
+static zb_window window_args(const zb_run *run, int layer, const zb_span *sp, int place,
+                             const tape *t, float *const *own) {
     const zb_config *c = run->config;
     const zb_layer_config *m = &c->layer[layer];
     int per = c->H / c->G, hq = c->H * c->dh, hk = c->G * c->dh;
+    int g = zb_config_near_head(c, layer, place), near = zb_config_near_heads(c, layer);
     zb_window a = {.T = sp->n,
                    .heads = per,
                    .dh = c->dh,
@@ -195,22 +205,22 @@ static zb_window window_args(const zb_run *run, int layer, const zb_span *sp, in
     rows r = rows_of(m, sp);
     a.first = r.first;
     a.kv_row = c->dh;
-    a.sink_k = own[g];
-    a.sink_v = own[c->G + g];
-    a.k = own[g] + (size_t)r.sinks * c->dh;
-    a.v = own[c->G + g] + (size_t)r.sinks * c->dh;
+    a.sink_k = own[place];
+    a.sink_v = own[near + place];
+    a.k = a.sink_k + (size_t)r.sinks * c->dh;
+    a.v = a.sink_v + (size_t)r.sinks * c->dh;
     return a;
 }
 
-/* All spans and kv heads; the states' rows are gathered first. */
+/* All spans and near heads; the states' rows are gathered first. */
 static zb_window *all_windows(zb_run *run, int layer, const tape *t, int *n) {
     const zb_config *c = run->config;
-    int G = c->G, planes = run->batch->n_spans * 2 * G;
-    *n = run->batch->n_spans * G;
+    int near = zb_config_near_heads(c, layer), rings = run->batch->n_spans * 2 * near;
+    *n = run->batch->n_spans * near;
     zb_window *a = zb_alloc_raw_array(run->arena, (size_t)*n, sizeof *a);
-    float **own = ZB_NEW_ARRAY(run->arena, float *, planes);
-    for (int i = 0; i < planes; i++) {
-        const zb_span *sp = &run->batch->span[i / (2 * G)];
+    float **own = ZB_NEW_ARRAY(run->arena, float *, rings);
+    for (int i = 0; i < rings; i++) {
+        const zb_span *sp = &run->batch->span[i / (2 * near)];
         rows r = rows_of(&c->layer[layer], sp);
         if (sp->state)
             own[i] = ZB_RAW_ARRAY(run->arena, float, (size_t)(r.sinks + r.n) * (size_t)c->dh);
@@ -218,18 +228,19 @@ static zb_window *all_windows(zb_run *run, int layer, const tape *t, int *n) {
     size_t row = (zb_cells_row(c->cache, c->dh) + 63) / 64 * 64;
     uint8_t *packed = zb_alloc_raw(run->arena, row * (size_t)run->threads);
 #pragma omp parallel for schedule(static) num_threads(run->threads) if (run->batch->n > FEW)
-    for (int i = 0; i < planes; i++)
+    for (int i = 0; i < rings; i++)
         if (own[i])
-            gather(run, layer, &run->batch->span[i / (2 * G)], i % (2 * G), t,
+            gather(run, layer, &run->batch->span[i / (2 * near)], i % (2 * near), t,
                    packed + row * (size_t)omp_get_thread_num(), own[i]);
     for (int i = 0; i < *n; i++)
-        a[i] = window_args(run, layer, &run->batch->span[i / G], i % G, t,
-                           own + (size_t)(i / G) * 2 * G);
+        a[i] = window_args(run, layer, &run->batch->span[i / near], i % near, t,
+                           own + (size_t)(i / near) * 2 * near);
     return a;
 }
 
 static void attend_windows(zb_run *run, int layer, const tape *t) {
     int n;
+    if (!zb_config_near_heads(run->config, layer)) return;
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_window *a = all_windows(run, layer, t, &n);
     zb_window_forward(run->arena, run->threads, a, n);
@@ -254,10 +265,8 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     zb_linear_many(run, maps, 3, x, n);
     zb_rope_turn(run, t->q, c->H, false);
     zb_rope_turn(run, t->k, c->G, false);
-    if (c->layer[layer].window)
-        attend_windows(run, layer, t);
-    else
-        attend_all(run, layer, t);
+    attend_all(run, layer, t);
+    attend_windows(run, layer, t);
     zb_linear(run, p[WO], p[BO], t->o, n, y);
     if (!tape_out) zb_arena_pop(run->arena, mark);
 }
@@ -269,6 +278,8 @@ typedef struct slopes {
 
 static void backward_all(zb_run *run, int layer, const tape *t, const slopes *d) {
     int n;
+    if (!zb_config_far_heads(run->config, layer)) return;
+    zb_mark mark = zb_arena_mark(run->arena);
     const zb_attend *a = all_groups(run, layer, t, &n);
     zb_attend_grad *g = zb_alloc_raw_array(run->arena, (size_t)n, sizeof *g);
     for (int i = 0; i < n; i++) {
@@ -276,10 +287,13 @@ static void backward_all(zb_run *run, int layer, const tape *t, const slopes *d)
         g[i] = (zb_attend_grad){d->d_o + at_q, d->dq + at_q, d->dk + at_k, d->dv + at_k};
     }
     zb_attend_backward(run->arena, run->threads, a, g, n);
+    zb_arena_pop(run->arena, mark);
 }
 
 static void backward_windows(zb_run *run, int layer, const tape *t, const slopes *d) {
     int n;
+    if (!zb_config_near_heads(run->config, layer)) return;
+    zb_mark mark = zb_arena_mark(run->arena);
     const zb_window *a = all_windows(run, layer, t, &n);
     zb_window_grad *g = zb_alloc_raw_array(run->arena, (size_t)n, sizeof *g);
     for (int i = 0; i < n; i++) {
@@ -287,6 +301,7 @@ static void backward_windows(zb_run *run, int layer, const tape *t, const slopes
         g[i] = (zb_window_grad){d->d_o + at_q, d->dq + at_q, d->dk + at_k, d->dv + at_k};
     }
     zb_window_backward(run->arena, run->threads, a, g, n);
+    zb_arena_pop(run->arena, mark);
 }
 
 static void backward(zb_run *run, int layer, const float *x, const float *dy, float *dx,
@@ -301,10 +316,8 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
                 .dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk),
                 .dv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk)};
     zb_linear_backward_to(run, p[WO], p[BO], t->o, dy, n, d.d_o);
-    if (c->layer[layer].window)
-        backward_windows(run, layer, t, &d);
-    else
-        backward_all(run, layer, t, &d);
+    backward_all(run, layer, t, &d);
+    backward_windows(run, layer, t, &d);
     zb_rope_turn(run, d.dq, c->H, true);
     zb_rope_turn(run, d.dk, c->G, true);
     zb_linear_backward(run, p[WQ], p[BQ], x, d.dq, n, dx);
@@ -313,29 +326,38 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
     zb_arena_pop(run->arena, mark);
 }
 
-static zb_room room(const zb_config *c, int layer, const zb_load *load) {
+/* What the far heads take beyond the tape, and the near heads: of each the arguments and the most
+ * that its kernel takes. */
+static zb_room far_room(const zb_config *c, int layer, const zb_load *load) {
+    int groups = load->spans * zb_config_far_heads(c, layer);
+    if (!groups) return (zb_room){0};
+    zb_attend like = {.T = load->longest, .heads = c->H / c->G, .dk = c->dh, .dv = c->dh};
+    size_t args = (size_t)groups * sizeof like, grads = (size_t)groups * sizeof(zb_attend_grad);
+    return (zb_room){.forward = args + zb_attend_room(&like, groups, load->threads, false),
+                     .backward = args + grads + zb_attend_room(&like, groups, load->threads, true)};
+}
+
+static zb_room near_room(const zb_config *c, int layer, const zb_load *load) {
     const zb_layer_config *m = &c->layer[layer];
+    int groups = load->spans * zb_config_near_heads(c, layer);
+    if (!groups) return (zb_room){0};
+    zb_window like = {.T = load->longest, .heads = c->H / c->G, .dh = c->dh, .window = m->window};
+    like.sinks = m->sinks;
+    size_t args = (size_t)groups * (sizeof like + 2 * sizeof(float *)) +
+                  (zb_cells_row(c->cache, c->dh) + 63) / 64 * 64 * (size_t)load->threads,
+           grads = (size_t)groups * sizeof(zb_window_grad);
+    return (zb_room){.forward = args + zb_window_room(&like, groups, load->threads, false),
+                     .backward = args + grads + zb_window_room(&like, groups, load->threads, true)};
+}
+
+static size_t most(size_t a, size_t b) { return a > b ? a : b; }
+
+static zb_room room(const zb_config *c, int layer, const zb_load *load) {
     size_t n = (size_t)load->n, q = zb_room_of(n * c->H * c->dh), k = zb_room_of(n * c->G * c->dh);
-    int heads = c->H / c->G, groups = load->spans * c->G;
-    size_t args, grads, ahead, back;
-    if (m->window) {
-        zb_window like = {.T = load->longest, .heads = heads, .dh = c->dh, .window = m->window};
-        like.sinks = m->sinks;
-        args = (size_t)groups * (sizeof like + 2 * sizeof(float *)) +
-               (zb_cells_row(c->cache, c->dh) + 63) / 64 * 64 * (size_t)load->threads;
-        grads = (size_t)groups * sizeof(zb_window_grad);
-        ahead = zb_window_room(&like, groups, load->threads, false);
-        back = zb_window_room(&like, groups, load->threads, true);
-    } else {
-        zb_attend like = {.T = load->longest, .heads = heads, .dk = c->dh, .dv = c->dh};
-        args = (size_t)groups * sizeof like;
-        grads = (size_t)groups * sizeof(zb_attend_grad);
-        ahead = zb_attend_room(&like, groups, load->threads, false);
-        back = zb_attend_room(&like, groups, load->threads, true);
-    }
+    zb_room far = far_room(c, layer, load), near = near_room(c, layer, load);
     return (zb_room){.tape = (sizeof(tape) + 63) / 64 * 64 + 2 * q + 2 * k + zb_room_of(n * c->H),
-                     .forward = args + ahead,
-                     .backward = 2 * q + 2 * k + args + grads + back};
+                     .forward = most(far.forward, near.forward),
+                     .backward = 2 * q + 2 * k + most(far.backward, near.backward)};
 }
 
 const zb_mixer zb_mixer_attention = {"attention", params, forward, backward, room};

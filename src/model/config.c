@@ -4,17 +4,19 @@
  * that the original code ignores, `attention_layers` (layers kept from the base), `kv_lora_ranks`
  * and `q_lora_ranks` (one per entry of mla_layers),
  * `sliding_window_layers`, `windowed_mamba2_layers`, `gated_deltanet_layers`,
- * `windowed_deltanet_layers`, `sliding_window` (tokens) and
+ * `windowed_deltanet_layers`, `retrieval_heads`, `sliding_window` (tokens) and
  * `attention_sinks`. */
 #include "model/config.h"
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/text.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+enum { HEADS_MAX = 64 }; /* of layers with retrieval heads */
 enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22, JSON_MAX = 1 << 24, OLD_CONTEXT_MAX = 1 << 30 };
 
 static const char *const kind_names[ZB_KIND_COUNT] = {
@@ -249,6 +251,31 @@ static zb_status read_ssm(zb_config *c, const json_t *o, const char *where, zb_l
     return read_activation(ssm, where, "conv_activation", &m->conv_identity, err);
 }
 
+/* {"8": [0], "18": [1, 2]}: key/value heads by layer that see all tokens beside a window. */
+static zb_status read_retrieval(zb_config *c, const json_t *o, const char *where, zb_err *err) {
+    json_t *heads = NULL, *list, *head;
+    const char *name;
+    size_t i;
+    ZB_TRY(zb_json_object(o, where, "retrieval_heads", false, &heads, err));
+    json_object_foreach(heads, name, list) {
+        int64_t l;
+        if (!zb_parse_i64(name, &l) || l < 0 || l >= c->L || !json_is_array(list))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: retrieval_heads: expected lists of heads by layer (0 to %d), found "
+                           "\"%.40s\"",
+                           where, c->L - 1, name);
+        json_array_foreach(list, i, head) {
+            json_int_t g = json_is_integer(head) ? json_integer_value(head) : -1;
+            if (g < 0 || g >= c->G || g >= HEADS_MAX)
+                return zb_fail(err, ZB_ERR_FORMAT,
+                               "%s: retrieval_heads: layer %d: expected key/value heads 0 to %d",
+                               where, (int)l, c->G - 1);
+            c->layer[l].retrieval |= (uint64_t)1 << g;
+        }
+    }
+    return ZB_OK;
+}
+
 /* Layers of the kinds that are ours, and the one window of those that have one. */
 static zb_status read_own_kinds(zb_config *c, const json_t *o, const char *where, zb_err *err) {
     static const struct {
@@ -264,6 +291,7 @@ static zb_status read_own_kinds(zb_config *c, const json_t *o, const char *where
         ZB_TRY(read_layers(c, o, where, lists[i].key, lists[i].kind, list, &n, err));
         if (zb_kind_has_window(lists[i].kind)) windowed += n;
     }
+    ZB_TRY(read_retrieval(c, o, where, err));
     if (!windowed) return ZB_OK;
     ZB_TRY(read_size(o, where, "sliding_window", true, SIZE_MAX_ANY, &window, err));
     ZB_TRY(zb_json_int(o, where, "attention_sinks", false, 0, SIZE_MAX_ANY, &sinks, err));
@@ -477,6 +505,11 @@ zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err) {
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: layer %d: %s: window %d and sinks %d are out of range", where, l,
                            zb_kind_name(m->kind), m->window, m->sinks);
+        if (m->retrieval && (!windowed || c->G > HEADS_MAX || m->retrieval >> (c->G - 1) >> 1))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: layer %d: retrieval heads need a kind with a window and key/value "
+                           "heads 0 to %d (at most %d)",
+                           where, l, c->G - 1, HEADS_MAX);
         if ((m->kind == ZB_ATTENTION || windowed) && c->dh % 2)
             return zb_fail(err, ZB_ERR_FORMAT, "%s: layer %d: expected an even head size, found %d",
                            where, l, c->dh);
@@ -501,10 +534,42 @@ int zb_mamba2_in_rows(const zb_config *c, int l) {
     return 2 * c->H * c->dh + 2 * c->G * c->dh + c->H;
 }
 
+static bool sees_all(const zb_layer_config *m, int g) {
+    return !m->window || (m->retrieval && m->retrieval >> g & 1);
+}
+
+static int count_heads(const zb_config *c, int l, bool far) {
+    int n = 0;
+    for (int g = 0; g < c->G; g++) n += sees_all(&c->layer[l], g) == far;
+    return n;
+}
+
+static int head_at(const zb_config *c, int l, bool far, int place) {
+    for (int g = 0; g < c->G; g++)
+        if (sees_all(&c->layer[l], g) == far && place-- == 0) return g;
+    ZB_ASSERT(!"a layer has such a head");
+    return 0;
+}
+
+static bool has_attention(zb_kind k) { return k == ZB_ATTENTION || zb_kind_has_window(k); }
+
+int zb_config_far_heads(const zb_config *c, int l) {
+    return has_attention(c->layer[l].kind) ? count_heads(c, l, true) : 0;
+}
+
+int zb_config_near_heads(const zb_config *c, int l) {
+    return has_attention(c->layer[l].kind) ? count_heads(c, l, false) : 0;
+}
+
+int zb_config_far_head(const zb_config *c, int l, int place) { return head_at(c, l, true, place); }
+
+int zb_config_near_head(const zb_config *c, int l, int place) {
+    return head_at(c, l, false, place);
+}
+
 int zb_config_cache(const zb_config *c, int l) {
     const zb_layer_config *m = &c->layer[l];
-    if (m->kind == ZB_ATTENTION) return 2 * c->G * c->dh;
-    return m->kind == ZB_MLA ? m->r_kv + m->d_rope : 0;
+    return m->kind == ZB_MLA ? m->r_kv + m->d_rope : 2 * zb_config_far_heads(c, l) * c->dh;
 }
 
 int64_t zb_config_state(const zb_config *c, int l) {
@@ -516,7 +581,7 @@ int64_t zb_config_state(const zb_config *c, int l) {
 
 int64_t zb_config_window(const zb_config *c, int l) {
     const zb_layer_config *m = &c->layer[l];
-    return m->window ? (int64_t)2 * c->G * c->dh * (m->window + m->sinks) : 0;
+    return (int64_t)2 * zb_config_near_heads(c, l) * c->dh * (m->window + m->sinks);
 }
 
 double zb_config_kv_percent(const zb_config *c) {

@@ -56,6 +56,8 @@ typedef struct zb_layer_config {
     bool gate_bias;     /* the gate is silu(z + mamba.z_bias), silu(Wg u + linear_attn.g_bias) */
     int window, sinks;  /* kinds with a window: tokens seen (the own among them), and first
                            tokens always seen; window 0: none */
+    uint64_t retrieval; /* kinds with a window: bit g is set if kv head g sees all tokens all the
+                           same (a retrieval head; Xiao et al. 2024, DuoAttention) */
 } zb_layer_config;
 
 typedef struct zb_config {
@@ -101,6 +103,9 @@ zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err);
 zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
                           zb_err *err);
 
+/* The far heads of a layer as a list; a new reference. */
+json_t *zb_config_retrieval_json(const zb_config *c, int l);
+
 /* The content of those two files; new references. */
 json_t *zb_config_base_json(const zb_config *c);
 json_t *zb_config_hybrid_json(const zb_config *c);
@@ -112,6 +117,12 @@ void zb_rope_defaults(zb_rope *r); /* plain, theta 10000 */
 int zb_config_cache(const zb_config *c, int l);
 int64_t zb_config_state(const zb_config *c, int l);
 int64_t zb_config_window(const zb_config *c, int l);
+/* kv heads of layer l that see all tokens, and those that see a window; the head at a place (from
+ * 0) among them. */
+int zb_config_far_heads(const zb_config *c, int l);
+int zb_config_near_heads(const zb_config *c, int l);
+int zb_config_far_head(const zb_config *c, int l, int place);
+int zb_config_near_head(const zb_config *c, int l, int place);
 double zb_config_kv_percent(const zb_config *c); /* 100 · Σ cache / (L · 2·G·dh) */
 
 /* Channels of the Mamba2 convolution of layer l, and rows of its in_proj. */

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "model/config.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static json_t *rope_json(const zb_rope *r) {
@@ -94,6 +95,26 @@ static void add_mla(json_t *o, const zb_config *c) {
     json_decref(q);
 }
 
+json_t *zb_config_retrieval_json(const zb_config *c, int l) {
+    json_t *heads = json_array();
+    for (int i = 0; i < zb_config_far_heads(c, l); i++)
+        json_array_append_new(heads, json_integer(zb_config_far_head(c, l, i)));
+    return heads;
+}
+
+/* Lists of key/value heads by layer. */
+static void add_retrieval(json_t *o, const zb_config *c) {
+    json_t *layers = json_object();
+    for (int l = 0; l < c->L; l++) {
+        if (!c->layer[l].retrieval) continue;
+        char name[16];
+        snprintf(name, sizeof name, "%d", l);
+        json_object_set_new(layers, name, zb_config_retrieval_json(c, l));
+    }
+    if (json_object_size(layers)) json_object_set(o, "retrieval_heads", layers);
+    json_decref(layers);
+}
+
 /* Layers with a window, and their one window. */
 static void add_window(json_t *o, const zb_config *c) {
     const zb_layer_config *m = NULL;
@@ -102,6 +123,7 @@ static void add_window(json_t *o, const zb_config *c) {
     if (!m) return;
     json_object_set_new(o, "sliding_window", json_integer(m->window));
     json_object_set_new(o, "attention_sinks", json_integer(m->sinks));
+    add_retrieval(o, c);
 }
 
 static void add_deltanet(json_t *o, const zb_config *c) {

@@ -22,6 +22,7 @@ static json_t *describe_layer(zb_model *m, int l) {
     if (k->window) {
         json_object_set_new(o, "window", json_integer(k->window));
         json_object_set_new(o, "sinks", json_integer(k->sinks));
+        json_object_set_new(o, "retrieval_heads", zb_config_retrieval_json(c, l));
     }
     return o;
 }

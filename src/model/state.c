@@ -25,7 +25,7 @@ static int64_t recurrent_total(const zb_config *c) {
 
 static size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-int zb_state_rings(const zb_config *c, int l) { return c->layer[l].window ? 2 * c->G : 0; }
+int zb_state_rings(const zb_config *c, int l) { return 2 * zb_config_near_heads(c, l); }
 
 static size_t ring_bytes(const zb_config *c, int l) {
     const zb_layer_config *m = &c->layer[l];
@@ -45,8 +45,7 @@ static size_t fixed_total(const zb_config *c) {
 }
 
 int zb_state_planes(const zb_config *c, int l) {
-    zb_kind k = c->layer[l].kind;
-    return k == ZB_ATTENTION ? 2 * c->G : k == ZB_MLA ? 2 : 0;
+    return c->layer[l].kind == ZB_MLA ? 2 : 2 * zb_config_far_heads(c, l);
 }
 
 /* Type and width of a plane, without its place. */
@@ -64,11 +63,11 @@ static size_t plane_bytes(const zb_config *c, int l, int plane, int tokens_max) 
     return rounded(shape_of(c, l, plane).row * (size_t)tokens_max);
 }
 
-/* Of the first n planes; those of attention are all alike. */
+/* Of the first n planes; those of kv heads are all alike. */
 static size_t planes_bytes(const zb_config *c, int l, int n, int tokens_max) {
     if (n == 0) return 0;
     size_t first = plane_bytes(c, l, 0, tokens_max);
-    if (c->layer[l].kind == ZB_ATTENTION) return first * (size_t)n;
+    if (c->layer[l].kind != ZB_MLA) return first * (size_t)n;
     return first + (n > 1 ? plane_bytes(c, l, 1, tokens_max) : 0);
 }
 

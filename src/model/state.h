@@ -6,8 +6,9 @@
  * parts of a fixed size come first: recurrent ones in f32, then the rings of windowed layers. The
  * caches follow, rows in the config's cache type, one per token and plane. A plane is what one kv
  * head reads of a layer: attention has 2·G (the keys of each head, then the values of each), MLA
- * two (the latents, the shared rotary keys). A ring is a plane of sinks + window rows, used over
- * and over. A state belongs to one thread at a time. */
+ * two (the latents, the shared rotary keys), a layer with a window those of its retrieval heads. A
+ * ring is a plane of sinks + window rows, used over and over, of each of its other heads. A state
+ * belongs to one thread at a time. */
 #ifndef ZB_MODEL_STATE_H
 #define ZB_MODEL_STATE_H
 
@@ -37,8 +38,8 @@ void zb_state_copy(zb_state *dst, const zb_state *src, const zb_config *c);
 /* Recurrent part of layer l, laid out as its mixer says: zb_config_state() values. */
 float *zb_state_layer(zb_state *s, const zb_config *c, int l);
 
-/* Rings of layer l (2·G where it has a window, else 0), and one of them; the row in which the token
- * at a position stands, the first `sinks` rows for good. */
+/* Rings of layer l (keys, then values of the heads with a window), and one of them; the row in
+ * which the token at a position stands, the first `sinks` rows for good. */
 int zb_state_rings(const zb_config *c, int l);
 zb_cells zb_state_ring(const zb_state *s, const zb_config *c, int l, int ring);
 int zb_state_ring_row(const zb_config *c, int l, int position);

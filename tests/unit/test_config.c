@@ -391,6 +391,21 @@ static void test_write_and_read(void **state) {
     c.layer[1] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW, .window = 96, .sinks = 4};
     c.layer[12] = c.layer[1];
     round_trip(&c, "windows");
+    c.layer[1].retrieval = 1 | 1 << 7;
+    c.layer[12].retrieval = 1 << 3;
+    round_trip(&c, "windows with retrieval heads");
+    assert_int_equal(zb_config_far_heads(&c, 1), 2);
+    assert_int_equal(zb_config_near_heads(&c, 1), 6);
+    assert_int_equal(zb_config_far_head(&c, 1, 1), 7);
+    assert_int_equal(zb_config_near_head(&c, 1, 0), 1);
+    assert_int_equal(zb_config_cache(&c, 1), 2 * 2 * 64);
+    assert_int_equal(zb_config_window(&c, 1), 2 * 6 * 64 * 100);
+    c.layer[1].retrieval = 1 << 8; /* there is no ninth head */
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    c.layer[1].retrieval = 0;
+    c.layer[2].retrieval = 1; /* attention has no window */
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    c.layer[2].retrieval = 0;
     c.layer[3] = (zb_layer_config){.kind = ZB_WINDOWED_MAMBA2, .window = 96, .sinks = 4};
     round_trip(&c, "windows and memories");
     c.layer[3].conv_identity = true;

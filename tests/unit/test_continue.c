@@ -1,6 +1,6 @@
-/* Every mixer kind whose state has a fixed size, cut anywhere: documents in one pass, fresh and
- * with states, in pieces through copied states, side by side with others, and after going back to a
- * snapshot give the same outputs. (Attention, MLA and Mamba2: tests/golden.) */
+/* Every mixer kind whose state has parts of a fixed size, cut anywhere: documents in one pass,
+ * fresh and with states, in pieces through copied states, side by side with others, and after going
+ * back to a snapshot give the same outputs. (Attention, MLA and Mamba2: tests/golden.) */
 #include "../grad/grad.h"
 
 #include "model/state.h"
@@ -26,6 +26,18 @@ static const grad_case kinds[] = {
      false,
      false},
     {"window 120, sinks 4", {.kind = ZB_SLIDING_WINDOW, .window = 120, .sinks = 4}, false, false},
+    {"window 7, second head sees all",
+     {.kind = ZB_SLIDING_WINDOW, .window = 7, .sinks = 3, .retrieval = 2},
+     true,
+     false},
+    {"window 7, all heads see all",
+     {.kind = ZB_SLIDING_WINDOW, .window = 7, .retrieval = 3},
+     false,
+     false},
+    {"windowed mamba2, first head sees all",
+     {.kind = ZB_WINDOWED_MAMBA2, .window = 7, .sinks = 3, .retrieval = 1},
+     false,
+     false},
 };
 enum { KINDS = sizeof kinds / sizeof kinds[0] };
 static const zb_dtype types[] = {ZB_F32, ZB_BF16, ZB_F16, ZB_Q8_0};
@@ -195,34 +207,46 @@ static void test_kinds(void **unused) {
         for (int t = 0; t < 4; t++) check_kind(&kinds[k], types[t]);
 }
 
-/* States keep their size whatever the capacity, and the parts say how large they are. */
+/* States keep their size whatever the capacity, but for the planes of heads that see all, and the
+ * parts say how large they are. */
 static void test_size(void **unused) {
     (void)unused;
     for (int k = 0; k < KINDS; k++)
         for (int t = 0; t < 4; t++) {
             zb_config c = case_config(&kinds[k]);
             c.cache = types[t];
-            assert_true(zb_state_size(&c, 1) == zb_state_size(&c, 100000));
-            assert_int_equal(zb_state_token_bytes(&c, 0), 0);
-            size_t held = zb_state_size(&c, 1) - sizeof(zb_state),
+            int far = zb_config_far_heads(&c, 0);
+            size_t token = (size_t)(2 * far) * zb_cells_row(c.cache, c.dh);
+            assert_int_equal(zb_state_token_bytes(&c, 0), token);
+            assert_true(zb_state_size(&c, 128000) - zb_state_size(&c, 64000) == 64000 * token);
+            assert_int_equal(zb_state_rings(&c, 0), c.layer[0].window ? 2 * (c.G - far) : 0);
+            size_t held = zb_state_size(&c, 0) - sizeof(zb_state),
                    parts = zb_state_fixed_bytes(&c, 0);
             assert_true(held >= parts && held < parts + 64 * (1 + (size_t)zb_state_rings(&c, 0)));
         }
 }
 
-/* A window that holds the whole document is attention. */
+/* A window that holds the whole document is attention, and so are heads that see all. */
 static void test_wide_window(void **unused) {
     (void)unused;
-    fixture wide, all;
+    fixture wide, all, far;
     grad_case attention = {"attention", {.kind = ZB_ATTENTION}, true, false},
-              window = {
-                  "wide", {.kind = ZB_SLIDING_WINDOW, .window = TOKENS, .sinks = 2}, true, false};
+              window = {"wide",
+                        {.kind = ZB_SLIDING_WINDOW, .window = TOKENS, .sinks = 2},
+                        true,
+                        false},
+              heads = {
+                  "far", {.kind = ZB_SLIDING_WINDOW, .window = 3, .retrieval = 3}, true, false};
     open_fixture(&wide, &window, ZB_F32);
     open_fixture(&all, &attention, ZB_F32);
+    open_fixture(&far, &heads, ZB_F32);
     zb_span span = {.n = TOKENS};
     mix(&wide, &span, 1, 0, wide.y);
     mix(&all, &span, 1, 0, all.y);
+    mix(&far, &span, 1, 0, far.y);
     compare("wide window", wide.y, all.y, TOKENS * D, tolerance);
+    compare("all heads see all", far.y, all.y, TOKENS * D, 0);
+    close_fixture(&far);
     close_fixture(&wide);
     close_fixture(&all);
 }
