@@ -36,8 +36,10 @@ const zb_opt zb_compose_opt_table[] = {
      "layers with a window: tokens that a token sees, itself among them"},
     {ZB_OPT_INT, "sinks", 0, AT(sinks), "4", 0, 1 << 20, NULL,
      "layers with a window: first tokens of the document that all others see too"},
+    {ZB_OPT_STR, "retrieval_heads", 0, AT(retrieval_heads), NULL, 0, 0, NULL,
+     "LAYER:HEAD,...: key/value heads of layers with a window that see all tokens all the same"},
     {ZB_OPT_STR, "selection", 0, AT(selection), NULL, 0, 0, NULL,
-     "result of `zebra select`: its plan, or its layers as MLA"},
+     "result of `zebra select`: its plan, its layers as MLA, or its retrieval heads"},
     {ZB_OPT_STR, "mla_from", 0, AT(mla_from), NULL, 0, 0, NULL,
      "model whose MLA layers are taken as they are"},
     {ZB_OPT_STR, "mamba2_from", 0, AT(mamba2_from), NULL, 0, 0, NULL,
@@ -102,6 +104,7 @@ typedef struct composer {
     zb_config config;
     bool placed[ZB_LAYERS_MAX];
     zb_candidate *plan; /* [L] of a selection that has one; else NULL */
+    const char *heads;  /* retrieval heads of a selection that has them; else NULL */
     zb_model
         *plan_donor[ZB_LAYERS_MAX]; /* whose layer the plan takes; equal entries are one model */
     int rope_dim;                   /* of MLA layers */
@@ -124,6 +127,7 @@ static zb_status place_selection(composer *k, zb_err *err) {
     zb_selection sel;
     ZB_TRY(zb_selection_read(&sel, o->selection, k->config.L, &k->arena, err));
     k->plan = sel.plan;
+    k->heads = sel.heads;
     if (!sel.plan) return place(k, sel.layers, o->selection, ZB_MLA, err);
     for (int l = 0; l < k->config.L; l++)
         if (k->placed[l] || o->mla_from || o->mamba2_from)
@@ -317,6 +321,29 @@ static bool keeps_attention(zb_kind kind) {
     return kind == ZB_ATTENTION || kind == ZB_SLIDING_WINDOW;
 }
 
+static zb_status place_heads(composer *k, const char *list, zb_err *err) {
+    int n;
+    char **word = zb_list_split(list, &k->arena, &n);
+    for (int i = 0; i < n; i++) {
+        char *head = strchr(word[i], ':');
+        int64_t l, g;
+        if (head) *head++ = 0;
+        if (!head || !zb_parse_i64(word[i], &l) || !zb_parse_i64(head, &g) || l < 0 ||
+            l >= k->config.L || g < 0 || g >= k->config.G || g > 63)
+            return zb_fail(err, ZB_ERR_CONFIG,
+                           "retrieval_heads: expected LAYER:HEAD with layers 0 to %d and key/value "
+                           "heads 0 to %d, found \"%.40s%s%.40s\"",
+                           k->config.L - 1, k->config.G - 1, word[i], head ? ":" : "",
+                           head ? head : "");
+        if (!zb_kind_has_window(k->config.layer[l].kind))
+            return zb_fail(err, ZB_ERR_CONFIG,
+                           "retrieval_heads: layer %d: expected a kind with a window, found %s",
+                           (int)l, zb_kind_name(k->config.layer[l].kind));
+        k->config.layer[l].retrieval |= (uint64_t)1 << g;
+    }
+    return ZB_OK;
+}
+
 static zb_status describe(composer *k, zb_err *err) {
     const zb_compose_opts *o = k->o;
     k->config = *zb_model_config(k->teacher);
@@ -345,6 +372,8 @@ static zb_status describe(composer *k, zb_err *err) {
             m->sinks = (int)o->sinks;
         }
     }
+    ZB_TRY(place_heads(k, k->o->retrieval_heads, err));
+    ZB_TRY(place_heads(k, k->heads, err));
     double percent = zb_config_kv_percent(&k->config);
     if (o->kv_percent_max > 0 && percent > o->kv_percent_max)
         return zb_fail(
@@ -458,7 +487,7 @@ void zb_compose_all_of(zb_compose_opts *o, const zb_candidate *c) {
         if (zb_str_ends(name, ZB_STR("_layers")) || zb_str_ends(name, ZB_STR("_from")))
             *(const char **)((char *)o + t->offset) = NULL;
     }
-    o->selection = NULL;
+    o->selection = o->retrieval_heads = NULL;
     o->kv_percent_max = 0;             /* holds for whole plans */
     o->calibration_inputs = "teacher"; /* the layers will stand among others */
     o->default_kind = zb_kind_name(c->kind);

@@ -16,9 +16,10 @@ typedef struct zb_compose_opts {
     const char *default_kind; /* of layers in none of the lists */
     const char *attention_layers, *mla_layers, *mamba2_layers, *sliding_window_layers; /* "0,5" */
     const char *windowed_mamba2_layers, *gated_deltanet_layers, *windowed_deltanet_layers;
-    int64_t window, sinks; /* of layers with a window */
-    const char *selection; /* JSON of the select stage: its plan of all layers with their sizes, or
-                              the layers that become MLA */
+    int64_t window, sinks;       /* of layers with a window */
+    const char *retrieval_heads; /* "8:0,18:2", layer:kv head: of those, the heads that see all */
+    const char *selection; /* JSON of the select stage: its plan of all layers with their sizes, the
+                              layers that become MLA, or retrieval heads */
     const char *mla_from, *mamba2_from; /* donor folders */
     const char *init;
     int64_t q_rank, kv_rank, nope_dim,

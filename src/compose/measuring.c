@@ -12,8 +12,8 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "base/rng.h"
 #include "compose/calibrate.h"
+#include "compose/pairs.h"
 #include "data/corpus.h"
 #include "model/loss.h"
 #include "tensor/linalg.h"
@@ -21,7 +21,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { PAIRS = 64, HEAD_ROWS = 256 };
+enum { HEAD_ROWS = 256 };
 static const double LINEAR_RIDGE = 1e-2; /* of linear maps, where composing chooses its own */
 
 typedef struct piece {
@@ -89,44 +89,6 @@ static zb_status pass_teacher(zb_measuring *m, piece *p, zb_err *err) {
     return ZB_OK;
 }
 
-/* 64 keys and 64 values, all different, from the tokens that occur in the text: k v k v ..., then
- * the same pairs in another order. The row of each repeated key predicts its value. */
-static void make_recall(zb_measuring *m, const zb_corpus *c, int32_t separator, piece *p) {
-    zb_arena *a = &m->arena;
-    uint8_t *met = ZB_NEW_ARRAY(a, uint8_t, m->V);
-    int32_t *word = ZB_NEW_ARRAY(a, int32_t, m->V);
-    int words = 0, rows = (int)m->o->recall_rows;
-    for (int64_t i = 0; i < c->n_tokens; i++) {
-        int32_t id = c->token[i];
-        if (id < 0 || id >= m->V || id == separator || met[id]) continue;
-        met[id] = 1;
-        word[words++] = id;
-    }
-    int pairs = words / 2 < PAIRS ? words / 2 : PAIRS, length = 4 * pairs;
-    if (pairs < 2 || rows < 1) return;
-    int32_t *ids = ZB_NEW_ARRAY(a, int32_t, (size_t)rows * length);
-    int64_t *order = ZB_NEW_ARRAY(a, int64_t, words), *again = ZB_NEW_ARRAY(a, int64_t, pairs);
-    zb_span *span = ZB_NEW_ARRAY(a, zb_span, rows);
-    p->row = ZB_NEW_ARRAY(a, int, (size_t)rows *pairs);
-    p->label = ZB_NEW_ARRAY(a, int32_t, (size_t)rows * pairs);
-    uint64_t seed = (uint64_t)m->o->seed;
-    for (int r = 0; r < rows; r++) {
-        int32_t *id = ids + (size_t)r * length;
-        span[r] = (zb_span){.start = r * length, .n = length};
-        zb_rng_permute(seed, ZB_RNG_DATA, 2 * (uint64_t)r, words, order);
-        zb_rng_permute(seed, ZB_RNG_DATA, 2 * (uint64_t)r + 1, pairs, again);
-        for (int i = 0; i < 2 * pairs; i++) id[i] = word[order[i]];
-        for (int i = 0; i < pairs; i++) {
-            int at = 2 * pairs + 2 * i;
-            id[at] = id[2 * again[i]];
-            id[at + 1] = id[2 * again[i] + 1];
-            p->row[p->answers] = r * length + at;
-            p->label[p->answers++] = id[at + 1];
-        }
-    }
-    p->b = (zb_batch){.ids = ids, .n = rows * length, .span = span, .n_spans = rows};
-}
-
 static zb_status read_pieces(zb_measuring *m, const zb_tokenizer *t, zb_err *err) {
     const zb_measuring_opts *o = m->o;
     zb_corpus c;
@@ -140,8 +102,12 @@ static zb_status read_pieces(zb_measuring *m, const zb_tokenizer *t, zb_err *err
         int64_t rows = packer.rows - r < o->batch ? packer.rows - r : o->batch;
         m->piece[m->pieces++].b = zb_packer_batch(&packer, r, (int)rows, &m->arena);
     }
-    make_recall(m, &c, t ? zb_corpus_separator(t) : -1, &m->piece[m->pieces]);
-    if (m->piece[m->pieces].answers) m->pieces++;
+    zb_pairs pairs;
+    zb_pairs_make(&pairs, &c, m->V, t ? zb_corpus_separator(t) : -1, (int)o->recall_rows,
+                  (uint64_t)o->seed, &m->arena);
+    if (pairs.answers)
+        m->piece[m->pieces++] =
+            (piece){.b = pairs.b, .row = pairs.row, .label = pairs.label, .answers = pairs.answers};
     return ZB_OK;
 }
 

@@ -7,6 +7,7 @@
 #include "compose/budget.h"
 #include "compose/smart.h"
 #include "compose/init.h"
+#include "compose/retrieval.h"
 #include "data/corpus.h"
 #include "model/loss.h"
 
@@ -21,10 +22,13 @@ const zb_opt zb_select_opt_table[] = {
     {ZB_OPT_STR, "text", 0, AT(text), "data/text/valid.jsonl", 0, 0, NULL, "held-out text"},
     {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL, "result (JSON)"},
     {ZB_OPT_CHOICE, "method", 0, AT(method), "auto", 0, 0,
-     "auto|plan|kl|recall|error|smart|uniform|given",
-     "how the layers are chosen; auto: plan under a budget, else smart"},
+     "auto|plan|kl|recall|error|smart|uniform|given|heads",
+     "how the layers are chosen; auto: plan under a budget, else smart; heads: key/value heads "
+     "that "
+     "must see all where all others get a window"},
     {ZB_OPT_STR, "layers", 0, AT(layers), NULL, 0, 0, NULL, "the layers of method `given`"},
-    {ZB_OPT_INT, "count", 'n', AT(count), "4", 0, ZB_LAYERS_MAX, NULL, "how many layers stay MLA"},
+    {ZB_OPT_INT, "count", 'n', AT(count), "4", 0, ZB_LAYERS_MAX, NULL,
+     "how many layers stay MLA; method heads: how many heads see all"},
     {ZB_OPT_INT, "tokens", 0, AT(tokens), "0", 0, 1e9, NULL,
      "held-out tokens to measure on (0: 2048 under a budget, else 8192)"},
     {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 20, NULL,
@@ -39,6 +43,10 @@ const zb_opt zb_select_opt_table[] = {
     {ZB_OPT_STR, "budget", 0, AT(budget), NULL, 0, 0, NULL, "the same in bytes, like 60M"},
     {ZB_OPT_INT, "context", 0, AT(context), "2048", 1, 1 << 30, NULL,
      "budget: tokens of the sequence"},
+    {ZB_OPT_INT, "window", 0, AT(window), "96", 1, 1 << 20, NULL,
+     "heads: tokens that the other heads see, the own among them"},
+    {ZB_OPT_INT, "sinks", 0, AT(sinks), "4", 0, 1 << 20, NULL,
+     "heads: first tokens that they see, too"},
     {ZB_OPT_STR, "candidates", 0, AT(candidates), NULL, 0, 0, NULL,
      "budget: what may stand in a layer, like attention,mla:51+24,mamba2,mamba2=FOLDER"},
     {ZB_OPT_STR, "measures", 0, AT(measures), NULL, 0, 0, NULL,
@@ -52,7 +60,7 @@ const zb_opt zb_select_opt_table[] = {
     {ZB_OPT_STR, "contexts", 0, AT(contexts), "2048,32768", 0, 0, NULL,
      "budget: and at these contexts"},
     {ZB_OPT_INT, "recall_rows", 0, AT(recall_rows), "2", 0, 1024, NULL,
-     "budget: rows of 64 random pairs to be recalled (0: none)"},
+     "budget, heads: rows of 64 random pairs to be recalled (0: none)"},
     {ZB_OPT_F64, "recall_weight", 0, AT(recall_weight), "0", 0, 1e6, NULL,
      "budget: method plan minimises divergence + this times the nats that recall loses"},
     {ZB_OPT_CHOICE, "init", 0, AT(init), "calibrated", 0, 0, ZB_INIT_NAMES,
@@ -61,7 +69,7 @@ const zb_opt zb_select_opt_table[] = {
      "budget: text that composed candidates are fitted to"},
     {ZB_OPT_INT, "calibration_tokens", 0, AT(calibration_tokens), "8192", 1, 1 << 28, NULL,
      "budget: tokens of it"},
-    {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "budget: random parts"},
+    {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "budget, heads: random parts"},
     {0},
 };
 
@@ -259,5 +267,6 @@ zb_status zb_select_run(const zb_select_opts *o, zb_err *err) {
     bool budget = zb_select_by_budget(o), auto_method = !strcmp(o->method, "auto");
     if (auto_method) full.method = budget ? "plan" : "smart";
     if (!o->tokens) full.tokens = budget ? 2048 : 8192;
+    if (!strcmp(o->method, "heads")) return zb_retrieval_run(&full, err);
     return budget ? zb_budget_run(&full, err) : select_layers(&full, err);
 }

@@ -1,5 +1,6 @@
-/* select.h - what stands in each layer: plans under a byte budget (budget.h), or which layers stay
- * MLA by SMART (Zebra-Llama section 3.3, method.md 5).
+/* select.h - what stands in each layer: plans under a byte budget (budget.h), which kv heads have
+ * to see all where the others get a window (retrieval.h), or which layers stay MLA by SMART
+ * (Zebra-Llama section 3.3, method.md 5).
  *
  * With an all-Mamba2 and an all-MLA student, s_l = KL(teacher‖all Mamba2) - KL(teacher‖all Mamba2
  * with MLA in layer l) on held-out text. The hidden states of the all-Mamba2 student before each
@@ -15,11 +16,13 @@ typedef struct zb_select_opts {
     const char *teacher, *mamba2,
         *mla;               /* models; the students are needed where sensitivities are measured */
     const char *text, *out; /* held-out text; result (JSON) */
-    const char *method;     /* auto | plan | kl | recall | error | smart | uniform | given */
-    const char *layers;     /* of method given */
+    const char *method; /* auto | plan | kl | recall | error | smart | uniform | given | heads */
+    const char *layers; /* of method given */
     int64_t count, tokens, sequence_length, batch;
     bool measure; /* also where the method does not need it */
     const char *precision;
+
+    int64_t window, sinks; /* of method heads: what the other heads see */
 
     /* plans under a budget */
     const char *candidates;          /* as candidate.h; NULL: the table's, or a few of all kinds */

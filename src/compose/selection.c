@@ -43,7 +43,10 @@ static zb_status read_all(zb_selection *s, const json_t *o, const char *path, in
                        zb_json_type(o));
     ZB_TRY(zb_json_array(o, path, "plan", false, &list, err));
     if (list) return read_plan(s, list, path, layers, a, err);
-    ZB_TRY(zb_json_array(o, path, "layers", true, &list, err));
+    ZB_TRY(zb_json_str(o, path, "retrieval_heads", false, &s->heads, err));
+    if (s->heads) s->heads = zb_strdup(a, s->heads);
+    ZB_TRY(zb_json_array(o, path, "layers", !s->heads, &list, err));
+    if (!list) return ZB_OK;
     s->layers = "";
     json_array_foreach(list, i, v) s->layers =
         zb_asprintf(a, "%s%s%lld", s->layers, i ? "," : "",

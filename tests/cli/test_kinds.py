@@ -66,6 +66,57 @@ def test_a_window_as_long_as_the_text_is_the_teacher(tmp_path, kind):
     assert worst(logprobs(compose(tmp_path / "narrow", kind, "--window", "5")), want) > 1e-3
 
 
+@pytest.mark.parametrize("kind", [k for k in STATE if "window" in k])
+def test_retrieval_heads(tmp_path, kind):
+    model = compose(tmp_path / "m", kind, "--window", "5", "--sinks", "2", "--retrieval-heads", "1:0,3:1, 3:0")
+    about = json.loads(run("inspect", model, "--json"))
+    assert [layer["retrieval_heads"] for layer in about["layers"]] == [[], [0], [], [0, 1]]
+    assert about["kv_bytes_per_token"] == 3 * 4 * 2 * 16
+    assert about["state_bytes"] == 4 * (4 * STATE[kind] - 3 * RING // 2)
+    packed = str(tmp_path / "m.gguf")
+    run("quantize", "-m", model, "-o", packed, "--type", "f32")
+    assert json.loads(run("inspect", packed, "--json"))["layers"] == about["layers"]
+    assert logprobs(packed) == logprobs(model)
+    everything = ",".join(f"{layer}:{head}" for layer in range(4) for head in range(2))
+    everywhere = compose(tmp_path / "all", kind, "--window", "5", "--retrieval-heads", everything)
+    assert worst(logprobs(everywhere), logprobs(TEACHER)) < 1e-5
+
+
+@pytest.mark.parametrize(("heads", "said"), [
+    ("1:0,4:0", 'layers 0 to 3 and key/value heads 0 to 1, found "4:0"'), ("1:2", 'found "1:2"'), ("1", 'found "1"'),
+    ("-1:0", 'found "-1:0"'), ("x:0", 'found "x:0"'), ("1:", 'found "1:"'), ("2:0", "layer 2: expected a kind with a window")])
+def test_retrieval_heads_that_are_none(tmp_path, heads, said):
+    r = subprocess.run([ZEBRA, "compose", "--teacher", TEACHER, "--out", str(tmp_path / "m"), "--default-kind", "sliding_window",
+                        "--attention-layers", "2", "--retrieval-heads", heads], capture_output=True, text=True, timeout=120)
+    assert r.returncode == 5, r.stderr
+    assert "retrieval_heads" in r.stderr and said in r.stderr
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(("value", "said"), [
+    ('{"1": [2]}', "layer 1: expected key/value heads 0 to 1"), ('{"7": [0]}', 'found "7"'), ('{"1": 0}', 'found "1"'),
+    ('{"2": [0]}', "layer 2: retrieval heads need a kind with a window"), ("[1]", "expected an object")])
+def test_retrieval_heads_in_a_broken_file(tmp_path, value, said):
+    model = compose(tmp_path / "m", "sliding_window", "--attention-layers", "2")
+    path = tmp_path / "m" / "hybrid_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "retrieval_heads": json.loads(value)}))
+    r = subprocess.run([ZEBRA, "inspect", model], capture_output=True, text=True, timeout=120)
+    assert r.returncode != 0 and said in r.stderr, r.stderr
+
+
+def test_heads_that_are_found_are_composed(tmp_path):
+    text, found = make_text(tmp_path), str(tmp_path / "heads.json")
+    run("select", "--teacher", TEACHER, "--method", "heads", "--count", "3", "--window", "6", "--sinks", "2", "--text", text,
+        "--tokens", "512", "--out", found, "--precision", "f32")
+    heads = json.loads((tmp_path / "heads.json").read_text())
+    model = compose(tmp_path / "m", "sliding_window", "--window", "6", "--sinks", "2", "--selection", found)
+    about = json.loads(run("inspect", model, "--json"))
+    listed = [f"{layer['layer']}:{head}" for layer in about["layers"] for head in layer["retrieval_heads"]]
+    assert len(listed) == 3 and ",".join(listed) == heads["retrieval_heads"]
+    assert about["kv_percent"] == pytest.approx(heads["kv_percent"]) == pytest.approx(100 * 3 / 8)
+
+
 @pytest.mark.parametrize("kind", STATE)
 def test_training(tmp_path, kind):
     text = make_text(tmp_path)
