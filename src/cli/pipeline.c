@@ -279,7 +279,8 @@ static zb_status run_step(zb_plan *p, const step *s, const char *digest, zb_err 
 }
 
 static zb_status run_steps(zb_plan *p, zb_err *err) {
-    bool pure = p->has_align || (p->has_select && !zb_select_by_budget(&p->select));
+    bool layers = !zb_select_by_budget(&p->select) && !zb_select_heads(&p->select),
+         pure = p->has_align || (p->has_select && layers);
     const step steps[] = {
         {"compose", pure, zb_stage_students, {{"", zb_compose_opt_table, &p->compose}}},
         {"align",

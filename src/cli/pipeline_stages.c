@@ -37,7 +37,10 @@ zb_status zb_stage_align(zb_plan *p, zb_err *err) {
 
 zb_status zb_stage_select(zb_plan *p, zb_err *err) {
     zb_select_opts o = p->select;
-    if (p->has_align || !zb_select_by_budget(&o)) {
+    if (zb_select_heads(&o)) {
+        o.window = p->compose.window;
+        o.sinks = p->compose.sinks;
+    } else if (p->has_align || !zb_select_by_budget(&o)) {
         o.mla = p->mla;
         o.mamba2 = p->mamba2;
     }
@@ -54,12 +57,13 @@ zb_status zb_stage_assemble(zb_plan *p, zb_err *err) {
     o.out = zb_plan_path(p, "hybrid");
     if (p->has_select) {
         o.selection = zb_plan_path(p, "select.json");
-        o.mla_layers = NULL;
+        if (!zb_select_heads(&p->select)) o.mla_layers = NULL;
     }
     bool fresh = !p->has_align && strcmp(o.init, "calibrated") == 0;
     /* a plan under a budget says itself what comes from where */
     if (p->has_select && zb_select_by_budget(&p->select)) fresh = true;
-    if ((p->has_align || p->has_select) && !fresh) {
+    bool layers = p->has_select && !zb_select_heads(&p->select);
+    if ((p->has_align || layers) && !fresh) {
         o.mla_from = p->mla;
         o.mamba2_from = p->mamba2;
     }

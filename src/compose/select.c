@@ -230,6 +230,8 @@ bool zb_select_by_budget(const zb_select_opts *o) {
     return o->budget || o->cache_percent > 0 || o->compare;
 }
 
+bool zb_select_heads(const zb_select_opts *o) { return !strcmp(o->method, "heads"); }
+
 static zb_status select_layers(const zb_select_opts *o, zb_err *err) {
     if (!o->teacher || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher and out are needed");
     selector s = {.o = o};
@@ -267,6 +269,6 @@ zb_status zb_select_run(const zb_select_opts *o, zb_err *err) {
     bool budget = zb_select_by_budget(o), auto_method = !strcmp(o->method, "auto");
     if (auto_method) full.method = budget ? "plan" : "smart";
     if (!o->tokens) full.tokens = budget ? 2048 : 8192;
-    if (!strcmp(o->method, "heads")) return zb_retrieval_run(&full, err);
+    if (zb_select_heads(o)) return zb_retrieval_run(&full, err);
     return budget ? zb_budget_run(&full, err) : select_layers(&full, err);
 }

@@ -41,8 +41,9 @@ typedef struct zb_select_opts {
 
 extern const zb_opt zb_select_opt_table[];
 
-/* Whether the options ask for a plan under a budget. */
+/* Whether the options ask for a plan under a budget, or for retrieval heads. */
 bool zb_select_by_budget(const zb_select_opts *o);
+bool zb_select_heads(const zb_select_opts *o);
 
 zb_status zb_select_run(const zb_select_opts *o, zb_err *err);
 

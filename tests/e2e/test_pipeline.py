@@ -144,6 +144,21 @@ def check_refused(tmp_path, text, old, new, expected):
     assert not (tmp_path / "bad").exists(), "nothing may be written before the recipe is checked"
 
 
+def test_retrieval_heads_are_found_and_kept(tmp_path):
+    text = make_text(tmp_path)
+    recipe = tmp_path / "heads.yaml"
+    recipe.write_text(f"output: {tmp_path / 'out'}\nteacher: {ROOT / 'tests/golden/llama'}\nprecision: f32\n"
+                      "compose: {default_kind: sliding_window, window: 6, sinks: 2}\n"
+                      f"select: {{method: heads, count: 3, text: {text}, tokens: 512}}\n")
+    done = run(recipe)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out/select.json").read_text())
+    assert found["window"] == 6 and found["sinks"] == 2 and found["count"] == 3
+    config = json.loads((tmp_path / "out/hybrid/hybrid_config.json").read_text())
+    heads = [f"{layer}:{head}" for layer, list_ in config["retrieval_heads"].items() for head in list_]
+    assert ",".join(heads) == found["retrieval_heads"]
+
+
 def test_broken_recipes_are_refused(tmp_path):
     text = make_text(tmp_path)
     check_refused(tmp_path, text, "seed: 7", "sead: 7", 'unknown option "sead" (did you mean "seed"?)')
