@@ -8,7 +8,8 @@ static const zb_cli_about about = {
     "Runs all stages of a recipe, resuming where an earlier run stopped, and prints the table of "
     "results.",
     "A recipe has the keys output, teacher, title, seed, precision, memory_limit and the sections\n"
-    "compose, align, select, distill, eval, recall, generate, bench, report, whose keys are the "
+    "compose, align, select, distill, quantize, eval, recall, generate, bench, report, whose keys "
+    "are the "
     "options of the commands of those names (docs/RECIPES.md).\n"
     "What follows the recipe replaces its values:\n"
     "zebra pipeline recipes/zebra.yaml output=out/long distill.tokens=1000000",

@@ -133,6 +133,10 @@ static zb_status check(zb_plan *p, zb_err *err) {
     ZB_TRY(reserve(p, p->select.out, "select.out", err));
     ZB_TRY(reserve(p, p->distill.out, "distill.out", err));
     ZB_TRY(reserve(p, p->distill.student, "distill.student", err));
+    ZB_TRY(reserve(p, p->quantize.model, "quantize.model", err));
+    ZB_TRY(reserve(p, p->quantize.out, "quantize.out", err));
+    ZB_TRY(reserve(p, p->quantize.random, "quantize.random", err));
+    ZB_TRY(reserve(p, p->quantize.dry_run ? "true" : NULL, "quantize.dry_run", err));
     ZB_TRY(reserve(p, p->eval.output, "eval.output", err));
     ZB_TRY(reserve(p, p->recall.output, "recall.output", err));
     ZB_TRY(reserve(p, p->recall.log_samples, "recall.log_samples", err));
@@ -151,6 +155,7 @@ static zb_status check(zb_plan *p, zb_err *err) {
                 {p->has_distill, p->distill_stage.train},
                 {p->has_distill, p->distill_stage.valid},
                 {p->has_select, p->select.text},
+                {p->has_quantize && p->quantize.calibrate, p->quantize.calibrate},
                 {p->has_eval && p->suite.text, p->suite.text},
                 {p->has_recall, p->recall.haystack ? p->recall.haystack : ""},
                 {p->has_samples, p->samples.prompts ? p->samples.prompts : ""}};
@@ -182,7 +187,8 @@ static void fill_in(zb_plan *p) {
         if (*seed[i] == 42) *seed[i] = p->r.seed;
     p->mla = zb_plan_path(p, p->has_align ? "mla-aligned" : "mla");
     p->mamba2 = zb_plan_path(p, p->has_align ? "mamba2-aligned" : "mamba2");
-    p->student = zb_plan_path(p, p->has_distill ? "student" : "hybrid");
+    p->trained = zb_plan_path(p, p->has_distill ? "student" : "hybrid");
+    p->student = p->has_quantize ? zb_plan_path(p, "student.gguf") : p->trained;
 }
 
 static zb_status read_recipe(zb_plan *p, zb_err *err) {
@@ -200,6 +206,7 @@ static zb_status read_recipe(zb_plan *p, zb_err *err) {
         {"distill",
          {{"", zb_distill_opt_table, &p->distill}, {"", zb_stage_opt_table, &p->distill_stage}},
          &p->has_distill},
+        {"quantize", {{"", zb_quantize_opt_table, &p->quantize}}, &p->has_quantize},
         {"eval",
          {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}},
          &p->has_eval},
@@ -293,6 +300,10 @@ static zb_status run_steps(zb_plan *p, zb_err *err) {
          p->has_distill,
          zb_stage_distill,
          {{"", zb_distill_opt_table, &p->distill}, {"", zb_stage_opt_table, &p->distill_stage}}},
+        {"quantize",
+         p->has_quantize,
+         zb_stage_quantize,
+         {{"", zb_quantize_opt_table, &p->quantize}}},
         {"eval_teacher",
          p->has_eval,
          zb_stage_eval_teacher,

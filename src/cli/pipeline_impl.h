@@ -5,6 +5,7 @@
 
 #include "base/opts.h"
 #include "compose/compose.h"
+#include "compose/quantize.h"
 #include "compose/select.h"
 #include "eval/recall.h"
 #include "eval/suite.h"
@@ -40,15 +41,17 @@ typedef struct zb_plan {
     zb_stage_opts align_stage, distill_stage;
     zb_select_opts select;
     zb_distill_opts distill;
+    zb_quantize_opts quantize;
     zb_eval_opts eval;
     zb_suite_opts suite;
     zb_recall_opts recall;
     zb_samples_opts samples;
     zb_speed_opts speed;
-    bool has_compose, has_align, has_select, has_distill, has_eval, has_recall, has_samples,
-        has_speed, has_report;
+    bool has_compose, has_align, has_select, has_distill, has_quantize, has_eval, has_recall,
+        has_samples, has_speed, has_report;
     const char *mla, *mamba2; /* pure students as they are handed on: composed, or aligned */
-    const char *student;      /* the last stage's result */
+    const char *trained;      /* the hybrid behind the last stage that changes weights */
+    const char *student;      /* the same, packed where the recipe says so: what is measured */
     json_t *seconds;          /* {stage: s} */
     zb_buf *table;
     const char *page;
@@ -62,6 +65,7 @@ zb_status zb_stage_align(zb_plan *p, zb_err *err);
 zb_status zb_stage_select(zb_plan *p, zb_err *err);
 zb_status zb_stage_assemble(zb_plan *p, zb_err *err);
 zb_status zb_stage_distill(zb_plan *p, zb_err *err);
+zb_status zb_stage_quantize(zb_plan *p, zb_err *err);
 zb_status zb_stage_eval_teacher(zb_plan *p, zb_err *err);
 zb_status zb_stage_eval_student(zb_plan *p, zb_err *err);
 zb_status zb_stage_recall_teacher(zb_plan *p, zb_err *err);

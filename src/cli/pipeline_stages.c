@@ -73,8 +73,20 @@ zb_status zb_stage_assemble(zb_plan *p, zb_err *err) {
 zb_status zb_stage_distill(zb_plan *p, zb_err *err) {
     zb_distill_opts o = p->distill;
     o.student = zb_plan_path(p, "hybrid");
-    o.out = p->student;
+    o.out = p->trained;
     return zb_distill_run(&o, &p->distill_stage, zb_plan_path(p, "distill"), err);
+}
+
+/* Packs the student; its tensors and their types stand beside it. */
+zb_status zb_stage_quantize(zb_plan *p, zb_err *err) {
+    zb_quantize_opts o = p->quantize;
+    json_t *report = NULL;
+    o.model = p->trained;
+    o.out = p->student;
+    ZB_TRY(zb_quantize_run(&o, &report, err));
+    zb_status s = zb_json_write(zb_plan_path(p, "student.json"), report, err);
+    json_decref(report);
+    return s;
 }
 
 static zb_status evaluate(zb_plan *p, const char *name, const char *model, const char *teacher,
@@ -267,11 +279,9 @@ static zb_status measure_model(const zb_plan *p, const zb_bench_machine *m, cons
     ZB_TRY(zb_engine_open(
         &e, path, &(zb_engine_opts){.threads = omp_get_max_threads(), .precision = p->r.precision},
         err));
-    json_t *cases = json_array(), *about = zb_model_describe(zb_engine_model(e));
-    zb_status s = zb_json_write(zb_asprintf(p->arena, "%s/bench/%s-model.json", p->r.output, name),
-                                about, err);
+    json_t *cases = json_array();
     zb_bench *b = NULL;
-    if (s == ZB_OK) s = zb_bench_new(&b, e, m, &(zb_bench_opts){.runs = (int)p->speed.runs}, err);
+    zb_status s = zb_bench_new(&b, e, m, &(zb_bench_opts){.runs = (int)p->speed.runs}, err);
     if (s == ZB_OK) s = time_cases(p, b, cases, err);
     zb_bench_free(b);
     json_t *o = json_pack("{s:O,s:{s:i,s:s,s:f,s:f,s:f}}", "results", cases, "machine", "threads",
@@ -281,7 +291,6 @@ static zb_status measure_model(const zb_plan *p, const zb_bench_machine *m, cons
         s = zb_json_write(zb_asprintf(p->arena, "%s/bench/%s.json", p->r.output, name), o, err);
     json_decref(o);
     json_decref(cases);
-    json_decref(about);
     zb_engine_close(e);
     return s;
 }
@@ -306,12 +315,22 @@ static json_t *report_model(const zb_plan *p, const char *name, const char *titl
     if (p->has_recall)
         json_object_set_new(o, "recall",
                             json_string(zb_asprintf(p->arena, "recall/%s.json", name)));
-    if (p->has_speed) {
+    if (p->has_speed)
         json_object_set_new(o, "bench", json_string(zb_asprintf(p->arena, "bench/%s.json", name)));
-        json_object_set_new(o, "inspect",
-                            json_string(zb_asprintf(p->arena, "bench/%s-model.json", name)));
-    }
+    json_object_set_new(o, "inspect", json_string(zb_asprintf(p->arena, "%s-model.json", name)));
     return o;
+}
+
+/* Layers, cache and state, which the report needs of every model. */
+static zb_status describe(const zb_plan *p, const char *name, const char *path, zb_err *err) {
+    zb_model *m;
+    ZB_TRY(zb_model_open(&m, path, ZB_MODEL_RUN, err));
+    json_t *about = zb_model_describe(m);
+    zb_status s =
+        zb_json_write(zb_asprintf(p->arena, "%s/%s-model.json", p->r.output, name), about, err);
+    json_decref(about);
+    zb_model_free(m);
+    return s;
 }
 
 static void add_log(json_t *logs, const char *stage) {
@@ -343,6 +362,8 @@ static json_t *report_input(const zb_plan *p) {
 }
 
 zb_status zb_stage_report(zb_plan *p, zb_err *err) {
+    ZB_TRY(describe(p, "teacher", p->r.teacher, err));
+    ZB_TRY(describe(p, "student", p->student, err));
     const char *path = zb_plan_path(p, "report_input.json");
     json_t *o = report_input(p);
     zb_status s = zb_json_write(path, o, err);

@@ -159,6 +159,27 @@ def test_retrieval_heads_are_found_and_kept(tmp_path):
     assert ",".join(heads) == found["retrieval_heads"]
 
 
+def test_the_packed_student_is_what_is_measured(tmp_path):
+    text = make_text(tmp_path)
+    recipe = tmp_path / "packed.yaml"
+    recipe.write_text(f"output: {tmp_path / 'out'}\nteacher: {ROOT / 'tests/golden/llama'}\nprecision: f32\n"
+                      "compose: {default_kind: sliding_window, window: 6, sinks: 2}\nquantize: {type: q4_0}\n"
+                      f"eval: {{tasks: '', text: {text}, text_tokens: 256, sequence_length: 64}}\nreport:\n")
+    done = run(recipe)
+    assert done.returncode == 0, done.stderr
+    student = json.loads((tmp_path / "out/report.json").read_text())["student"]
+    assert student["kv_percent"] == 0 and student["state_bytes"] == 4 * 4 * 2 * 2 * 16 * 8  # not only where speed is measured
+    tensors = json.loads((tmp_path / "out/student.json").read_text())["tensors"]
+    assert "Q4_0" in {t["to"] for t in tensors}
+    kl = json.loads((tmp_path / "out/eval/student-perplexity.json").read_text())["kl_to_teacher"]
+    wide = run(recipe, "quantize.type=f32", f"output={tmp_path / 'wide'}")
+    assert wide.returncode == 0, wide.stderr
+    assert kl > json.loads((tmp_path / "wide/eval/student-perplexity.json").read_text())["kl_to_teacher"]
+    for setting in ("quantize.out=x.gguf", "quantize.model=x", "quantize.random=x", "quantize.dry_run=true"):
+        refused = run(recipe, setting)
+        assert refused.returncode == 5 and "set by the pipeline" in refused.stderr
+
+
 def test_broken_recipes_are_refused(tmp_path):
     text = make_text(tmp_path)
     check_refused(tmp_path, text, "seed: 7", "sead: 7", 'unknown option "sead" (did you mean "seed"?)')
