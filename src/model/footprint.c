@@ -23,9 +23,11 @@ size_t zb_forward_room(const zb_config *c, const zb_load *load) {
     return row + peak;
 }
 
-size_t zb_unpack_room(const zb_config *c) {
-    size_t cols = most((size_t)c->F, most((size_t)c->D, (size_t)c->H * (size_t)c->dh));
-    return zb_room_of((size_t)UNPACK_ROWS * cols);
+size_t zb_unpack_room(const zb_config *c, int n) {
+    size_t cols = most((size_t)c->F, most((size_t)c->D, (size_t)c->H * (size_t)c->dh)),
+           values = (size_t)n * cols, /* in 8 bits, with a scale and a sum per 32 and sums per 16 */
+        integers = values + 2 * (values / 32) * sizeof(float) + values / 16 * sizeof(int16_t);
+    return most(zb_room_of((size_t)UNPACK_ROWS * cols), integers + (size_t)4 * 64);
 }
 
 zb_train_room zb_train_room_of(const zb_config *c, const zb_load *load, bool recompute) {

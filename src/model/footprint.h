@@ -6,9 +6,10 @@
 #include "model/model.h"
 
 /* What zb_runner_forward takes from the runner's arena at most (the output is the caller's), and
- * unpacking of weights that are not stored as f32. */
+ * what weights that are not stored as f32 need: unpacked rows, or n tokens rounded to 8 bits (0:
+ * none are). */
 size_t zb_forward_room(const zb_config *c, const zb_load *load);
-size_t zb_unpack_room(const zb_config *c);
+size_t zb_unpack_room(const zb_config *c, int n);
 
 /* zb_runner_forward_train, the vocabulary loss with a teacher and zb_runner_backward, all in one
  * arena: what is kept between the ways, and the most at any time. */

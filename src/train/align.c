@@ -101,7 +101,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     zb_memory_add(p, "moments, f32", 8 * (size_t)w.trained);
     zb_memory_add(p, "teacher's weights as stored", zb_memory_stored(t, z->stored));
     zb_memory_add(p, "teacher's states and mixer outputs", (2 * (size_t)t->L + 2) * row);
-    zb_memory_add(p, "teacher's pass", zb_forward_room(t, &load) + zb_unpack_room(t));
+    zb_memory_add(p, "teacher's pass", zb_forward_room(t, &load) + zb_unpack_room(t, load.n));
     zb_memory_add(p, "students' layer at work", students);
     zb_memory_add(p, "operands in bf16", operands);
 }

@@ -96,7 +96,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     zb_memory_add(p, "teacher's pass",
                   zb_room_of(n * z->teacher.D) *
                           (z->d->o->hidden_weight > 0 ? 1 + (size_t)z->teacher.L : 1) +
-                      zb_forward_room(&z->teacher, &load) + zb_unpack_room(&z->teacher));
+                      zb_forward_room(&z->teacher, &load) + zb_unpack_room(&z->teacher, load.n));
     zb_memory_add(p, "operands in bf16",
                   zb_memory_operands(&z->teacher, load.n,
                                      zb_memory_teacher_use(&z->teacher, z->stored), z->precision) +

@@ -141,7 +141,8 @@ size_t zb_memory_operands(const zb_config *c, int n, zb_memory_use use, zb_preci
     }
     zb_arena_free(&a);
     size_t operand = (size_t)n * width, logits = zb_vocab_loss_tile(c->V, n) * (size_t)c->V,
-           values = operand + (use == ZB_USE_PACKED ? zb_unpack_room(c) / sizeof(float) : weight);
+           values =
+               operand + (use == ZB_USE_PACKED ? zb_unpack_room(c, 0) / sizeof(float) : weight);
     if (use == ZB_USE_WIDE) values += operand;
     if (use == ZB_USE_LOSS) values += weight + (logits > operand ? logits : operand);
     return rounded_size() * values;

@@ -1,6 +1,7 @@
 /* Linear maps of many tokens at precision int8: within the rounding of activations of the exact
  * product, the same as one token at a time, whatever the number of threads and of tokens. */
 #include "base/rng.h"
+#include "model/footprint.h"
 #include "model/integer.h"
 
 #include <math.h>
@@ -47,6 +48,24 @@ static void test_exact(void **state) {
     close_fixture(&g);
 }
 
+/* What the maps take beyond their results is what the plan of memory says. */
+static void test_room(void **state) {
+    (void)state;
+    fixture f;
+    float *y[TYPES];
+    open_fixture(&f, ZB_PREC_INT8);
+    zb_linear_map maps[TYPES];
+    all_maps(&f, TOKENS, maps, y);
+    size_t from = f.run.arena->bytes;
+    zb_linear_many(&f.run, maps, TYPES, f.x, TOKENS);
+    zb_config c = {.D = K};
+    size_t taken = f.run.arena->peak - from, many = 1000;
+    assert_true(zb_unpack_room(&c, TOKENS) >= taken);
+    double ratio = (double)zb_unpack_room(&c, (int)many * TOKENS) / (double)(many * taken);
+    assert_true(ratio > 0.99 && ratio < 1.01);
+    close_fixture(&f);
+}
+
 /* Alone a token takes the other way, a stream over the weights: float noise. In company and with
  * any number of threads it takes the same: bit for bit. */
 static void test_company(void **state) {
@@ -77,6 +96,7 @@ static void test_company(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exact),
+        cmocka_unit_test(test_room),
         cmocka_unit_test(test_company),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
