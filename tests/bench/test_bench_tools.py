@@ -111,12 +111,15 @@ def quality(monkeypatch):
     return module
 
 
+TASKS = ["arc_challenge", "arc_easy", "hellaswag", "mmlu", "openbookqa", "piqa", "winogrande"]
+
+
 def quality_report(average=0.3, tasks=None):
     student = {"kv_percent": 3.90625, "kv_bytes_per_token": 1800, "state_bytes": 4096, "kl_to_teacher": 1.95159, "perplexity": 164.3,
-               "average": average, "tasks": {"piqa": {"acc": 0.6, "acc_stderr": 0.05}} if tasks is None else tasks, "associative": {"16": {"128": 0.25, "99": 1}},
+               "average": average, "tasks": dict.fromkeys(TASKS, {"acc": 0.6, "acc_stderr": 0.05}) if tasks is None else tasks, "associative": {"16": {"128": 0.25, "99": 1}},
                "seconds": {"assemble": 10.4, "eval": 100, "eval_teacher": 9, "distill": 5}}
     teacher = {"kv_bytes_per_token": 46080, "state_bytes": 0, "perplexity": 22.8, "average": 0.4}
-    return {"teacher": teacher, "student": student, "missing": []}
+    return {"teacher": teacher, "student": student, "missing": ["teacher: speed: not measured"]}
 
 
 def test_quality_row_and_plot(tmp_path, quality):
@@ -129,7 +132,10 @@ def test_quality_row_and_plot(tmp_path, quality):
     row = quality.read_rows(tmp_path / "q.csv")[1]
     assert (row["tokens"], row["seconds"], row["retained_percent"], row["bytes_2k"]) == ("1000", "15", "75.0", str(2048 * 1800 + 4096))
     assert row["recall_128"] == "0.25" and row["teacher_recall_128"] == ""
-    assert row["piqa_acc"] == "0.6" and row["hellaswag_acc"] == ""
+    assert quality.mean_recall(row) == 25
+    assert row["piqa_acc"] == "0.6" and row["piqa_acc_norm"] == ""
+    (tmp_path / "report.json").write_text(json.dumps(quality_report(tasks={"piqa": {"acc": 0.6}})))
+    assert quality.row_of("zebra", 0, o, tmp_path)["average"] == ""  # an average of fewer tasks is another figure
     done = tool("quality", "--plot", "--csv", tmp_path / "q.csv", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "out/quality.md").read_text()
@@ -137,6 +143,7 @@ def test_quality_row_and_plot(tmp_path, quality):
     if shutil.which("gnuplot"):
         picture = (tmp_path / "out/quality.svg").read_text()
         assert "zebra, untrained" in picture and "x-ecomla, calibrated, untrained" in picture
+        assert "zebra, untrained" in (tmp_path / "out/quality-recall.svg").read_text()
 
 
 def test_quality_knows_its_recipes(tmp_path, quality):
