@@ -103,8 +103,8 @@ static zb_status read_pieces(zb_measuring *m, const zb_tokenizer *t, zb_err *err
         m->piece[m->pieces++].b = zb_packer_batch(&packer, r, (int)rows, &m->arena);
     }
     zb_pairs pairs;
-    zb_pairs_make(&pairs, &c, m->V, t ? zb_corpus_separator(t) : -1, (int)o->recall_rows,
-                  (uint64_t)o->seed, &m->arena);
+    zb_pairs_form form = {.without = t ? zb_corpus_separator(t) : -1};
+    zb_pairs_make(&pairs, &c, m->V, &form, (int)o->recall_rows, (uint64_t)o->seed, &m->arena);
     if (pairs.answers)
         m->piece[m->pieces++] =
             (piece){.b = pairs.b, .row = pairs.row, .label = pairs.label, .answers = pairs.answers};

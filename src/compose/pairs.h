@@ -3,12 +3,16 @@
  *
  * A row is k1 v1 k2 v2 ..., all different tokens drawn from those of a text, and then every pair
  * once more in an order of its own. The cross-entropy of each second v says whether a model still
- * finds what stood far back; nothing in the weights can know it. Everything lives in the arena. */
+ * finds what stood far back; nothing in the weights can know it. Between them may stand marks, as
+ * between the words of a list ("\n k : v"), with which small models know better what is asked.
+ * Everything lives in the arena. */
 #ifndef ZB_COMPOSE_PAIRS_H
 #define ZB_COMPOSE_PAIRS_H
 
 #include "data/corpus.h"
 #include "tensor/batch.h"
+
+#include <stdbool.h>
 
 typedef struct zb_pairs {
     zb_batch b;     /* one span per row */
@@ -17,9 +21,15 @@ typedef struct zb_pairs {
     int32_t *label; /* [answers] */
 } zb_pairs;
 
-/* `rows` rows of up to 64 pairs of tokens below V that occur in the corpus; `separator` is left out
- * (-1: none). The same for the same seed. */
-void zb_pairs_make(zb_pairs *p, const zb_corpus *c, int V, int32_t separator, int rows,
+typedef struct zb_pairs_form {
+    int32_t without; /* a token that is no word; -1: none */
+    bool marks;      /* begin and middle are no words, but stand before k and before v */
+    int32_t begin, middle;
+} zb_pairs_form;
+
+/* `rows` rows of up to 64 pairs of tokens below V that occur in the corpus. The same for the same
+ * seed. */
+void zb_pairs_make(zb_pairs *p, const zb_corpus *c, int V, const zb_pairs_form *form, int rows,
                    uint64_t seed, zb_arena *a);
 
 #endif

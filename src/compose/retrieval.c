@@ -184,15 +184,29 @@ static zb_status describe(search *s, zb_err *err) {
     return st;
 }
 
+/* "\n" before a key and ":" before a value, where each is one token. */
+static zb_status marks_of(const zb_tokenizer *t, zb_pairs_form *form, zb_arena *a, zb_err *err) {
+    zb_ids begin = {0}, middle = {0};
+    ZB_TRY(zb_tokenizer_encode(t, ZB_STR("\n"), false, false, a, &begin, err));
+    ZB_TRY(zb_tokenizer_encode(t, ZB_STR(":"), false, false, a, &middle, err));
+    form->marks = begin.n == 1 && middle.n == 1;
+    if (!form->marks) return ZB_OK;
+    form->begin = begin.id[0];
+    form->middle = middle.id[0];
+    return ZB_OK;
+}
+
 static zb_status read_pairs(search *s, zb_err *err) {
     const zb_select_opts *o = s->o;
     zb_tokenizer *t;
     zb_corpus c;
     ZB_TRY(zb_model_tokenizer(&t, o->teacher, err));
     zb_status st = zb_corpus_read(&c, o->text, t, o->tokens, &s->arena, err);
+    zb_pairs_form form = {.without = t ? zb_corpus_separator(t) : -1};
+    if (st == ZB_OK && t) st = marks_of(t, &form, &s->arena, err);
     if (st == ZB_OK)
-        zb_pairs_make(&s->pairs, &c, s->config.V, t ? zb_corpus_separator(t) : -1,
-                      (int)o->recall_rows, (uint64_t)o->seed, &s->arena);
+        zb_pairs_make(&s->pairs, &c, s->config.V, &form, (int)o->recall_rows, (uint64_t)o->seed,
+                      &s->arena);
     zb_tokenizer_close(t);
     if (st == ZB_OK && !s->pairs.answers)
         st = zb_fail(err, ZB_ERR_CONFIG,

@@ -75,7 +75,7 @@ static double recall_of(unsigned mask) {
         zb_param_to_f32(q, 0, q->rows, t->item[i].w);
     }
     CHECK(zb_corpus_read(&c, text, NULL, TOKENS, &a, &err));
-    zb_pairs_make(&p, &c, k.V, -1, ROWS, SEED, &a);
+    zb_pairs_make(&p, &c, k.V, &(zb_pairs_form){.without = -1}, ROWS, SEED, &a);
     CHECK(zb_runner_new(&r, m, ZB_PREC_F32, &err));
     CHECK(zb_runner_begin(r, &p.b, &err));
     float *x = ZB_NEW_ARRAY(&a, float, p.b.n *k.D), *logits = ZB_NEW_ARRAY(&a, float, k.V);
@@ -104,26 +104,40 @@ static unsigned mask_of(const json_t *result) {
     return mask;
 }
 
-/* Pairs repeat: every answer has stood behind the same key, and is not to be seen near it. */
+/* Every answer has stood once before behind its key, in the first half of its row. */
+static void check_pairs(const zb_pairs *p, int width, int without) {
+    assert_true(p->b.n_spans == 3 && p->answers > 0);
+    for (int i = 0; i < p->answers; i++) {
+        const zb_span *sp = &p->b.span[p->row[i] / p->b.span[0].n];
+        int at = p->row[i], key = p->b.ids[width == 2 ? at : at - 1], times = 0;
+        for (int t = sp->start + width / 2 - 1; t < sp->start + sp->n / 2; t += width)
+            times += p->b.ids[t] == key && p->b.ids[t + width / 2] == p->label[i];
+        assert_int_equal(times, 1);
+        assert_int_equal(p->b.ids[at + 1], p->label[i]);
+        assert_true(at >= sp->start + sp->n / 2 && key != without && p->label[i] != without);
+    }
+}
+
 static void test_pairs(void **unused) {
     (void)unused;
     zb_arena a = {0};
     zb_corpus c;
     zb_pairs p;
+    zb_pairs_form form = {.without = 7};
     CHECK(zb_corpus_read(&c, text, NULL, TOKENS, &a, &err));
-    zb_pairs_make(&p, &c, 100, 7, 3, SEED, &a);
-    assert_true(p.b.n_spans == 3 && p.answers > 0);
-    for (int i = 0; i < p.answers; i++) {
-        int at = p.row[i], key = p.b.ids[at], times = 0;
-        const zb_span *sp = &p.b.span[at / p.b.span[0].n];
-        for (int t = sp->start; t < sp->start + sp->n; t += 2)
-            times += p.b.ids[t] == key && p.b.ids[t + 1] == p.label[i];
-        assert_int_equal(times, 2);
-        assert_true(at - sp->start >= sp->n / 2 && key != 7 && p.label[i] != 7);
+    zb_pairs_make(&p, &c, 100, &form, 3, SEED, &a);
+    check_pairs(&p, 2, 7);
+    form = (zb_pairs_form){.without = 7, .marks = true, .begin = 50, .middle = 51};
+    zb_pairs_make(&p, &c, 100, &form, 3, SEED, &a);
+    check_pairs(&p, 4, 7);
+    for (int t = 0; t < p.b.n; t++) {
+        assert_true((p.b.ids[t] == 50) == (t % 4 == 0));
+        assert_true((p.b.ids[t] == 51) == (t % 4 == 2));
     }
-    zb_pairs_make(&p, &c, 100, -1, 0, SEED, &a);
+    form = (zb_pairs_form){.without = -1};
+    zb_pairs_make(&p, &c, 100, &form, 0, SEED, &a);
     assert_int_equal(p.answers, 0);
-    zb_pairs_make(&p, &c, 3, -1, 2, SEED, &a); /* no ids below 3 in the text */
+    zb_pairs_make(&p, &c, 3, &form, 2, SEED, &a); /* no ids below 3 in the text */
     assert_int_equal(p.answers, 0);
     zb_arena_free(&a);
 }
