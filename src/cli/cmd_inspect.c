@@ -44,9 +44,11 @@ static json_t *layer_json(const zb_config *c, int l) {
         json_object_update_new(o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "head_size", c->dh,
                                             "convolution_channels", zb_mamba2_channels(c, l)));
     if (k->window)
-        json_object_update_new(o,
-                               json_pack("{s:i, s:i, s:o}", "window", k->window, "sinks", k->sinks,
-                                         "retrieval_heads", zb_config_retrieval_json(c, l)));
+        json_object_update_new(o, json_pack("{s:i, s:i, s:o, s:i, s:i}", "window", k->window,
+                                            "sinks", k->sinks, "retrieval_heads",
+                                            zb_config_retrieval_json(c, l), "retrieval_key_dim",
+                                            zb_config_far_key(c, l), "retrieval_value_dim",
+                                            zb_config_far_value(c, l)));
     json_object_set_new(o, "cache_bytes_per_token",
                         json_integer((json_int_t)zb_config_cache(c, l) * VALUE_BYTES));
     json_object_set_new(o, "state_bytes", json_integer((json_int_t)zb_state_fixed_bytes(c, l)));

@@ -38,6 +38,10 @@ const zb_opt zb_compose_opt_table[] = {
      "layers with a window: first tokens of the document that all others see too"},
     {ZB_OPT_STR, "retrieval_heads", 0, AT(retrieval_heads), NULL, 0, 0, NULL,
      "LAYER:HEAD,...: key/value heads of layers with a window that see all tokens all the same"},
+    {ZB_OPT_INT, "retrieval_key_dim", 0, AT(retrieval_key_dim), "0", 0, 4096, NULL,
+     "values of their keys that are cached: the slowest rotary pairs (0: all)"},
+    {ZB_OPT_INT, "retrieval_value_dim", 0, AT(retrieval_value_dim), "0", 0, 4096, NULL,
+     "and of their values (0: all); which ones the weights say, calibrated the text"},
     {ZB_OPT_STR, "selection", 0, AT(selection), NULL, 0, 0, NULL,
      "result of `zebra select`: its plan, its layers as MLA, or its retrieval heads"},
     {ZB_OPT_STR, "mla_from", 0, AT(mla_from), NULL, 0, 0, NULL,
@@ -371,6 +375,10 @@ static zb_status describe(composer *k, zb_err *err) {
             m->window = (int)o->window;
             m->sinks = (int)o->sinks;
         }
+        if (zb_kind_has_window(m->kind) && !donor_of(k, l)) {
+            m->far_k = (int)o->retrieval_key_dim;
+            m->far_v = (int)o->retrieval_value_dim;
+        }
     }
     ZB_TRY(place_heads(k, k->o->retrieval_heads, err));
     ZB_TRY(place_heads(k, k->heads, err));
@@ -400,12 +408,18 @@ static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
     }
 }
 
+/* Retrieval heads that keep a part of their values. */
+static bool has_narrow_heads(const composer *k, int l) {
+    return zb_config_far_heads(&k->config, l) && k->config.layer[l].far_v && !donor_of(k, l);
+}
+
 /* Does any layer start by looking at data? Then all are walked through. */
 static zb_status open_calibration(composer *k, zb_err *err) {
     const zb_compose_opts *o = k->o;
     bool wanted = false;
     for (int l = 0; l < k->config.L; l++) {
-        wanted = wanted || (!keeps_attention(k->config.layer[l].kind) && !donor_of(k, l));
+        bool fitted = !keeps_attention(k->config.layer[l].kind) && !donor_of(k, l);
+        wanted = wanted || fitted || has_narrow_heads(k, l);
     }
     if (!wanted || !k->init->calibrated) return ZB_OK;
     zb_tokenizer *t;
@@ -431,20 +445,29 @@ static zb_status start_mixer(composer *k, zb_kind kind, const zb_init_job *j, zb
     }
 }
 
+static zb_status turn_values(composer *k, int l, zb_err *err) {
+    zb_arena scratch = {0};
+    zb_init_job j = job_of(k, l, &scratch);
+    zb_status s = zb_init_retrieval(&j, &scratch, err);
+    zb_arena_free(&scratch);
+    return s;
+}
+
 static zb_status fill_layer(composer *k, int l, zb_err *err) {
     zb_kind kind = k->config.layer[l].kind;
     zb_model *donor = donor_of(k, l);
     if (keeps_attention(kind) || donor) {
         copy_layer(k, donor ? donor : k->teacher, l, true);
-        if (!k->calibration) return ZB_OK;
-        ZB_TRY(zb_calibration_enter(k->calibration, l, err));
-        return zb_calibration_leave(k->calibration, false, err);
+        if (k->calibration) ZB_TRY(zb_calibration_enter(k->calibration, l, err));
+        if (has_narrow_heads(k, l)) ZB_TRY(turn_values(k, l, err));
+        return k->calibration ? zb_calibration_leave(k->calibration, false, err) : ZB_OK;
     }
     zb_arena scratch = {0};
     copy_layer(k, k->teacher, l, zb_kind_has_window(kind));
     zb_init_job j = job_of(k, l, &scratch);
     zb_status s = ZB_OK;
     if (k->calibration) s = zb_calibration_enter(k->calibration, l, err);
+    if (s == ZB_OK && has_narrow_heads(k, l)) s = zb_init_retrieval(&j, &scratch, err);
     if (s == ZB_OK) s = start_mixer(k, kind, &j, &scratch, err);
     bool refit = k->o->calibration_mlp && !zb_kind_has_window(kind); /* a window's stay exact */
     if (s == ZB_OK && k->calibration) s = zb_calibration_leave(k->calibration, refit, err);

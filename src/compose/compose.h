@@ -18,6 +18,7 @@ typedef struct zb_compose_opts {
     const char *windowed_mamba2_layers, *gated_deltanet_layers, *windowed_deltanet_layers;
     int64_t window, sinks;       /* of layers with a window */
     const char *retrieval_heads; /* "8:0,18:2", layer:kv head: of those, the heads that see all */
+    int64_t retrieval_key_dim, retrieval_value_dim; /* their cached values; 0: the head size */
     const char *selection; /* JSON of the select stage: its plan of all layers with their sizes, the
                               layers that become MLA, or retrieval heads */
     const char *mla_from, *mamba2_from; /* donor folders */

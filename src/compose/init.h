@@ -48,6 +48,10 @@ zb_status zb_deltanet_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err
 zb_status zb_init_windowed(const zb_init_job *j, zb_init_mixer *memory, zb_arena *scratch,
                            zb_err *err);
 
+/* Turns the values of the layer's far heads, whose rows hold the teacher's, so that the first far_v
+ * of them carry the most of the output: over the calibration's inputs, else over the norm's. */
+zb_status zb_init_retrieval(const zb_init_job *j, zb_arena *scratch, zb_err *err);
+
 /* A parameter of the layer by its name behind "model.layers.N.", NULL where it has none; its
  * weights likewise. */
 zb_param *zb_init_param(const zb_init_job *j, const char *name);

@@ -277,10 +277,20 @@ static zb_status fit_linear(zb_measuring *m, zb_err *err) {
 
 /* Options of composing that a candidate's weights depend on; its kind and sizes are in its name. */
 static json_t *compose_setup(const zb_compose_opts *c) {
-    static const char *const left_out[] = {
-        "teacher", "out",   "default_kind",       "selection",
-        "kv_rank", "dtype", "calibration_inputs", "rope_dim",
-        "window",  "sinks", "kv_percent_max",     "retrieval_heads"};
+    static const char *const left_out[] = {"teacher",
+                                           "out",
+                                           "default_kind",
+                                           "selection",
+                                           "kv_rank",
+                                           "dtype",
+                                           "calibration_inputs",
+                                           "rope_dim",
+                                           "window",
+                                           "sinks",
+                                           "kv_percent_max",
+                                           "retrieval_heads",
+                                           "retrieval_key_dim",
+                                           "retrieval_value_dim"};
     zb_compose_opts copy = *c; /* the JSON writer reads through non-const groups */
     zb_opt_group g[] = {{"", zb_compose_opt_table, &copy}, {0}};
     json_t *o = zb_opts_json(g), *v;

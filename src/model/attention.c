@@ -12,7 +12,10 @@
  * them, so that a token sees the same keys however the document is cut. Its far heads, the
  * retrieval heads of the config, see all tokens as in plain attention and have planes (Xiao et al.
  * 2024, DuoAttention: few heads of a model ever look far back). Heads here are kv heads with the
- * query heads that share them. */
+ * query heads that share them. Of the far heads' keys only the slowest
+ * rotary pairs may be kept, and of their values the first ones (far_k, far_v of the config): a
+ * score is then the sum over these pairs, the rest of the head's output is 0. What fetches from
+ * afar matches contents, which slow pairs carry; fast ones say how far away a token is. */
 #include "model/attend.h"
 #include "model/mixer.h"
 #include "model/rope.h"
@@ -44,6 +47,43 @@ static void params(const zb_config *c, int l, zb_param_table *t) {
     if (c->o_bias) zb_params_add(t, l, BO, ZB_ROLE_MIXER, "self_attn.o_proj.bias", c->D, 0);
 }
 
+/* The pairs of the far heads that are kept to the front of each head's dh values, in rows x [N,
+ * heads·dh] of queries or keys behind rotation; or back to their places, with 0 in the others. */
+static void keep_pairs(const zb_run *run, int layer, int heads, bool back, float *x) {
+    const zb_config *c = run->config;
+    int far = zb_config_far_heads(c, layer), dh = c->dh, per = heads / c->G;
+    size_t half = (size_t)dh / 2, p = (size_t)zb_config_far_key(c, layer) / 2, f = sizeof(float);
+    if (!far || p == half) return;
+#pragma omp parallel for schedule(static) if (run->batch->n > FEW)
+    for (int i = 0; i < run->batch->n; i++)
+        for (int k = 0; k < far * per; k++) {
+            int g = zb_config_far_head(c, layer, k / per);
+            float *h = x + ((size_t)i * heads + (size_t)(g * per + k % per)) * dh;
+            if (!back) { /* pairs are i, i + half: the slowest end each half */
+                memmove(h, h + half - p, p * f);
+                memmove(h + p, h + 2 * half - p, p * f);
+                continue;
+            }
+            memmove(h + 2 * half - p, h + p, p * f);
+            memmove(h + half - p, h, p * f);
+            memset(h, 0, (half - p) * f);
+            memset(h + half, 0, (half - p) * f);
+        }
+}
+
+/* Outputs of the far heads beyond the values that are kept. */
+static void clear_rest(const zb_run *run, int layer, float *o) {
+    const zb_config *c = run->config;
+    int far = zb_config_far_heads(c, layer), per = c->H / c->G,
+        kept = zb_config_far_value(c, layer);
+    for (int i = 0; far && kept < c->dh && i < run->batch->n; i++)
+        for (int k = 0; k < far * per; k++) {
+            int h = zb_config_far_head(c, layer, k / per) * per + k % per;
+            memset(o + ((size_t)i * c->H + h) * c->dh + kept, 0,
+                   (size_t)(c->dh - kept) * sizeof *o);
+        }
+}
+
 /* Appends the keys and values of the far heads of every span to its state. */
 static void remember(const zb_run *run, int layer, const tape *t) {
     const zb_config *c = run->config;
@@ -71,8 +111,8 @@ static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int
     zb_attend a = {.T = sp->n,
                    .heads = per,
                    .past = zb_span_past(sp),
-                   .dk = c->dh,
-                   .dv = c->dh,
+                   .dk = zb_config_far_key(c, layer),
+                   .dv = zb_config_far_value(c, layer),
                    .scale = (float)(1 / sqrt((double)c->dh)),
                    .q_row = hq,
                    .q_head = c->dh,
@@ -86,8 +126,8 @@ static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int
         a.k = zb_state_plane(sp->state, c, layer, place);
         a.v = zb_state_plane(sp->state, c, layer, far + place);
     } else {
-        a.k = zb_cells_f32(t->k + at_k, hk, c->dh);
-        a.v = zb_cells_f32(t->v + at_k, hk, c->dh);
+        a.k = zb_cells_f32(t->k + at_k, hk, a.dk);
+        a.v = zb_cells_f32(t->v + at_k, hk, a.dv);
     }
     a.lse_head = run->batch->n;
     if (t->lse) a.lse = t->lse + (size_t)g * per * run->batch->n + sp->start;
@@ -107,6 +147,9 @@ static zb_attend *all_groups(const zb_run *run, int layer, const tape *t, int *n
 static void attend_all(zb_run *run, int layer, const tape *t) {
     int n;
     if (!zb_config_far_heads(run->config, layer)) return;
+    keep_pairs(run, layer, run->config->H, false, t->q);
+    keep_pairs(run, layer, run->config->G, false, t->k);
+    clear_rest(run, layer, t->o);
     remember(run, layer, t);
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_attend *a = all_groups(run, layer, t, &n);
@@ -287,6 +330,8 @@ static void backward_all(zb_run *run, int layer, const tape *t, const slopes *d)
         g[i] = (zb_attend_grad){d->d_o + at_q, d->dq + at_q, d->dk + at_k, d->dv + at_k};
     }
     zb_attend_backward(run->arena, run->threads, a, g, n);
+    keep_pairs(run, layer, run->config->H, true, d->dq);
+    keep_pairs(run, layer, run->config->G, true, d->dk);
     zb_arena_pop(run->arena, mark);
 }
 
@@ -331,7 +376,10 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
 static zb_room far_room(const zb_config *c, int layer, const zb_load *load) {
     int groups = load->spans * zb_config_far_heads(c, layer);
     if (!groups) return (zb_room){0};
-    zb_attend like = {.T = load->longest, .heads = c->H / c->G, .dk = c->dh, .dv = c->dh};
+    zb_attend like = {.T = load->longest,
+                      .heads = c->H / c->G,
+                      .dk = zb_config_far_key(c, layer),
+                      .dv = zb_config_far_value(c, layer)};
     size_t args = (size_t)groups * sizeof like, grads = (size_t)groups * sizeof(zb_attend_grad);
     return (zb_room){.forward = args + zb_attend_room(&like, groups, load->threads, false),
                      .backward = args + grads + zb_attend_room(&like, groups, load->threads, true)};

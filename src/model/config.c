@@ -4,7 +4,8 @@
  * that the original code ignores, `attention_layers` (layers kept from the base), `kv_lora_ranks`
  * and `q_lora_ranks` (one per entry of mla_layers),
  * `sliding_window_layers`, `windowed_mamba2_layers`, `gated_deltanet_layers`,
- * `windowed_deltanet_layers`, `retrieval_heads`, `sliding_window` (tokens) and
+ * `windowed_deltanet_layers`, `retrieval_heads` (with `retrieval_key_dim` and
+ * `retrieval_value_dim`), `sliding_window` (tokens) and
  * `attention_sinks`. */
 #include "model/config.h"
 
@@ -286,7 +287,7 @@ static zb_status read_own_kinds(zb_config *c, const json_t *o, const char *where
                  {"gated_deltanet_layers", ZB_GATED_DELTANET},
                  {"windowed_deltanet_layers", ZB_WINDOWED_DELTANET}};
     int windowed = 0, list[ZB_LAYERS_MAX], n, window = 0;
-    int64_t sinks = 0;
+    int64_t sinks = 0, key = 0, value = 0;
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         ZB_TRY(read_layers(c, o, where, lists[i].key, lists[i].kind, list, &n, err));
         if (zb_kind_has_window(lists[i].kind)) windowed += n;
@@ -295,10 +296,14 @@ static zb_status read_own_kinds(zb_config *c, const json_t *o, const char *where
     if (!windowed) return ZB_OK;
     ZB_TRY(read_size(o, where, "sliding_window", true, SIZE_MAX_ANY, &window, err));
     ZB_TRY(zb_json_int(o, where, "attention_sinks", false, 0, SIZE_MAX_ANY, &sinks, err));
+    ZB_TRY(zb_json_int(o, where, "retrieval_key_dim", false, 0, SIZE_MAX_ANY, &key, err));
+    ZB_TRY(zb_json_int(o, where, "retrieval_value_dim", false, 0, SIZE_MAX_ANY, &value, err));
     for (int l = 0; l < c->L; l++)
         if (zb_kind_has_window(c->layer[l].kind)) {
             c->layer[l].window = window;
             c->layer[l].sinks = (int)sinks;
+            c->layer[l].far_k = (int)key;
+            c->layer[l].far_v = (int)value;
         }
     return ZB_OK;
 }
@@ -430,7 +435,8 @@ static bool same_ssm(const zb_layer_config *m, const zb_layer_config *f) {
 }
 
 static bool same_window(const zb_layer_config *m, const zb_layer_config *f) {
-    return m->window == f->window && m->sinks == f->sinks;
+    return m->window == f->window && m->sinks == f->sinks && m->far_k == f->far_k &&
+           m->far_v == f->far_v;
 }
 
 /* What kinds share: one window, one form of Mamba2, one of gated DeltaNet. */
@@ -505,6 +511,13 @@ zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err) {
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: layer %d: %s: window %d and sinks %d are out of range", where, l,
                            zb_kind_name(m->kind), m->window, m->sinks);
+        bool narrow = m->far_k || m->far_v;
+        if (narrow && (!windowed || m->far_k < 0 || m->far_k > c->dh || m->far_k % 2 ||
+                       m->far_v < 0 || m->far_v > c->dh))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: layer %d: retrieval heads: expected an even key size and a value "
+                           "size up to %d, found %d and %d",
+                           where, l, c->dh, m->far_k, m->far_v);
         if (m->retrieval && (!windowed || c->G > HEADS_MAX || m->retrieval >> (c->G - 1) >> 1))
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: layer %d: retrieval heads need a kind with a window and key/value "
@@ -567,9 +580,18 @@ int zb_config_near_head(const zb_config *c, int l, int place) {
     return head_at(c, l, false, place);
 }
 
+int zb_config_far_key(const zb_config *c, int l) {
+    return c->layer[l].far_k ? c->layer[l].far_k : c->dh;
+}
+
+int zb_config_far_value(const zb_config *c, int l) {
+    return c->layer[l].far_v ? c->layer[l].far_v : c->dh;
+}
+
 int zb_config_cache(const zb_config *c, int l) {
     const zb_layer_config *m = &c->layer[l];
-    return m->kind == ZB_MLA ? m->r_kv + m->d_rope : 2 * zb_config_far_heads(c, l) * c->dh;
+    if (m->kind == ZB_MLA) return m->r_kv + m->d_rope;
+    return zb_config_far_heads(c, l) * (zb_config_far_key(c, l) + zb_config_far_value(c, l));
 }
 
 int64_t zb_config_state(const zb_config *c, int l) {

@@ -58,6 +58,8 @@ typedef struct zb_layer_config {
                            tokens always seen; window 0: none */
     uint64_t retrieval; /* kinds with a window: bit g is set if kv head g sees all tokens all the
                            same (a retrieval head; Xiao et al. 2024, DuoAttention) */
+    int far_k, far_v;   /* of those heads: values of a key (the slowest rotary pairs) and of a value
+                           (the first) that are used and cached; 0: all */
 } zb_layer_config;
 
 typedef struct zb_config {
@@ -123,6 +125,9 @@ int zb_config_far_heads(const zb_config *c, int l);
 int zb_config_near_heads(const zb_config *c, int l);
 int zb_config_far_head(const zb_config *c, int l, int place);
 int zb_config_near_head(const zb_config *c, int l, int place);
+/* Cached values of a far head's key and of its value. */
+int zb_config_far_key(const zb_config *c, int l);
+int zb_config_far_value(const zb_config *c, int l);
 double zb_config_kv_percent(const zb_config *c); /* 100 · Σ cache / (L · 2·G·dh) */
 
 /* Channels of the Mamba2 convolution of layer l, and rows of its in_proj. */

@@ -102,8 +102,8 @@ json_t *zb_config_retrieval_json(const zb_config *c, int l) {
     return heads;
 }
 
-/* Lists of key/value heads by layer. */
-static void add_retrieval(json_t *o, const zb_config *c) {
+/* Lists of key/value heads by layer, and their sizes, which the layer m has like all others. */
+static void add_retrieval(json_t *o, const zb_config *c, const zb_layer_config *m) {
     json_t *layers = json_object();
     for (int l = 0; l < c->L; l++) {
         if (!c->layer[l].retrieval) continue;
@@ -112,6 +112,8 @@ static void add_retrieval(json_t *o, const zb_config *c) {
         json_object_set_new(layers, name, zb_config_retrieval_json(c, l));
     }
     if (json_object_size(layers)) json_object_set(o, "retrieval_heads", layers);
+    if (m->far_k) json_object_set_new(o, "retrieval_key_dim", json_integer(m->far_k));
+    if (m->far_v) json_object_set_new(o, "retrieval_value_dim", json_integer(m->far_v));
     json_decref(layers);
 }
 
@@ -123,7 +125,7 @@ static void add_window(json_t *o, const zb_config *c) {
     if (!m) return;
     json_object_set_new(o, "sliding_window", json_integer(m->window));
     json_object_set_new(o, "attention_sinks", json_integer(m->sinks));
-    add_retrieval(o, c);
+    add_retrieval(o, c, m);
 }
 
 static void add_deltanet(json_t *o, const zb_config *c) {

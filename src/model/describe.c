@@ -23,6 +23,8 @@ static json_t *describe_layer(zb_model *m, int l) {
         json_object_set_new(o, "window", json_integer(k->window));
         json_object_set_new(o, "sinks", json_integer(k->sinks));
         json_object_set_new(o, "retrieval_heads", zb_config_retrieval_json(c, l));
+        json_object_set_new(o, "retrieval_key_dim", json_integer(zb_config_far_key(c, l)));
+        json_object_set_new(o, "retrieval_value_dim", json_integer(zb_config_far_value(c, l)));
     }
     return o;
 }

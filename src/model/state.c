@@ -50,10 +50,13 @@ int zb_state_planes(const zb_config *c, int l) {
 
 /* Type and width of a plane, without its place. */
 static zb_cells shape_of(const zb_config *c, int l, int plane) {
-    zb_cells p = {.type = c->cache, .width = c->dh};
+    zb_cells p = {.type = c->cache};
     if (c->layer[l].kind == ZB_MLA) {
         p.width = plane == 0 ? c->layer[l].r_kv : c->layer[l].d_rope;
         if (plane == 1 && c->cache == ZB_Q8_0) p.type = ZB_BF16;
+    } else {
+        bool key = plane < zb_config_far_heads(c, l);
+        p.width = key ? zb_config_far_key(c, l) : zb_config_far_value(c, l);
     }
     p.row = zb_cells_row(p.type, p.width);
     return p;
@@ -63,12 +66,14 @@ static size_t plane_bytes(const zb_config *c, int l, int plane, int tokens_max) 
     return rounded(shape_of(c, l, plane).row * (size_t)tokens_max);
 }
 
-/* Of the first n planes; those of kv heads are all alike. */
+/* Of the first n planes; those of kv heads are alike, the keys' and the values'. */
 static size_t planes_bytes(const zb_config *c, int l, int n, int tokens_max) {
     if (n == 0) return 0;
-    size_t first = plane_bytes(c, l, 0, tokens_max);
-    if (c->layer[l].kind != ZB_MLA) return first * (size_t)n;
-    return first + (n > 1 ? plane_bytes(c, l, 1, tokens_max) : 0);
+    int first = c->layer[l].kind == ZB_MLA ? 1 : zb_config_far_heads(c, l),
+        one = n < first ? n : first;
+    size_t bytes = (size_t)one * plane_bytes(c, l, 0, tokens_max);
+    if (n > first) bytes += (size_t)(n - first) * plane_bytes(c, l, first, tokens_max);
+    return bytes;
 }
 
 static size_t layer_bytes(const zb_config *c, int l, int tokens_max) {

@@ -82,6 +82,33 @@ def test_retrieval_heads(tmp_path, kind):
     assert worst(logprobs(everywhere), logprobs(TEACHER)) < 1e-5
 
 
+@pytest.mark.parametrize("init", ["paper", "calibrated"])
+def test_narrow_retrieval_heads(tmp_path, init):
+    heads = ["--window", "5", "--sinks", "2", "--retrieval-heads", "1:0,3:1", "--init", init,
+             "--calibration", make_text(tmp_path), "--calibration-tokens", "1024"]
+    plain = logprobs(compose(tmp_path / "plain", "sliding_window", *heads))
+    # values are turned but none is left out: the same model
+    turned = compose(tmp_path / "turned", "sliding_window", *heads, "--retrieval-key-dim", "16", "--retrieval-value-dim", "16")
+    assert worst(logprobs(turned), plain) < 1e-4
+    model = compose(tmp_path / "m", "sliding_window", *heads, "--retrieval-key-dim", "6", "--retrieval-value-dim", "11")
+    assert worst(logprobs(model), plain) > 1e-3
+    about = json.loads(run("inspect", model, "--json"))
+    assert about["kv_bytes_per_token"] == 4 * 2 * (6 + 11)
+    packed = str(tmp_path / "m.gguf")
+    run("quantize", "-m", model, "-o", packed, "--type", "f32")
+    assert json.loads(run("inspect", packed, "--json"))["layers"] == about["layers"]
+    assert logprobs(packed) == logprobs(model)
+
+
+@pytest.mark.parametrize(("sizes", "said"), [(("7", "0"), "found 7 and 0"), (("18", "0"), "found 18 and 0"), (("0", "17"), "found 0 and 17")])
+def test_narrow_heads_of_no_size(tmp_path, sizes, said):
+    r = subprocess.run([ZEBRA, "compose", "--teacher", TEACHER, "--out", str(tmp_path / "m"), "--default-kind", "sliding_window",
+                        "--retrieval-heads", "1:0", "--retrieval-key-dim", sizes[0], "--retrieval-value-dim", sizes[1]],
+                       capture_output=True, text=True, timeout=120)
+    assert r.returncode != 0 and said in r.stderr
+    assert not (tmp_path / "m").exists()
+
+
 @pytest.mark.parametrize(("heads", "said"), [
     ("1:0,4:0", 'layers 0 to 3 and key/value heads 0 to 1, found "4:0"'), ("1:2", 'found "1:2"'), ("1", 'found "1"'),
     ("-1:0", 'found "-1:0"'), ("x:0", 'found "x:0"'), ("1:", 'found "1:"'), ("2:0", "layer 2: expected a kind with a window")])

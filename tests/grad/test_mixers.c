@@ -116,7 +116,8 @@ static int check_all(probe *p, const char *name) {
 
 static void test_mixers(void **state) {
     (void)state;
-    static const int parameters[GRAD_CASES] = {4, 8, 5, 7, 5, 8, 8, 9, 4, 8, 18, 8, 13, 13, 14, 18};
+    static const int parameters[GRAD_CASES] = {4, 8,  5, 7, 5,  8,  8,  9, 4,
+                                               8, 18, 8, 8, 13, 13, 14, 18};
     for (int i = 0; i < GRAD_CASES; i++) {
         probe p;
         open_probe(&p, &grad_cases[i], false);

@@ -400,6 +400,17 @@ static void test_write_and_read(void **state) {
     assert_int_equal(zb_config_near_head(&c, 1, 0), 1);
     assert_int_equal(zb_config_cache(&c, 1), 2 * 2 * 64);
     assert_int_equal(zb_config_window(&c, 1), 2 * 6 * 64 * 100);
+    for (int l = 1; l <= 12; l += 11) c.layer[l].far_k = 32, c.layer[l].far_v = 60;
+    round_trip(&c, "narrow retrieval heads");
+    assert_int_equal(zb_config_cache(&c, 1), 2 * (32 + 60));
+    for (int l = 1; l <= 12; l += 11) c.layer[l].far_k = 31;
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    for (int l = 1; l <= 12; l += 11) c.layer[l].far_k = 0, c.layer[l].far_v = 65;
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    for (int l = 1; l <= 12; l += 11) c.layer[l].far_v = 0;
+    c.layer[12].far_v = 5; /* one size for all layers */
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    c.layer[12].far_v = 0;
     c.layer[1].retrieval = 1 << 8; /* there is no ninth head */
     assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
     c.layer[1].retrieval = 0;

@@ -34,6 +34,10 @@ static const grad_case kinds[] = {
      {.kind = ZB_SLIDING_WINDOW, .window = 7, .retrieval = 3},
      false,
      false},
+    {"window 7, narrow heads see all",
+     {.kind = ZB_SLIDING_WINDOW, .window = 7, .sinks = 3, .retrieval = 3, .far_k = 2, .far_v = 7},
+     false,
+     false},
     {"windowed mamba2, first head sees all",
      {.kind = ZB_WINDOWED_MAMBA2, .window = 7, .sinks = 3, .retrieval = 1},
      false,
@@ -216,7 +220,8 @@ static void test_size(void **unused) {
             zb_config c = case_config(&kinds[k]);
             c.cache = types[t];
             int far = zb_config_far_heads(&c, 0);
-            size_t token = (size_t)(2 * far) * zb_cells_row(c.cache, c.dh);
+            size_t token = (size_t)far * (zb_cells_row(c.cache, zb_config_far_key(&c, 0)) +
+                                          zb_cells_row(c.cache, zb_config_far_value(&c, 0)));
             assert_int_equal(zb_state_token_bytes(&c, 0), token);
             assert_true(zb_state_size(&c, 128000) - zb_state_size(&c, 64000) == 64000 * token);
             assert_int_equal(zb_state_rings(&c, 0), c.layer[0].window ? 2 * (c.G - far) : 0);
