@@ -547,31 +547,26 @@ int zb_mamba2_in_rows(const zb_config *c, int l) {
     return 2 * c->H * c->dh + 2 * c->G * c->dh + c->H;
 }
 
-static bool sees_all(const zb_layer_config *m, int g) {
-    return !m->window || (m->retrieval && m->retrieval >> g & 1);
-}
-
-static int count_heads(const zb_config *c, int l, bool far) {
-    int n = 0;
-    for (int g = 0; g < c->G; g++) n += sees_all(&c->layer[l], g) == far;
-    return n;
-}
-
-static int head_at(const zb_config *c, int l, bool far, int place) {
-    for (int g = 0; g < c->G; g++)
-        if (sees_all(&c->layer[l], g) == far && place-- == 0) return g;
-    ZB_ASSERT(!"a layer has such a head");
-    return 0;
-}
-
 static bool has_attention(zb_kind k) { return k == ZB_ATTENTION || zb_kind_has_window(k); }
 
+/* Every plane of a state is found through these two, for every token: no loop over heads. */
 int zb_config_far_heads(const zb_config *c, int l) {
-    return has_attention(c->layer[l].kind) ? count_heads(c, l, true) : 0;
+    const zb_layer_config *m = &c->layer[l];
+    if (!has_attention(m->kind)) return 0;
+    return m->window ? __builtin_popcountll(m->retrieval) : c->G;
 }
 
 int zb_config_near_heads(const zb_config *c, int l) {
-    return has_attention(c->layer[l].kind) ? count_heads(c, l, false) : 0;
+    return c->layer[l].window ? c->G - zb_config_far_heads(c, l) : 0;
+}
+
+static int head_at(const zb_config *c, int l, bool far, int place) {
+    const zb_layer_config *m = &c->layer[l];
+    if (!m->retrieval) return place;
+    for (int g = 0; g < c->G; g++)
+        if ((bool)(m->retrieval >> g & 1) == far && place-- == 0) return g;
+    ZB_ASSERT(!"a layer has such a head");
+    return 0;
 }
 
 int zb_config_far_head(const zb_config *c, int l, int place) { return head_at(c, l, true, place); }
