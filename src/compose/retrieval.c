@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "compose/pairs.h"
+#include "model/layer.h"
 #include "model/loss.h"
 
 #include <string.h>
@@ -23,7 +24,8 @@ typedef struct search {
     zb_runner *runner;
     zb_config config; /* the teacher's with windows in all layers and some heads that see all */
     zb_pairs pairs;
-    head *head; /* [n] all kv heads, later the worst first */
+    float **hidden; /* [L] [n, D] before each layer, with the heads as they were set last */
+    head *head;     /* [n] all kv heads, later the worst first */
     int n;
     double teacher_recall, window_recall;
     json_t *trace;
@@ -34,21 +36,14 @@ static void set_head(search *s, const head *h, bool far) {
     *mask = far ? *mask | bit : *mask & ~bit;
 }
 
-/* Cross-entropy of the answers, per answer, with the heads as they are set. */
-static zb_status measure(search *s, double *recall, zb_err *err) {
+/* Cross-entropy of the answers, per answer, for last hidden rows x [n, D] behind the final norm. */
+static double judge(search *s, const float *x) {
     zb_arena *a = zb_runner_arena(s->runner);
     zb_mark mark = zb_arena_mark(a);
     const zb_pairs *p = &s->pairs;
     zb_vocab_sums sums = {0};
     int D = s->config.D;
-    ZB_TRY(zb_runner_begin(s->runner, &p->b, err));
-    zb_run *run = zb_runner_run(s->runner);
-    const zb_config *own = run->config;
-    float *x = ZB_RAW_ARRAY(a, float, (size_t)p->b.n *D),
-          *picked = ZB_RAW_ARRAY(a, float, (size_t)p->answers *D);
-    run->config = &s->config;
-    zb_runner_forward(s->runner, x, NULL);
-    run->config = own;
+    float *picked = ZB_RAW_ARRAY(a, float, (size_t)p->answers *D);
     for (int i = 0; i < p->answers; i++)
         memcpy(picked + (size_t)i * D, x + (size_t)p->row[i] * D, (size_t)D * sizeof *x);
     zb_vocab_loss_run(&(zb_vocab_loss){.student = s->runner,
@@ -58,8 +53,39 @@ static zb_status measure(search *s, double *recall, zb_err *err) {
                                        .weights = {.ce = 1}},
                       &sums);
     zb_arena_pop(a, mark);
-    *recall = sums.ce / p->answers;
+    return sums.ce / p->answers;
+}
+
+/* A pass with the heads as they are set, which keeps the hidden states before each layer (layer
+ * -1), or one that starts from them at a layer behind which nothing else has changed. */
+static zb_status measure(search *s, int layer, double *recall, zb_err *err) {
+    zb_arena *a = zb_runner_arena(s->runner);
+    zb_mark mark = zb_arena_mark(a);
+    size_t bytes = (size_t)s->pairs.b.n * (size_t)s->config.D * sizeof(float);
+    ZB_TRY(zb_runner_begin(s->runner, &s->pairs.b, err));
+    zb_run *run = zb_runner_run(s->runner);
+    const zb_config *own = run->config;
+    float *x = zb_alloc_raw(a, bytes);
+    run->config = &s->config;
+    if (layer < 0) {
+        zb_runner_forward(s->runner, x, &(zb_capture){.hidden = s->hidden});
+    } else {
+        float *y = memcpy(zb_alloc_raw(a, bytes), s->hidden[layer], bytes);
+        for (int l = layer; l < s->config.L; l++) zb_layer_forward(run, l, y, y, NULL, NULL);
+        zb_norm(run, run->params->norm, y, s->pairs.b.n, s->config.D, x, NULL);
+    }
+    *recall = judge(s, x);
+    run->config = own;
+    zb_arena_pop(a, mark);
     return zb_interrupted() ? zb_fail(err, ZB_ERR_INTERRUPTED, "select: interrupted") : ZB_OK;
+}
+
+/* Recall without one of the heads that see all. */
+static zb_status measure_without(search *s, const head *h, double *recall, zb_err *err) {
+    set_head(s, h, false);
+    zb_status st = measure(s, h->layer, recall, err);
+    set_head(s, h, true);
+    return st;
 }
 
 /* Worst loss first. */
@@ -73,13 +99,11 @@ static void sort_heads(search *s) {
 }
 
 static zb_status measure_alone(search *s, zb_progress *bar, zb_err *err) {
-    ZB_TRY(measure(s, &s->window_recall, err));
+    ZB_TRY(measure(s, -1, &s->window_recall, err));
     for (int i = 0; i < s->n; i++) set_head(s, &s->head[i], true);
-    ZB_TRY(measure(s, &s->teacher_recall, err));
+    ZB_TRY(measure(s, -1, &s->teacher_recall, err));
     for (int i = 0; i < s->n; i++) {
-        set_head(s, &s->head[i], false);
-        ZB_TRY(measure(s, &s->head[i].recall, err));
-        set_head(s, &s->head[i], true);
+        ZB_TRY(measure_without(s, &s->head[i], &s->head[i].recall, err));
         zb_progress_update(bar, i + 1, NULL);
     }
     sort_heads(s);
@@ -97,13 +121,12 @@ static void note(search *s, int left, double recall, const head *without) {
 /* The head of the first `left` without which recall stays best goes behind the others. */
 static zb_status drop_one(search *s, int left, double *recall, zb_err *err) {
     int best = 0;
+    double least = 0;
     for (int i = 0; i < left; i++) {
         double without;
-        set_head(s, &s->head[i], false);
-        ZB_TRY(measure(s, &without, err));
-        set_head(s, &s->head[i], true);
-        if (i == 0 || without < *recall) {
-            *recall = without;
+        ZB_TRY(measure_without(s, &s->head[i], &without, err));
+        if (i == 0 || without < least) {
+            least = without;
             best = i;
         }
     }
@@ -111,7 +134,7 @@ static zb_status drop_one(search *s, int left, double *recall, zb_err *err) {
     set_head(s, &gone, false);
     for (int i = best; i < left - 1; i++) s->head[i] = s->head[i + 1];
     s->head[left - 1] = gone;
-    return ZB_OK;
+    return measure(s, -1, recall, err);
 }
 
 static zb_status find(search *s, double *recall, zb_err *err) {
@@ -121,7 +144,7 @@ static zb_status find(search *s, double *recall, zb_err *err) {
     ZB_TRY(measure_alone(s, &bar, err));
     zb_progress_end(&bar, s->n, NULL);
     for (int i = left; i < s->n; i++) set_head(s, &s->head[i], false);
-    ZB_TRY(measure(s, recall, err));
+    ZB_TRY(measure(s, -1, recall, err));
     note(s, left, *recall, NULL);
     zb_progress_begin(&bar, "select", "heads less", 0, left - count);
     for (int first = left; left > count; left--) {
@@ -214,6 +237,12 @@ static zb_status read_pairs(search *s, zb_err *err) {
     return st;
 }
 
+static void keep_states(search *s) {
+    s->hidden = zb_alloc_array(&s->arena, (size_t)s->config.L + 1, sizeof *s->hidden);
+    for (int l = 0; l < s->config.L; l++)
+        s->hidden[l] = ZB_RAW_ARRAY(&s->arena, float, (size_t)s->pairs.b.n * s->config.D);
+}
+
 zb_status zb_retrieval_run(const zb_select_opts *o, zb_err *err) {
     if (!o->teacher || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher and out are needed");
     search s = {.o = o, .trace = json_array()};
@@ -224,6 +253,7 @@ zb_status zb_retrieval_run(const zb_select_opts *o, zb_err *err) {
     if (st == ZB_OK) st = describe(&s, err);
     if (st == ZB_OK) st = read_pairs(&s, err);
     if (st == ZB_OK) st = zb_runner_new(&s.runner, s.teacher, p, err);
+    if (st == ZB_OK) keep_states(&s);
     if (st == ZB_OK) st = find(&s, &recall, err);
     if (st == ZB_OK) st = write_result(&s, recall, err);
     json_decref(s.trace);

@@ -11,8 +11,9 @@
  *      count are left. Heads work together (one finds the token before, the next what followed it),
  *      which step 1 cannot see.
  *
- * Recall is the cross-entropy of answers to lists of random pairs (pairs.h, with marks). The
- * teacher passes itself with another configuration: a window takes the same weights. */
+ * Recall is the cross-entropy of answers to lists of random pairs (pairs.h, with marks). The teacher
+ * passes itself with another configuration, since a window takes the same weights, and from the
+ * layer of the head in question on. */
 #ifndef ZB_COMPOSE_RETRIEVAL_H
 #define ZB_COMPOSE_RETRIEVAL_H
 
