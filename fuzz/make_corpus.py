@@ -1,4 +1,5 @@
 """Makes the seeds of fuzz/corpus that are not written by hand. Run from the repository root; needs no packages."""
+import json
 import pathlib
 import struct
 
@@ -71,3 +72,8 @@ for d in ("llama", "llama3-rope-untied", "qwen2-bias", "hybrid", "hybrid-yarn-at
     if hybrid.exists():
         text += b"\0" + hybrid.read_bytes()
     (corpus / "json_config" / d).write_bytes(text)
+
+windows = json.loads((golden / "hybrid" / "hybrid_config.json").read_text())
+windows |= {"mla_layers": [], "sliding_window_layers": [0, 1, 2, 3], "sliding_window": 8, "attention_sinks": 2,
+            "retrieval_heads": {"0": [1], "3": [0, 1]}, "retrieval_key_dim": 6, "retrieval_value_dim": 11}
+(corpus / "json_config" / "retrieval-heads").write_bytes((golden / "hybrid" / "config.json").read_bytes() + b"\0" + json.dumps(windows).encode())
