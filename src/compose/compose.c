@@ -114,15 +114,40 @@ typedef struct composer {
     int rope_dim;                   /* of MLA layers */
 } composer;
 
-static zb_status place(composer *k, const char *list, const char *what, zb_kind kind, zb_err *err) {
+static zb_status place(zb_kind *kinds, bool *placed, int L, const char *list, const char *what,
+                       zb_kind kind, zb_err *err) {
     int layer[ZB_LAYERS_MAX], n;
-    ZB_TRY(zb_list_ints(list, what, 0, k->config.L - 1, layer, ZB_LAYERS_MAX, &n, err));
+    ZB_TRY(zb_list_ints(list, what, 0, L - 1, layer, ZB_LAYERS_MAX, &n, err));
     for (int i = 0; i < n; i++) {
-        if (k->placed[layer[i]])
+        if (placed[layer[i]])
             return zb_fail(err, ZB_ERR_CONFIG, "%s: layer %d is already placed", what, layer[i]);
-        k->placed[layer[i]] = true;
-        k->config.layer[layer[i]].kind = kind;
+        placed[layer[i]] = true;
+        kinds[layer[i]] = kind;
     }
+    return ZB_OK;
+}
+
+zb_status zb_compose_kinds(const zb_compose_opts *o, int L, zb_kind *kinds, bool *placed,
+                           zb_err *err) {
+    zb_kind kind;
+    bool known = zb_kind_find(o->default_kind, &kind);
+    ZB_ASSERT(known);
+    for (int l = 0; l < L; l++) {
+        kinds[l] = kind;
+        placed[l] = false;
+    }
+    const struct {
+        const char *list, *name;
+        zb_kind kind;
+    } lists[] = {{o->attention_layers, "attention_layers", ZB_ATTENTION},
+                 {o->mla_layers, "mla_layers", ZB_MLA},
+                 {o->mamba2_layers, "mamba2_layers", ZB_MAMBA2},
+                 {o->sliding_window_layers, "sliding_window_layers", ZB_SLIDING_WINDOW},
+                 {o->windowed_mamba2_layers, "windowed_mamba2_layers", ZB_WINDOWED_MAMBA2},
+                 {o->gated_deltanet_layers, "gated_deltanet_layers", ZB_GATED_DELTANET},
+                 {o->windowed_deltanet_layers, "windowed_deltanet_layers", ZB_WINDOWED_DELTANET}};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
+        ZB_TRY(place(kinds, placed, L, lists[i].list, lists[i].name, lists[i].kind, err));
     return ZB_OK;
 }
 
@@ -132,7 +157,13 @@ static zb_status place_selection(composer *k, zb_err *err) {
     ZB_TRY(zb_selection_read(&sel, o->selection, k->config.L, &k->arena, err));
     k->plan = sel.plan;
     k->heads = sel.heads;
-    if (!sel.plan) return place(k, sel.layers, o->selection, ZB_MLA, err);
+    if (!sel.plan) {
+        zb_kind kind[ZB_LAYERS_MAX];
+        for (int l = 0; l < k->config.L; l++) kind[l] = k->config.layer[l].kind;
+        ZB_TRY(place(kind, k->placed, k->config.L, sel.layers, o->selection, ZB_MLA, err));
+        for (int l = 0; l < k->config.L; l++) k->config.layer[l].kind = kind[l];
+        return ZB_OK;
+    }
     for (int l = 0; l < k->config.L; l++)
         if (k->placed[l] || o->mla_from || o->mamba2_from)
             return zb_fail(err, ZB_ERR_CONFIG,
@@ -156,24 +187,10 @@ static zb_status place_selection(composer *k, zb_err *err) {
 }
 
 static zb_status plan(composer *k, zb_err *err) {
-    const zb_compose_opts *o = k->o;
-    zb_kind kind;
-    bool known = zb_kind_find(o->default_kind, &kind);
-    ZB_ASSERT(known);
-    for (int l = 0; l < k->config.L; l++) k->config.layer[l] = (zb_layer_config){.kind = kind};
-    const struct {
-        const char *list, *name;
-        zb_kind kind;
-    } lists[] = {{o->attention_layers, "attention_layers", ZB_ATTENTION},
-                 {o->mla_layers, "mla_layers", ZB_MLA},
-                 {o->mamba2_layers, "mamba2_layers", ZB_MAMBA2},
-                 {o->sliding_window_layers, "sliding_window_layers", ZB_SLIDING_WINDOW},
-                 {o->windowed_mamba2_layers, "windowed_mamba2_layers", ZB_WINDOWED_MAMBA2},
-                 {o->gated_deltanet_layers, "gated_deltanet_layers", ZB_GATED_DELTANET},
-                 {o->windowed_deltanet_layers, "windowed_deltanet_layers", ZB_WINDOWED_DELTANET}};
-    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
-        ZB_TRY(place(k, lists[i].list, lists[i].name, lists[i].kind, err));
-    return o->selection ? place_selection(k, err) : ZB_OK;
+    zb_kind kind[ZB_LAYERS_MAX];
+    ZB_TRY(zb_compose_kinds(k->o, k->config.L, kind, k->placed, err));
+    for (int l = 0; l < k->config.L; l++) k->config.layer[l] = (zb_layer_config){.kind = kind[l]};
+    return k->o->selection ? place_selection(k, err) : ZB_OK;
 }
 
 /* A parameter of the teacher as f32, in the arena where it is stored otherwise. */

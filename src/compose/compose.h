@@ -44,6 +44,10 @@ extern const zb_opt zb_compose_opt_table[];
 
 zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err);
 
+/* What the lists say of each of L layers; placed: it stands in one of them. */
+zb_status zb_compose_kinds(const zb_compose_opts *o, int L, zb_kind *kinds, bool *placed,
+                           zb_err *err);
+
 /* The options that make a student with the candidate (a kind without a donor) in all layers, fitted
  * on the teacher's inputs; all other options stay. */
 void zb_compose_all_of(zb_compose_opts *o, const zb_candidate *c);

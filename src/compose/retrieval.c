@@ -161,7 +161,7 @@ static zb_status write_result(search *s, double recall, zb_err *err) {
     const char *list = "";
     json_t *alone = json_array();
     for (int l = 0; l < s->config.L; l++)
-        for (int i = 0; i < zb_config_far_heads(&s->config, l); i++)
+        for (int i = 0; s->config.layer[l].window && i < zb_config_far_heads(&s->config, l); i++)
             list = zb_asprintf(&s->arena, "%s%s%d:%d", list, *list ? "," : "", l,
                                zb_config_far_head(&s->config, l, i));
     for (int i = 0; i < s->n; i++)
@@ -181,7 +181,8 @@ static zb_status write_result(search *s, double recall, zb_err *err) {
     return st;
 }
 
-/* The teacher's configuration with a window in every layer. */
+/* The teacher's configuration with a window in every layer, or in those that a recipe's plan gives
+ * one; the heads of these. */
 static zb_status describe(search *s, zb_err *err) {
     const zb_select_opts *o = s->o;
     zb_config *c = &s->config;
@@ -190,21 +191,23 @@ static zb_status describe(search *s, zb_err *err) {
         return zb_fail(err, ZB_ERR_CONFIG,
                        "%s: expected a Transformer as the teacher, found a hybrid", o->teacher);
     c->hybrid = true;
-    s->n = c->L * c->G;
+    zb_kind kind[ZB_LAYERS_MAX];
+    bool placed[ZB_LAYERS_MAX];
+    if (o->compose) ZB_TRY(zb_compose_kinds(o->compose, c->L, kind, placed, err));
+    s->head = ZB_NEW_ARRAY(&s->arena, head, c->L * c->G);
+    for (int l = 0; l < c->L; l++) {
+        if (o->compose && !zb_kind_has_window(kind[l])) continue;
+        c->layer[l] = (zb_layer_config){
+            .kind = ZB_SLIDING_WINDOW, .window = (int)o->window, .sinks = (int)o->sinks};
+        for (int g = 0; g < c->G; g++) s->head[s->n++] = (head){.layer = l, .g = g};
+    }
     if (o->count > s->n)
         return zb_fail(err, ZB_ERR_CONFIG, "count: expected at most %d heads, found %lld", s->n,
                        (long long)o->count);
-    s->head = ZB_NEW_ARRAY(&s->arena, head, s->n);
-    for (int i = 0; i < s->n; i++) {
-        s->head[i] = (head){.layer = i / c->G, .g = i % c->G};
-        c->layer[i / c->G] = (zb_layer_config){
-            .kind = ZB_SLIDING_WINDOW, .window = (int)o->window, .sinks = (int)o->sinks};
-    }
-    /* the last bit tells whether the model's heads fit into the mask */
-    c->layer[0].retrieval = (uint64_t)1 << (c->G < 64 ? c->G - 1 : 63);
-    zb_status st = zb_config_check(c, o->teacher, err);
-    c->layer[0].retrieval = 0;
-    return st;
+    if (c->G > 64)
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: expected at most 64 key/value heads, found %d",
+                       o->teacher, c->G);
+    return zb_config_check(c, o->teacher, err);
 }
 
 /* "\n" before a key and ":" before a value, where each is one token. */

@@ -11,16 +11,18 @@
  *      count are left. Heads work together (one finds the token before, the next what followed it),
  *      which step 1 cannot see.
  *
- * Recall is the cross-entropy of answers to lists of random pairs (pairs.h, with marks). The teacher
- * passes itself with another configuration, since a window takes the same weights, and from the
- * layer of the head in question on. */
+ * Recall is the cross-entropy of answers to lists of random pairs (pairs.h, with marks). The
+ * teacher passes itself with another configuration, since a window takes the same weights, and from
+ * the layer of the head in question on. */
 #ifndef ZB_COMPOSE_RETRIEVAL_H
 #define ZB_COMPOSE_RETRIEVAL_H
 
 #include "compose/select.h"
 
-/* Uses teacher, text, tokens, count, window, sinks, recall_rows, seed, precision. Writes `out`:
- * retrieval_heads ("8:0,18:2": layer:kv head, as compose reads it) and all figures in nats. */
+/* Uses teacher, text, tokens, count, window, sinks, recall_rows, seed, precision, and compose's
+ * plan where one is given: heads of its layers with a window (others see all meanwhile). Writes
+ * `out`: retrieval_heads ("8:0,18:2": layer:kv head, as compose reads it) and all figures in nats.
+ */
 zb_status zb_retrieval_run(const zb_select_opts *o, zb_err *err);
 
 #endif

@@ -148,7 +148,7 @@ def test_retrieval_heads_are_found_and_kept(tmp_path):
     text = make_text(tmp_path)
     recipe = tmp_path / "heads.yaml"
     recipe.write_text(f"output: {tmp_path / 'out'}\nteacher: {ROOT / 'tests/golden/llama'}\nprecision: f32\n"
-                      "compose: {default_kind: sliding_window, window: 6, sinks: 2}\n"
+                      "compose: {default_kind: sliding_window, mla_layers: '0,2', kv_rank: 8, rope_dim: 8, window: 6, sinks: 2}\n"
                       f"select: {{method: heads, count: 3, text: {text}, tokens: 512}}\n")
     done = run(recipe)
     assert done.returncode == 0, done.stderr
@@ -156,7 +156,9 @@ def test_retrieval_heads_are_found_and_kept(tmp_path):
     assert found["window"] == 6 and found["sinks"] == 2 and found["count"] == 3
     config = json.loads((tmp_path / "out/hybrid/hybrid_config.json").read_text())
     heads = [f"{layer}:{head}" for layer, list_ in config["retrieval_heads"].items() for head in list_]
-    assert ",".join(heads) == found["retrieval_heads"]
+    assert ",".join(heads) == found["retrieval_heads"] and len(heads) == 3
+    assert set(config["retrieval_heads"]) <= {"1", "3"}  # MLA layers have none to offer
+    assert len(found["without_head"]) == 4
 
 
 def test_the_packed_student_is_what_is_measured(tmp_path):
