@@ -11,7 +11,9 @@ static const zb_cli_about about = {
     "Under a budget every candidate is measured alone in every layer; the table of measurements is "
     "continued after an interruption and serves all methods.\n"
     "Candidates: attention, mla:RANK+ROTARY, mamba2, sliding_window:WINDOW+SINKS, other kinds, "
-    "KIND=FOLDER for layers of a model; zero and linear are measured only.",
+    "KIND=FOLDER for layers of a model; zero and linear are measured only.\n"
+    "--method heads --count N finds the key/value heads that must see all tokens where all others "
+    "get a window.",
 };
 
 /* The comparison as a table: one line per budget and method. */

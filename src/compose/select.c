@@ -23,9 +23,7 @@ const zb_opt zb_select_opt_table[] = {
     {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL, "result (JSON)"},
     {ZB_OPT_CHOICE, "method", 0, AT(method), "auto", 0, 0,
      "auto|plan|kl|recall|error|smart|uniform|given|heads",
-     "how the layers are chosen; auto: plan under a budget, else smart; heads: key/value heads "
-     "that "
-     "must see all where all others get a window"},
+     "auto: plan under a budget, else smart; heads: which heads see all"},
     {ZB_OPT_STR, "layers", 0, AT(layers), NULL, 0, 0, NULL, "the layers of method `given`"},
     {ZB_OPT_INT, "count", 'n', AT(count), "4", 0, ZB_LAYERS_MAX, NULL,
      "how many layers stay MLA; method heads: how many heads see all"},
