@@ -391,6 +391,31 @@ static void test_write_and_read(void **state) {
     c.layer[1] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW, .window = 96, .sinks = 4};
     c.layer[12] = c.layer[1];
     round_trip(&c, "windows");
+    c.layer[3] = (zb_layer_config){.kind = ZB_WINDOWED_MAMBA2, .window = 96, .sinks = 4};
+    round_trip(&c, "windows and memories");
+    c.layer[3].conv_identity = true;
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    for (int l = 0; l < c.L; l++) c.layer[l].conv_identity = zb_kind_has_mamba2(c.layer[l].kind);
+    round_trip(&c, "memories without silu");
+    c.layer[4] = (zb_layer_config){.kind = ZB_GATED_DELTANET, .gate_bias = true};
+    c.layer[6] = (zb_layer_config){.kind = ZB_WINDOWED_DELTANET, .gate_bias = true};
+    c.layer[6].window = 96, c.layer[6].sinks = 4;
+    round_trip(&c, "DeltaNet");
+    c.layer[6].gate_bias = false;
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    c.layer[6].gate_bias = true;
+    c.layer[12].window = 64;
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+    c.layer[12] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW};
+    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
+}
+
+static void test_retrieval_heads(void **state) {
+    (void)state;
+    zb_config c = parsed(llama32, zebra);
+    c.layer[2] = (zb_layer_config){.kind = ZB_ATTENTION};
+    c.layer[1] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW, .window = 96, .sinks = 4};
+    c.layer[12] = c.layer[1];
     c.layer[1].retrieval = 1 | 1 << 7;
     c.layer[12].retrieval = 1 << 3;
     round_trip(&c, "windows with retrieval heads");
@@ -417,23 +442,6 @@ static void test_write_and_read(void **state) {
     c.layer[2].retrieval = 1; /* attention has no window */
     assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
     c.layer[2].retrieval = 0;
-    c.layer[3] = (zb_layer_config){.kind = ZB_WINDOWED_MAMBA2, .window = 96, .sinks = 4};
-    round_trip(&c, "windows and memories");
-    c.layer[3].conv_identity = true;
-    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
-    for (int l = 0; l < c.L; l++) c.layer[l].conv_identity = zb_kind_has_mamba2(c.layer[l].kind);
-    round_trip(&c, "memories without silu");
-    c.layer[4] = (zb_layer_config){.kind = ZB_GATED_DELTANET, .gate_bias = true};
-    c.layer[6] = (zb_layer_config){.kind = ZB_WINDOWED_DELTANET, .gate_bias = true};
-    c.layer[6].window = 96, c.layer[6].sinks = 4;
-    round_trip(&c, "DeltaNet");
-    c.layer[6].gate_bias = false;
-    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
-    c.layer[6].gate_bias = true;
-    c.layer[12].window = 64;
-    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
-    c.layer[12] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW};
-    assert_int_equal(zb_config_check(&c, "test", NULL), ZB_ERR_FORMAT);
 }
 
 static void test_provenance(void **state) {
@@ -478,8 +486,8 @@ int main(void) {
         cmocka_unit_test(test_zebra),           cmocka_unit_test(test_mamba_in_llama),
         cmocka_unit_test(test_ranks_per_layer), cmocka_unit_test(test_broken),
         cmocka_unit_test(test_check),           cmocka_unit_test(test_write_and_read),
-        cmocka_unit_test(test_provenance),      cmocka_unit_test(test_missing_files),
-        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_retrieval_heads), cmocka_unit_test(test_provenance),
+        cmocka_unit_test(test_missing_files),   cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
