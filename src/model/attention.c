@@ -12,10 +12,12 @@
  * them, so that a token sees the same keys however the document is cut. Its far heads, the
  * retrieval heads of the config, see all tokens as in plain attention and have planes (Xiao et al.
  * 2024, DuoAttention: few heads of a model ever look far back). Heads here are kv heads with the
- * query heads that share them. Of the far heads' keys only the slowest
- * rotary pairs may be kept, and of their values the first ones (far_k, far_v of the config): a
- * score is then the sum over these pairs, the rest of the head's output is 0. What fetches from
- * afar matches contents, which slow pairs carry; fast ones say how far away a token is. */
+ * query heads that share them.
+ *
+ * Of the far heads' keys only the slowest rotary pairs may be kept, and of their values the first
+ * ones (far_k, far_v of the config): a score is then the sum over these pairs, the rest of the
+ * head's output is 0. What fetches from afar matches contents, which slow pairs carry; fast ones
+ * say how far away a token is. */
 #include "model/attend.h"
 #include "model/mixer.h"
 #include "model/rope.h"
