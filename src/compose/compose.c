@@ -528,8 +528,9 @@ void zb_compose_all_of(zb_compose_opts *o, const zb_candidate *c) {
             *(const char **)((char *)o + t->offset) = NULL;
     }
     o->selection = o->retrieval_heads = NULL;
-    o->kv_percent_max = 0;             /* holds for whole plans */
-    o->calibration_inputs = "teacher"; /* the layers will stand among others */
+    o->retrieval_key_dim = o->retrieval_value_dim = 0; /* sizes of heads that are not there */
+    o->kv_percent_max = 0;                             /* holds for whole plans */
+    o->calibration_inputs = "teacher";                 /* the layers will stand among others */
     o->default_kind = zb_kind_name(c->kind);
     if (c->kind == ZB_MLA) {
         o->kv_rank = c->size;
