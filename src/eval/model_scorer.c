@@ -10,12 +10,16 @@
 enum {
     TOKENS = 2048,
     STATE_BYTES = 1 << 30,
-    LOGIT_ROWS = 64
+    LOGIT_ROWS = 256
 }; /* limits of one batch, and of one tile of logits */
 
 struct zb_model_scorer {
     zb_arena arena; /* holds this struct */
     zb_arena pass;  /* states and batches */
+    zb_arena kept;  /* the trunk, from which the contexts of many batches go on */
+    zb_mark kept_none;
+    zb_state *trunk; /* NULL: none */
+    int32_t *trunk_ids;
     zb_runner *runner;
     int max_length;
 };
@@ -91,27 +95,72 @@ static zb_state *new_state(zb_model_scorer *m, int tokens) {
     return zb_state_init(zb_alloc(&m->pass, zb_state_size(c, tokens)), c, tokens);
 }
 
-/* Contexts of all groups in one batch; first tokens of all continuations are read from their last
- * rows. */
+/* Passes n tokens behind what `state` holds, at most TOKENS at a time, so that memory does not grow
+ * with the length and a long text can be interrupted. Row i of `out` [n_rows, D] becomes the final
+ * hidden row of token row[i] (ascending). */
+static zb_status pass_long(zb_model_scorer *m, zb_state *state, const int32_t *ids, int n,
+                           const int *row, int n_rows, float *out, zb_err *err) {
+    zb_arena *a = zb_runner_arena(m->runner);
+    size_t D = (size_t)zb_runner_run(m->runner)->config->D;
+    for (int at = 0, k = 0; at < n; at += TOKENS) {
+        if (zb_interrupted())
+            return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted after %d of %d tokens", at, n);
+        int count = n - at < TOKENS ? n - at : TOKENS;
+        zb_mark mark = zb_arena_mark(a);
+        zb_span all = {0, count, state};
+        zb_status s = zb_runner_begin(m->runner, &(zb_batch){ids + at, count, &all, 1}, err);
+        if (s == ZB_OK) {
+            float *h = ZB_NEW_ARRAY(a, float, (size_t)count *D);
+            zb_runner_forward(m->runner, h, NULL);
+            for (; k < n_rows && row[k] < at + count; k++)
+                memcpy(out + (size_t)k * D, h + (size_t)(row[k] - at) * D, D * sizeof(float));
+        }
+        zb_arena_pop(a, mark);
+        ZB_TRY(s);
+    }
+    return ZB_OK;
+}
+
+/* Makes the state behind n tokens the trunk, unless it is. */
+static zb_status grow_trunk(zb_model_scorer *m, const int32_t *ids, int n, zb_err *err) {
+    size_t bytes = (size_t)n * sizeof *ids;
+    if (m->trunk && m->trunk->len == n && !memcmp(m->trunk_ids, ids, bytes)) return ZB_OK;
+    const zb_config *c = zb_runner_run(m->runner)->config;
+    zb_arena_pop(&m->kept, m->kept_none);
+    m->trunk = NULL;
+    zb_state *s = zb_state_init(zb_alloc(&m->kept, zb_state_size(c, n)), c, n);
+    ZB_TRY(pass_long(m, s, ids, n, NULL, 0, NULL, err));
+    m->trunk_ids = ZB_NEW_ARRAY(&m->kept, int32_t, n);
+    memcpy(m->trunk_ids, ids, bytes);
+    m->trunk = s;
+    return ZB_OK;
+}
+
+/* What the contexts of all groups share, from the trunk; the rest of them in one batch; first
+ * tokens of all continuations are read from their last rows. */
 static zb_status pass_contexts(zb_model_scorer *m, plan *p, zb_err *err) {
-    int total = 0, at = 0, n_want = 0;
-    for (int g = 0; g < p->groups; g++) total += p->r[p->first[g]].n_context;
+    const zb_config *c = zb_runner_run(m->runner)->config;
+    int total = 0, at = 0, n_want = 0, shared = p->r[0].n_shared;
+    if (shared > 0) ZB_TRY(grow_trunk(m, p->r[0].context, shared, err));
+    for (int g = 0; g < p->groups; g++) total += p->r[p->first[g]].n_context - shared;
     int32_t *ids = ZB_NEW_ARRAY(&m->pass, int32_t, total);
     zb_span *span = ZB_NEW_ARRAY(&m->pass, zb_span, p->groups);
     want *w = ZB_NEW_ARRAY(&m->pass, want, p->n);
     for (int g = 0; g < p->groups; g++) {
         const zb_loglik_request *r = &p->r[p->first[g]];
+        int rest = r->n_context - shared;
         /* a state that rounds what it keeps is part of what is measured */
-        bool more = zb_runner_run(m->runner)->config->cache != ZB_F32;
+        bool more = c->cache != ZB_F32 || shared > 0;
         for (int i = p->first[g]; i < p->first[g + 1]; i++) {
             p->out[i] = (zb_loglik){0, true};
             more = more || p->r[i].n_continuation > 1;
-            w[n_want++] = (want){at + r->n_context - 1, p->r[i].continuation[0], &p->out[i]};
+            w[n_want++] = (want){at + rest - 1, p->r[i].continuation[0], &p->out[i]};
         }
         if (more) p->state[g] = new_state(m, r->n_context);
-        span[g] = (zb_span){at, r->n_context, p->state[g]};
-        memcpy(ids + at, r->context, (size_t)r->n_context * sizeof *ids);
-        at += r->n_context;
+        if (shared > 0) zb_state_copy(p->state[g], m->trunk, c);
+        span[g] = (zb_span){at, rest, p->state[g]};
+        memcpy(ids + at, r->context + shared, (size_t)rest * sizeof *ids);
+        at += rest;
     }
     return run_batch(m, &(zb_batch){ids, total, span, p->groups}, w, n_want, err);
 }
@@ -146,20 +195,27 @@ static bool starts_group(const zb_loglik_request *r, int i) {
     return i == 0 || r[i].group != r[i - 1].group || r[i].n_context != r[i - 1].n_context;
 }
 
-/* Requests from `from` that fit one batch, in whole groups (at least one). */
+static bool same_trunk(const zb_loglik_request *x, const zb_loglik_request *y) {
+    return x->n_shared == y->n_shared &&
+           !memcmp(x->context, y->context, (size_t)x->n_shared * sizeof *x->context);
+}
+
+/* Requests from `from` that fit one batch, in whole groups (at least one) with one trunk. */
 static int batch_end(const zb_model_scorer *m, const zb_loglik_request *r, int from, int n) {
     const zb_config *c = zb_runner_run(m->runner)->config;
     size_t bytes = 0, tokens = 0;
     int end = from;
     for (int i = from; i < n;) {
         int j = i;
-        size_t more = zb_state_size(c, r[i].n_context), rows = (size_t)r[i].n_context;
+        size_t more = zb_state_size(c, r[i].n_context);
+        size_t rows = (size_t)(r[i].n_context - r[i].n_shared);
         do {
             more += zb_state_size(c, r[j].n_context + r[j].n_continuation);
             rows += (size_t)r[j].n_continuation;
             j++;
         } while (j < n && !starts_group(r, j));
-        if (end > from && (bytes + more > STATE_BYTES || tokens + rows > TOKENS)) break;
+        bool fits = bytes + more <= STATE_BYTES && tokens + rows <= TOKENS;
+        if (end > from && !(fits && same_trunk(&r[from], &r[i]))) break;
         bytes += more;
         tokens += rows;
         end = i = j;
@@ -217,32 +273,6 @@ static zb_status pass_next(zb_model_scorer *m, const zb_batch *b, int32_t *next,
     }
     zb_arena_pop(a, mark);
     return s;
-}
-
-/* Passes n tokens behind what `state` holds, at most TOKENS at a time, so that memory does not grow
- * with the length and a long text can be interrupted. Row i of `out` [n_rows, D] becomes the final
- * hidden row of token row[i] (ascending). */
-static zb_status pass_long(zb_model_scorer *m, zb_state *state, const int32_t *ids, int n,
-                           const int *row, int n_rows, float *out, zb_err *err) {
-    zb_arena *a = zb_runner_arena(m->runner);
-    size_t D = (size_t)zb_runner_run(m->runner)->config->D;
-    for (int at = 0, k = 0; at < n; at += TOKENS) {
-        if (zb_interrupted())
-            return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted after %d of %d tokens", at, n);
-        int count = n - at < TOKENS ? n - at : TOKENS;
-        zb_mark mark = zb_arena_mark(a);
-        zb_span all = {0, count, state};
-        zb_status s = zb_runner_begin(m->runner, &(zb_batch){ids + at, count, &all, 1}, err);
-        if (s == ZB_OK) {
-            float *h = ZB_NEW_ARRAY(a, float, (size_t)count *D);
-            zb_runner_forward(m->runner, h, NULL);
-            for (; k < n_rows && row[k] < at + count; k++)
-                memcpy(out + (size_t)k * D, h + (size_t)(row[k] - at) * D, D * sizeof(float));
-        }
-        zb_arena_pop(a, mark);
-        ZB_TRY(s);
-    }
-    return ZB_OK;
 }
 
 /* Appends a token; false if the text has ended. */
@@ -420,6 +450,8 @@ zb_status zb_model_scorer_new(zb_model_scorer **out, zb_runner *r, int max_lengt
     m->runner = r;
     m->max_length = max_length > 0 ? max_length : zb_runner_run(r)->config->context_max;
     zb_arena_reserve(&m->pass, (size_t)1 << 38);
+    zb_arena_reserve(&m->kept, (size_t)1 << 38);
+    m->kept_none = zb_arena_mark(&m->kept);
     *out = m;
     return ZB_OK;
 }
@@ -427,6 +459,7 @@ zb_status zb_model_scorer_new(zb_model_scorer **out, zb_runner *r, int max_lengt
 void zb_model_scorer_free(zb_model_scorer *m) {
     if (!m) return;
     zb_arena_free(&m->pass);
+    zb_arena_free(&m->kept);
     zb_arena a = m->arena;
     zb_arena_free(&a);
 }

@@ -2,9 +2,10 @@
  *
  * Documents share their context's computation: a batch of contexts is passed once, each leaving a
  * state; the continuations of more than one token are then passed from copies of those states, all
- * in one batch. A single-token continuation costs nothing beyond its context. Prompts of texts that
- * begin alike share that beginning in the same way; they and probes are passed in pieces, so their
- * length is bounded by the memory of one state. */
+ * in one batch. A single-token continuation costs nothing beyond its context. Contexts that begin
+ * alike, as those behind the same examples do, go on from copies of one state behind what they
+ * share; it is kept from call to call. Prompts of texts share their beginning in the same way; they
+ * and probes are passed in pieces, so their length is bounded by the memory of one state. */
 #ifndef ZB_EVAL_MODEL_SCORER_H
 #define ZB_EVAL_MODEL_SCORER_H
 

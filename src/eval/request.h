@@ -45,9 +45,10 @@ typedef struct zb_request_run {
     zb_arena *arena;
 } zb_request_run;
 
-/* Answers all n requests in an order that suits a model (groups together, long ones first), in
- * calls of limited size. out[i] belongs to r[i]. Sets the groups: neighbours with the same context.
- * What the cache holds is not asked again; the calls are the same with it and without. */
+/* Answers all n requests in an order that suits a model (groups together, contexts that begin alike
+ * side by side), in calls of limited size. out[i] belongs to r[i]. Sets the groups (neighbours with
+ * the same context) and what they share with others. What the cache holds is not asked again; the
+ * calls are the same with it and without. */
 zb_status zb_request_score(const zb_request_run *run, zb_loglik_request *r, size_t n,
                            zb_loglik *out, zb_err *err);
 

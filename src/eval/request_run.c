@@ -1,9 +1,10 @@
 /* request_run.c - the order of the questions, and who answers them (contract in request.h).
  *
- * Requests are put into calls of about CALL_TOKENS tokens, the longest first. The calls depend on
- * the requests alone, so any number of processes and any cache lead to the same calls, and to the
- * same numbers: call k belongs to process k mod size, and of a call that the cache holds in part
- * only the missing groups are computed. */
+ * Contexts that begin alike (a subject's introduction, examples) become neighbours, and what they
+ * share is passed once for all of them. Requests are put into calls of about CALL_TOKENS tokens.
+ * What is shared and the calls depend on the requests alone, so any number of processes and any
+ * cache lead to the same calls, and to the same numbers: call k belongs to process k mod size, and
+ * of a call that the cache holds in part only the missing groups are computed. */
 #include "eval/request.h"
 
 #include "base/log.h"
@@ -18,17 +19,24 @@ enum {
                             stay alive */
     CALL_REQUESTS = 4096,
     WRITE_REQUESTS = 16, /* texts are written side by side */
+    SHARED_MIN = 8,      /* fewer shared tokens are not worth a state to copy */
+    SHARED_GAIN = 128,   /* tokens saved that are worth a batch of their own */
 };
 
 /* Neighbouring requests with one context: requests [first, first + n). */
 typedef struct group {
     size_t first, n;
-    size_t longest, tokens; /* of its longest request; the context once and all continuations */
+    const int32_t *context;
+    size_t n_context, tokens; /* the context once and all continuations, without what is shared */
+    size_t alike;             /* tokens in common with the group before, at most all but the last */
 } group;
 
-static int longest_first(const void *a, const void *b) {
+static int by_context(const void *a, const void *b) {
     const group *x = a, *y = b;
-    if (x->longest != y->longest) return x->longest < y->longest ? 1 : -1;
+    size_t n = x->n_context < y->n_context ? x->n_context : y->n_context;
+    int order = memcmp(x->context, y->context, n * sizeof *x->context);
+    if (order) return order;
+    if (x->n_context != y->n_context) return x->n_context < y->n_context ? -1 : 1;
     return x->first < y->first ? -1 : x->first > y->first;
 }
 
@@ -37,15 +45,61 @@ static size_t make_groups(zb_loglik_request *r, size_t n, group *groups) {
     for (size_t i = 0; i < n; i++) {
         bool same =
             i > 0 && r[i].context == r[i - 1].context && r[i].n_context == r[i - 1].n_context;
-        if (!same) groups[count++] = (group){.first = i, .tokens = (size_t)r[i].n_context};
-        group *u = &groups[count - 1];
-        size_t length = (size_t)r[i].n_context + (size_t)r[i].n_continuation;
-        u->n++;
-        u->tokens += (size_t)r[i].n_continuation;
-        if (length > u->longest) u->longest = length;
+        size_t context = (size_t)r[i].n_context;
+        if (!same)
+            groups[count++] = (group){
+                .first = i, .context = r[i].context, .n_context = context, .tokens = context};
+        groups[count - 1].n++;
+        groups[count - 1].tokens += (size_t)r[i].n_continuation;
         r[i].group = (int64_t)count - 1;
     }
     return count;
+}
+
+static void sort_groups(group *groups, size_t count) {
+    qsort(groups, count, sizeof *groups, by_context);
+    for (size_t i = 1; i < count; i++) {
+        const group *x = &groups[i - 1], *y = &groups[i];
+        size_t k = 0, most = (x->n_context < y->n_context ? x->n_context : y->n_context) - 1;
+        while (k < most && x->context[k] == y->context[k]) k++;
+        groups[i].alike = k;
+    }
+}
+
+/* Whether groups from `start` on, passed for themselves, would share enough beyond `shared`. */
+static bool better_apart(const group *groups, size_t count, size_t start, size_t shared) {
+    size_t common = SIZE_MAX;
+    for (size_t i = start + 1; i < count; i++) {
+        if (groups[i].alike < common) common = groups[i].alike;
+        if (common <= shared) return false;
+        if ((common - shared) * (i - start) > SHARED_GAIN) return true;
+    }
+    return false;
+}
+
+/* The end of the run of groups from `from` on that pass a beginning together, of *shared tokens: it
+ * goes on until a group would cost the others too much of it, or does better without them. */
+static size_t run_end(const group *groups, size_t count, size_t from, size_t *shared) {
+    size_t to = from + 1, common = SIZE_MAX;
+    for (; to < count; to++) {
+        size_t left = groups[to].alike < common ? groups[to].alike : common, saved = to - from - 1;
+        if (saved > 0 && (common - left) * saved > SHARED_GAIN) break;
+        if (better_apart(groups, count, to, left)) break;
+        common = left;
+    }
+    *shared = to > from + 1 && common >= SHARED_MIN ? common : 0;
+    return to;
+}
+
+static void share_beginnings(zb_loglik_request *r, group *groups, size_t count) {
+    for (size_t from = 0, to; from < count; from = to) {
+        size_t shared;
+        to = run_end(groups, count, from, &shared);
+        for (size_t i = from; i < to; i++) {
+            groups[i].tokens -= shared;
+            for (size_t q = 0; q < groups[i].n; q++) r[groups[i].first + q].n_shared = (int)shared;
+        }
+    }
 }
 
 /* The end of the groups that go into one call together with group `from`; *n counts their
@@ -149,7 +203,8 @@ zb_status zb_request_score(const zb_request_run *run, zb_loglik_request *r, size
                            zb_loglik *out, zb_err *err) {
     group *groups = ZB_NEW_ARRAY(run->arena, group, n + 1);
     size_t count = make_groups(r, n, groups), done = 0, k = 0;
-    qsort(groups, count, sizeof *groups, longest_first);
+    sort_groups(groups, count);
+    share_beginnings(r, groups, count);
     zb_progress progress;
     zb_progress_begin(&progress, run->what, "requests", 0, (double)n);
     zb_status status = ZB_OK;

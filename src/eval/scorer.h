@@ -27,6 +27,8 @@ typedef struct zb_loglik_request {
     const int32_t *continuation;
     int n_continuation;
     int64_t group; /* same group = same context */
+    int n_shared;  /* first tokens of the context to be passed once for all neighbours that begin
+                      with the same; 0: none; less than n_context */
 } zb_loglik_request;
 
 /* Tokens are chosen until `stop` says so, at most `max` (0: none); together at most max_length.

@@ -9,8 +9,6 @@
 #include "format/safetensors.h"
 #include "model/loss.h"
 
-enum { UNPACK_ROWS = 512 }; /* rows of a matrix that are wide at a time: linear.c */
-
 static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
 size_t zb_forward_room(const zb_config *c, const zb_load *load) {
@@ -23,11 +21,17 @@ size_t zb_forward_room(const zb_config *c, const zb_load *load) {
     return row + peak;
 }
 
+static size_t wide(int rows, int cols) {
+    return cols ? zb_room_of((size_t)zb_linear_wide_rows(rows, cols) * (size_t)cols) : 0;
+}
+
 size_t zb_unpack_room(const zb_config *c, int n) {
     size_t cols = most((size_t)c->F, most((size_t)c->D, (size_t)c->H * (size_t)c->dh)),
            values = (size_t)n * cols, /* in 8 bits, with a scale and a sum per 32 and sums per 16 */
         integers = values + 2 * (values / 32) * sizeof(float) + values / 16 * sizeof(int16_t);
-    return most(zb_room_of((size_t)UNPACK_ROWS * cols), integers + (size_t)4 * 64);
+    int outputs = c->V > c->F ? c->V : c->F; /* no matrix behind D inputs has more rows */
+    size_t tile = most(wide(outputs, c->D), most(wide(c->D, c->F), wide(c->D, c->H * c->dh)));
+    return most(tile, integers + (size_t)4 * 64);
 }
 
 zb_train_room zb_train_room_of(const zb_config *c, const zb_load *load, bool recompute) {

@@ -13,7 +13,8 @@
 #include <omp.h>
 #include <string.h>
 
-enum { TILE_ROWS = 512 };
+/* A tile of unpacked rows: small enough to stay in the last cache, large enough for the product. */
+enum { TILE_FLOATS = 1 << 21, TILE_ROWS_MIN = 512 };
 
 static void product(zb_matmul *mm, const float *x, const float *w, int n, int rows, int cols,
                     float *y, int ldy) {
@@ -30,9 +31,20 @@ static void product(zb_matmul *mm, const float *x, const float *w, int n, int ro
     zb_matmul_run(mm, &g);
 }
 
+int zb_linear_wide_rows(int rows, int cols) {
+    int most = TILE_FLOATS / cols < TILE_ROWS_MIN ? TILE_ROWS_MIN : TILE_FLOATS / cols;
+    return rows < most ? rows : most;
+}
+
+/* Tiles of one matrix are about equal: a small rest would be slow. */
+static int tile_rows(const zb_param *w) {
+    int most = zb_linear_wide_rows(w->rows, w->cols), tiles = (w->rows + most - 1) / most;
+    return (w->rows + tiles - 1) / tiles;
+}
+
 static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, int n, float *y) {
     zb_mark mark = zb_arena_mark(run->arena);
-    int tile = w->rows < TILE_ROWS ? w->rows : TILE_ROWS;
+    int tile = tile_rows(w);
     float *wide = ZB_RAW_ARRAY(run->arena, float, (size_t)tile * w->cols);
     size_t bytes = zb_param_row_bytes(w);
     for (int r0 = 0; r0 < w->rows; r0 += tile) {

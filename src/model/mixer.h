@@ -74,6 +74,9 @@ extern const zb_mixer zb_mixer_attention, zb_mixer_mla, zb_mixer_mamba2, zb_mixe
     zb_mixer_windowed_mamba2, zb_mixer_gated_deltanet, zb_mixer_windowed_deltanet;
 const zb_mixer *zb_mixer_of(zb_kind k);
 
+/* Most rows of a packed matrix [rows, cols] that are unpacked to f32 at a time. */
+int zb_linear_wide_rows(int rows, int cols);
+
 /* Linear maps of a pass: y [n, rows] = x [n, cols] · Wᵀ (+ bias). Packed weights are unpacked by
  * tiles, or multiplied as they are where n is small. Maps of the same x are best given together:
  * few tokens then cost one parallel region and one rounding to 8 bits (precision int8). */

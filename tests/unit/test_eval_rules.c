@@ -479,7 +479,7 @@ static zb_status answer_some(void *self, const zb_loglik_request *r, int n, zb_l
     if (f->asked + n > f->limit) return zb_fail(err, ZB_ERR_INTERRUPTED, "enough");
     f->asked += n;
     for (int i = 0; i < n; i++)
-        out[i] = (zb_loglik){-1.0 / (1 + r[i].continuation[1] * r[i].context[301] % 7), false};
+        out[i] = (zb_loglik){-1.0 / (1 + r[i].continuation[1] * r[i].context[0] % 7), false};
     return ZB_OK;
 }
 
@@ -500,7 +500,7 @@ static void test_resume(void **state) {
     memset(many, 'x', 300);
     many[300] = 0;
     for (int i = 0; i < 40; i++)
-        rows = zb_asprintf(&arena, "%s{\"q\": \"%s_%c\"}\n", rows, many, '0' + i);
+        rows = zb_asprintf(&arena, "%s{\"q\": \"%c_%s\"}\n", rows, '0' + i, many);
     write_samples(folder, "long.yaml", task);
     write_samples(folder, "long.jsonl", rows);
     zb_eval_opts o = {0};

@@ -455,36 +455,91 @@ static void test_boundary(void **state) {
     assert_non_null(strstr(err.msg, "neither BOS nor EOS"));
 }
 
-/* Notes the order of the calls: groups stay whole, longer ones come first. */
+/* Notes what is asked: group, length, what is shared; a call ends with a bar. */
 static zb_status note_order(void *self, const zb_loglik_request *r, int n, zb_loglik *out,
                             zb_err *err) {
     (void)err;
     zb_buf *b = self;
     for (int i = 0; i < n; i++) {
-        zb_buf_addf(b, "%lld:%d ", (long long)r[i].group, r[i].n_context + r[i].n_continuation);
+        zb_buf_addf(b, "%lld:%d/%d ", (long long)r[i].group, r[i].n_context + r[i].n_continuation,
+                    r[i].n_shared);
         out[i].logprob = (double)r[i].group * 100 - r[i].n_continuation;
     }
+    zb_buf_addf(b, "| ");
     return ZB_OK;
 }
 
-static void test_order(void **state) {
-    (void)state;
-    static const int32_t ids[16] = {1};
-    zb_loglik_request r[] = {
-        {ids, 2, ids, 1, 0},     {ids, 2, ids, 5, 0},     {ids + 1, 9, ids, 1, 0},
-        {ids + 2, 1, ids, 2, 0}, {ids + 2, 1, ids, 1, 0}, {ids + 2, 6, ids, 1, 0},
-    };
-    zb_loglik out[6];
+/* Returns the number of calls. */
+static int check_order(zb_loglik_request *r, size_t n, const char *expected) {
+    zb_loglik out[600];
     zb_buf order;
-    zb_buf_init(&order, 1 << 12);
-    zb_scorer s = {.self = &order, .max_length = 99, .loglik = note_order};
+    zb_buf_init(&order, 1 << 16);
+    zb_scorer s = {.self = &order, .max_length = 9999, .loglik = note_order};
     zb_shard alone = {0, 1};
     zb_request_run run = {.scorer = &s, .shard = &alone, .what = "order", .arena = &arena};
-    assert_int_equal(zb_request_score(&run, r, 6, out, NULL), ZB_OK);
-    assert_string_equal(order.p, "1:10 0:3 0:7 3:7 2:3 2:2 ");
-    const double expected[] = {-1, -5, 99, 198, 199, 299};
-    for (int i = 0; i < 6; i++) check_near(out[i].logprob, expected[i], 0);
+    assert_int_equal(zb_request_score(&run, r, n, out, NULL), ZB_OK);
+    if (expected) assert_string_equal(order.p, expected);
+    for (size_t i = 0; i < n; i++)
+        check_near(out[i].logprob, (double)r[i].group * 100 - r[i].n_continuation, 0);
+    int calls = 0;
+    for (const char *p = order.p; (p = strchr(p, '|')); p++) calls++;
     zb_buf_free(&order);
+    return calls;
+}
+
+/* Groups stay whole, contexts that begin alike are neighbours, the shorter one first. */
+static void test_order(void **state) {
+    (void)state;
+    static const int32_t ids[16] = {1, 2}, other[8] = {1, 3};
+    zb_loglik_request r[] = {
+        {ids, 2, ids, 1, 0, 0},     {ids, 2, ids, 5, 0, 0},     {other, 8, ids, 1, 0, 0},
+        {ids + 2, 1, ids, 2, 0, 0}, {ids + 2, 1, ids, 1, 0, 0}, {ids, 6, ids, 1, 0, 0},
+    };
+    check_order(r, 6, "2:3/0 2:2/0 0:3/0 0:7/0 3:7/0 1:9/0 | ");
+    assert_int_equal(r[2].group, 1);
+}
+
+/* What neighbours share is theirs to pass once: two families with introductions of 60 and 30 tokens
+ * after a common start of 20, a small one that goes with the start alone, and strangers. Calls are
+ * measured by what is left to pass. */
+static void test_shared_beginnings(void **state) {
+    (void)state;
+    enum { N = 100, LONG = 90 };
+    static int32_t ids[N][LONG];
+    zb_loglik_request r[N];
+    for (int i = 0; i < N; i++) {
+        int family = i % 4, begin = family == 0 ? 60 : family == 1 ? 30 : family == 2 ? 20 : 0;
+        for (int k = 0; k < LONG; k++)
+            ids[i][k] = k < begin ? (k < 20 ? 7 : 70 + family) : 1000 * (i + 1) + k;
+        bool few = family == 2 && i > 8; /* two of them are left */
+        r[i] = (zb_loglik_request){ids[i], few ? 1 : LONG, ids[i], 1, 0, 0};
+    }
+    check_order(r, N, NULL);
+    int shared[4] = {0};
+    for (int i = 0; i < N; i++) {
+        assert_in_range(r[i].n_shared, 0, r[i].n_context - 1);
+        for (int k = 0; k < r[i].n_shared; k++) assert_int_equal(ids[i][k], ids[i % 4][k]);
+        shared[i % 4] += r[i].n_shared;
+    }
+    assert_int_equal(shared[0], 25 * 60);
+    assert_int_equal(shared[1], 25 * 30);
+    assert_int_equal(shared[3], 0);
+}
+
+/* 300 questions of 120 tokens behind 100 common ones are 6,000 tokens of work, not 36,000: two
+ * calls. */
+static void test_calls_count_what_is_left(void **state) {
+    (void)state;
+    enum { N = 300, LONG = 120 };
+    static int32_t ids[N][LONG];
+    zb_loglik_request r[N];
+    int32_t tail = 1;
+    for (int i = 0; i < N; i++) {
+        for (int k = 0; k < LONG; k++) ids[i][k] = k < 100 ? 5 : 1000 * (i + 1) + k;
+        r[i] = (zb_loglik_request){ids[i], LONG, &tail, 1, 0, 0};
+    }
+    assert_int_equal(check_order(r, N, NULL), 2);
+    assert_int_equal(r[N - 1].n_shared, 100);
 }
 
 /* First ids of each request: what profile, add_bos and prefix make of "the" and of an empty
@@ -709,6 +764,8 @@ int main(void) {
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_boundary),
         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_shared_beginnings),
+        cmocka_unit_test(test_calls_count_what_is_left),
         cmocka_unit_test(test_profiles),
         cmocka_unit_test(test_broken_data),
         cmocka_unit_test(test_broken_task),

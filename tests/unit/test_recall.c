@@ -469,10 +469,45 @@ static void shared_beginnings_change_nothing(void **state) {
             assert_memory_equal(a->ids, b->ids, (size_t)a->n_ids * sizeof *a->ids);
             check_near(b->answer_score.logprob, a->answer_score.logprob, 1e-3);
             /* and the answer's score is that of any other request */
-            zb_loglik_request q = {a->context, a->n_context, a->answer, a->n_answer, 0};
+            zb_loglik_request q = {a->context, a->n_context, a->answer, a->n_answer, 0, 0};
             CHECK(m.s.loglik(m.s.self, &q, 1, &l, &err));
             check_near(a->answer_score.logprob, l.logprob, 1e-3);
             assert_int_equal(a->answer_score.greedy, l.greedy);
+        }
+        stop(&m);
+    }
+}
+
+/* Two groups of three choices behind each of two beginnings, one of them longer than a piece: the
+ * scores are those of contexts passed whole, whichever beginning was passed before. */
+static void contexts_go_on_from_what_they_share(void **state) {
+    (void)state;
+    static const char *const dirs[] = {"llama", "hybrid"};
+    enum { GROUPS = 4, CHOICES = 3, N = GROUPS * CHOICES };
+    for (size_t d = 0; d < 2; d++) {
+        machine m;
+        start(&m, dirs[d]);
+        int V = zb_model_config(m.model)->V;
+        zb_loglik_request r[N];
+        zb_loglik shared[N], again[N], whole[N];
+        for (int i = 0; i < N; i++) {
+            int g = i / CHOICES, begin = g / 2 ? 2100 : 40, n = begin + 1 + 3 * (g % 2);
+            int32_t *ids = ZB_NEW_ARRAY(&arena, int32_t, n + ANSWER);
+            for (int k = 0; k < n + ANSWER; k++) {
+                uint64_t seed = (uint64_t)(k < begin ? g / 2 : k < n ? 10 + g : 20 + i);
+                ids[k] = (int32_t)zb_rng_below(1, seed, (uint64_t)k, (uint32_t)V);
+            }
+            if (i % CHOICES) ids = memcpy(ids, r[i - 1].context, (size_t)n * sizeof *ids);
+            r[i] = (zb_loglik_request){ids, n, ids + n, 1 + i % CHOICES, g, begin};
+        }
+        CHECK(m.s.loglik(m.s.self, r, N, shared, &err));
+        CHECK(m.s.loglik(m.s.self, r, N, again, &err));
+        for (int i = 0; i < N; i++) check_near(again[i].logprob, shared[i].logprob, 0);
+        for (int i = 0; i < N; i++) r[i].n_shared = 0;
+        CHECK(m.s.loglik(m.s.self, r, N, whole, &err));
+        for (int i = 0; i < N; i++) {
+            check_near(shared[i].logprob, whole[i].logprob, 1e-3);
+            assert_int_equal(shared[i].greedy, whole[i].greedy);
         }
         stop(&m);
     }
@@ -499,7 +534,7 @@ static void probes_are_log_probabilities(void **state) {
         zb_loglik l[4];
         if (i % 3) continue; /* each costs four passes */
         for (int k = 0; k < 4; k++) {
-            zb_loglik_request q = {ids, at[i] + 1, &candidate[k], 1, 0};
+            zb_loglik_request q = {ids, at[i] + 1, &candidate[k], 1, 0, 0};
             CHECK(m.s.loglik(m.s.self, &q, 1, &l[k], &err));
         }
         check_near(out[i].logprob, l[i % 4].logprob, 1e-3);
@@ -525,6 +560,7 @@ int main(void) {
         cmocka_unit_test(bad_options_are_named),
         cmocka_unit_test(bad_files_are_named),
         cmocka_unit_test(shared_beginnings_change_nothing),
+        cmocka_unit_test(contexts_go_on_from_what_they_share),
         cmocka_unit_test(probes_are_log_probabilities),
     };
     return cmocka_run_group_tests(list, open_words, tear_down);
