@@ -129,7 +129,7 @@ static void finish(const zb_attend *a, int t, int h, float max, float sum, const
 static void resume(const zb_attend *a, int t, int h, float *max, float *sum, float *o) {
     *max = -INFINITY;
     *sum = 0;
-    if (!a->running || a->first == 0) {
+    if (!a->running || (a->first == 0 && !a->resumed)) {
         memset(o, 0, (size_t)a->dv * sizeof *o);
         return;
     }
@@ -295,7 +295,7 @@ static void slopes(const zb_attend *a, const zb_attend_grad *g, int h, int i0, i
         if (seen < 0) seen = 0;
         float lse = a->lse[h * a->lse_head + i0 + i];
         ptrdiff_t at = (i0 + i) * a->o_row + h * a->o_head;
-        float delta = kn->dot(a->dv, g->d_o + at, a->o + at);
+        float delta = kn->dot(a->dv + a->o_rest, g->d_o + at, a->o + at);
         for (int j = 0; j < seen; j++) p[j] = p[j] * a->scale - lse;
         kn->exp(seen, p, p);
         for (int j = 0; j < seen; j++) dp[j] = p[j] * (dp[j] - delta) * a->scale;

@@ -32,10 +32,13 @@ typedef struct zb_attend {
     /* Keys that come in pieces, call after call: rows are the positions first .. first+n_keys-1
      * (n_keys 0: all up to past+T-1), and running [T·heads·2] carries each query's largest score
      * and sum from piece to piece while o holds the sum of values. The last piece divides. NULL:
-     * one call sees all keys. */
+     * one call sees all keys. The first piece finds nothing there, unless it is `resumed`: then
+     * other keys have been seen before, whatever they were. */
     int first, n_keys;
     float *running;
-    bool last;
+    bool resumed, last;
+
+    int o_rest; /* backward: values of o behind the first dv that those other keys alone give */
 } zb_attend;
 
 /* n attentions; scratch comes from the arena and is given back. */

@@ -14,12 +14,11 @@
  * 2024, DuoAttention: few heads of a model ever look far back). Heads here are kv heads with the
  * query heads that share them.
  *
- * Of the far heads' keys only the slowest rotary pairs may be kept, and of their values the first
- * ones (far_k, far_v of the config): a score is then the sum over these pairs, the rest of the
- * head's output is 0. What fetches from afar matches contents, which slow pairs carry; fast ones
- * say how far away a token is. */
+ * Where less than all of a far head's keys and values is kept, it has a window like the near ones,
+ * and narrow.c adds what lies beyond. */
 #include "model/attend.h"
 #include "model/mixer.h"
+#include "model/narrow.h"
 #include "model/rope.h"
 #include "model/window.h"
 
@@ -30,10 +29,7 @@
 enum { WQ = ZB_P_MIXER, WK, WV, WO, BQ, BK, BV, BO };
 enum { FEW = 8 }; /* tokens up to which starting threads costs more than they save */
 
-typedef struct tape {
-    float *q, *k, *v, *o,
-        *lse; /* [N,H·dh], [N,G·dh] twice, [N,H·dh], [H,N]; q and k after rotation */
-} tape;
+typedef zb_heads tape;
 
 static void params(const zb_config *c, int l, zb_param_table *t) {
     int hq = c->H * c->dh, hk = c->G * c->dh;
@@ -47,43 +43,6 @@ static void params(const zb_config *c, int l, zb_param_table *t) {
         zb_params_add(t, l, BV, ZB_ROLE_MIXER, "self_attn.v_proj.bias", hk, 0);
     }
     if (c->o_bias) zb_params_add(t, l, BO, ZB_ROLE_MIXER, "self_attn.o_proj.bias", c->D, 0);
-}
-
-/* The pairs of the far heads that are kept to the front of each head's dh values, in rows x [N,
- * heads·dh] of queries or keys behind rotation; or back to their places, with 0 in the others. */
-static void keep_pairs(const zb_run *run, int layer, int heads, bool back, float *x) {
-    const zb_config *c = run->config;
-    int far = zb_config_far_heads(c, layer), dh = c->dh, per = heads / c->G;
-    size_t half = (size_t)dh / 2, p = (size_t)zb_config_far_key(c, layer) / 2, f = sizeof(float);
-    if (!far || p == half) return;
-#pragma omp parallel for schedule(static) if (run->batch->n > FEW)
-    for (int i = 0; i < run->batch->n; i++)
-        for (int k = 0; k < far * per; k++) {
-            int g = zb_config_far_head(c, layer, k / per);
-            float *h = x + ((size_t)i * heads + (size_t)(g * per + k % per)) * dh;
-            if (!back) { /* pairs are i, i + half: the slowest end each half */
-                memmove(h, h + half - p, p * f);
-                memmove(h + p, h + 2 * half - p, p * f);
-                continue;
-            }
-            memmove(h + 2 * half - p, h + p, p * f);
-            memmove(h + half - p, h, p * f);
-            memset(h, 0, (half - p) * f);
-            memset(h + half, 0, (half - p) * f);
-        }
-}
-
-/* Outputs of the far heads beyond the values that are kept. */
-static void clear_rest(const zb_run *run, int layer, float *o) {
-    const zb_config *c = run->config;
-    int far = zb_config_far_heads(c, layer), per = c->H / c->G,
-        kept = zb_config_far_value(c, layer);
-    for (int i = 0; far && kept < c->dh && i < run->batch->n; i++)
-        for (int k = 0; k < far * per; k++) {
-            int h = zb_config_far_head(c, layer, k / per) * per + k % per;
-            memset(o + ((size_t)i * c->H + h) * c->dh + kept, 0,
-                   (size_t)(c->dh - kept) * sizeof *o);
-        }
 }
 
 /* Appends the keys and values of the far heads of every span to its state. */
@@ -113,8 +72,8 @@ static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int
     zb_attend a = {.T = sp->n,
                    .heads = per,
                    .past = zb_span_past(sp),
-                   .dk = zb_config_far_key(c, layer),
-                   .dv = zb_config_far_value(c, layer),
+                   .dk = c->dh,
+                   .dv = c->dh,
                    .scale = (float)(1 / sqrt((double)c->dh)),
                    .q_row = hq,
                    .q_head = c->dh,
@@ -149,9 +108,10 @@ static zb_attend *all_groups(const zb_run *run, int layer, const tape *t, int *n
 static void attend_all(zb_run *run, int layer, const tape *t) {
     int n;
     if (!zb_config_far_heads(run->config, layer)) return;
-    keep_pairs(run, layer, run->config->H, false, t->q);
-    keep_pairs(run, layer, run->config->G, false, t->k);
-    clear_rest(run, layer, t->o);
+    if (zb_config_narrow(run->config, layer)) {
+        zb_narrow_forward(run, layer, t);
+        return;
+    }
     remember(run, layer, t);
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_attend *a = all_groups(run, layer, t, &n);
@@ -214,21 +174,21 @@ static void gather(const zb_run *run, int layer, const zb_span *sp, int ring, co
     const zb_config *c = run->config;
     rows r = rows_of(&c->layer[layer], sp);
     source from = {.span = sp, .ring = zb_state_ring(sp->state, c, layer, ring), .packed = packed};
-    int near = zb_config_near_heads(c, layer), g = zb_config_near_head(c, layer, ring % near);
-    from.x = (ring < near ? t->k : t->v) + ((size_t)sp->start * c->G + g) * c->dh;
+    int windows = zb_config_ring_heads(c, layer), g = zb_config_ring_head(c, layer, ring % windows);
+    from.x = (ring < windows ? t->k : t->v) + ((size_t)sp->start * c->G + g) * c->dh;
     for (int i = 0; i < r.sinks + r.n; i++)
         read_row(c, layer, &from, i < r.sinks ? i : r.first + i - r.sinks, out + (size_t)i * c->dh);
     fill_ring(c, layer, &from);
 }
 
-/* Window of one span and the near head at a place among them. `own` holds what gather() gives for
- * the span's rings, NULL in a fresh span, whose rows stand in the tape. */
+/* Window of one span and the head with a window at a place among them. `own` holds what gather()
+ * gives for the span's rings, NULL in a fresh span, whose rows stand in the tape. */
 static zb_window window_args(const zb_run *run, int layer, const zb_span *sp, int place,
                              const tape *t, float *const *own) {
     const zb_config *c = run->config;
     const zb_layer_config *m = &c->layer[layer];
     int per = c->H / c->G, hq = c->H * c->dh, hk = c->G * c->dh;
-    int g = zb_config_near_head(c, layer, place), near = zb_config_near_heads(c, layer);
+    int g = zb_config_ring_head(c, layer, place), windows = zb_config_ring_heads(c, layer);
     zb_window a = {.T = sp->n,
                    .heads = per,
                    .dh = c->dh,
@@ -251,21 +211,21 @@ static zb_window window_args(const zb_run *run, int layer, const zb_span *sp, in
     a.first = r.first;
     a.kv_row = c->dh;
     a.sink_k = own[place];
-    a.sink_v = own[near + place];
+    a.sink_v = own[windows + place];
     a.k = a.sink_k + (size_t)r.sinks * c->dh;
     a.v = a.sink_v + (size_t)r.sinks * c->dh;
     return a;
 }
 
-/* All spans and near heads; the states' rows are gathered first. */
+/* All spans and heads with windows; the states' rows are gathered first. */
 static zb_window *all_windows(zb_run *run, int layer, const tape *t, int *n) {
     const zb_config *c = run->config;
-    int near = zb_config_near_heads(c, layer), rings = run->batch->n_spans * 2 * near;
-    *n = run->batch->n_spans * near;
+    int windows = zb_config_ring_heads(c, layer), rings = run->batch->n_spans * 2 * windows;
+    *n = run->batch->n_spans * windows;
     zb_window *a = zb_alloc_raw_array(run->arena, (size_t)*n, sizeof *a);
     float **own = ZB_NEW_ARRAY(run->arena, float *, rings);
     for (int i = 0; i < rings; i++) {
-        const zb_span *sp = &run->batch->span[i / (2 * near)];
+        const zb_span *sp = &run->batch->span[i / (2 * windows)];
         rows r = rows_of(&c->layer[layer], sp);
         if (sp->state)
             own[i] = ZB_RAW_ARRAY(run->arena, float, (size_t)(r.sinks + r.n) * (size_t)c->dh);
@@ -275,17 +235,17 @@ static zb_window *all_windows(zb_run *run, int layer, const tape *t, int *n) {
 #pragma omp parallel for schedule(static) num_threads(run->threads) if (run->batch->n > FEW)
     for (int i = 0; i < rings; i++)
         if (own[i])
-            gather(run, layer, &run->batch->span[i / (2 * near)], i % (2 * near), t,
+            gather(run, layer, &run->batch->span[i / (2 * windows)], i % (2 * windows), t,
                    packed + row * (size_t)omp_get_thread_num(), own[i]);
     for (int i = 0; i < *n; i++)
-        a[i] = window_args(run, layer, &run->batch->span[i / near], i % near, t,
-                           own + (size_t)(i / near) * 2 * near);
+        a[i] = window_args(run, layer, &run->batch->span[i / windows], i % windows, t,
+                           own + (size_t)(i / windows) * 2 * windows);
     return a;
 }
 
 static void attend_windows(zb_run *run, int layer, const tape *t) {
     int n;
-    if (!zb_config_near_heads(run->config, layer)) return;
+    if (!zb_config_ring_heads(run->config, layer)) return;
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_window *a = all_windows(run, layer, t, &n);
     zb_window_forward(run->arena, run->threads, a, n);
@@ -305,25 +265,28 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     t->k = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hk);
     t->v = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hk);
     t->o = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq);
-    t->lse = tape_out ? ZB_RAW_ARRAY(run->arena, float, (size_t)n * c->H) : NULL;
+    bool lse = tape_out || zb_config_narrow(c, layer);
+    t->lse = lse ? ZB_RAW_ARRAY(run->arena, float, (size_t)n * c->H) : NULL;
     const zb_linear_map maps[] = {{p[WQ], p[BQ], t->q}, {p[WK], p[BK], t->k}, {p[WV], p[BV], t->v}};
     zb_linear_many(run, maps, 3, x, n);
     zb_rope_turn(run, t->q, c->H, false);
     zb_rope_turn(run, t->k, c->G, false);
-    attend_all(run, layer, t);
     attend_windows(run, layer, t);
+    attend_all(run, layer, t);
     zb_linear(run, p[WO], p[BO], t->o, n, y);
     if (!tape_out) zb_arena_pop(run->arena, mark);
 }
 
-/* Gradients of q, k and v (rotated) [N,H·dh], [N,G·dh] twice, from that of o. */
-typedef struct slopes {
-    float *d_o, *dq, *dk, *dv;
-} slopes;
+/* Gradients of q, k and v (rotated), from that of o. */
+typedef zb_heads_grad slopes;
 
 static void backward_all(zb_run *run, int layer, const tape *t, const slopes *d) {
     int n;
     if (!zb_config_far_heads(run->config, layer)) return;
+    if (zb_config_narrow(run->config, layer)) {
+        zb_narrow_backward(run, layer, t, d);
+        return;
+    }
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_attend *a = all_groups(run, layer, t, &n);
     zb_attend_grad *g = zb_alloc_raw_array(run->arena, (size_t)n, sizeof *g);
@@ -332,14 +295,12 @@ static void backward_all(zb_run *run, int layer, const tape *t, const slopes *d)
         g[i] = (zb_attend_grad){d->d_o + at_q, d->dq + at_q, d->dk + at_k, d->dv + at_k};
     }
     zb_attend_backward(run->arena, run->threads, a, g, n);
-    keep_pairs(run, layer, run->config->H, true, d->dq);
-    keep_pairs(run, layer, run->config->G, true, d->dk);
     zb_arena_pop(run->arena, mark);
 }
 
 static void backward_windows(zb_run *run, int layer, const tape *t, const slopes *d) {
     int n;
-    if (!zb_config_near_heads(run->config, layer)) return;
+    if (!zb_config_ring_heads(run->config, layer)) return;
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_window *a = all_windows(run, layer, t, &n);
     zb_window_grad *g = zb_alloc_raw_array(run->arena, (size_t)n, sizeof *g);
@@ -363,8 +324,8 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
                 .dk = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk),
                 .dv = ZB_NEW_ARRAY(run->arena, float, (size_t)n *hk)};
     zb_linear_backward_to(run, p[WO], p[BO], t->o, dy, n, d.d_o);
-    backward_all(run, layer, t, &d);
     backward_windows(run, layer, t, &d);
+    backward_all(run, layer, t, &d);
     zb_rope_turn(run, d.dq, c->H, true);
     zb_rope_turn(run, d.dk, c->G, true);
     zb_linear_backward(run, p[WQ], p[BQ], x, d.dq, n, dx);
@@ -378,10 +339,8 @@ static void backward(zb_run *run, int layer, const float *x, const float *dy, fl
 static zb_room far_room(const zb_config *c, int layer, const zb_load *load) {
     int groups = load->spans * zb_config_far_heads(c, layer);
     if (!groups) return (zb_room){0};
-    zb_attend like = {.T = load->longest,
-                      .heads = c->H / c->G,
-                      .dk = zb_config_far_key(c, layer),
-                      .dv = zb_config_far_value(c, layer)};
+    if (zb_config_narrow(c, layer)) return zb_narrow_room(c, layer, load);
+    zb_attend like = {.T = load->longest, .heads = c->H / c->G, .dk = c->dh, .dv = c->dh};
     size_t args = (size_t)groups * sizeof like, grads = (size_t)groups * sizeof(zb_attend_grad);
     return (zb_room){.forward = args + zb_attend_room(&like, groups, load->threads, false),
                      .backward = args + grads + zb_attend_room(&like, groups, load->threads, true)};
@@ -389,7 +348,7 @@ static zb_room far_room(const zb_config *c, int layer, const zb_load *load) {
 
 static zb_room near_room(const zb_config *c, int layer, const zb_load *load) {
     const zb_layer_config *m = &c->layer[layer];
-    int groups = load->spans * zb_config_near_heads(c, layer);
+    int groups = load->spans * zb_config_ring_heads(c, layer);
     if (!groups) return (zb_room){0};
     zb_window like = {.T = load->longest, .heads = c->H / c->G, .dh = c->dh, .window = m->window};
     like.sinks = m->sinks;
@@ -404,10 +363,10 @@ static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
 static zb_room room(const zb_config *c, int layer, const zb_load *load) {
     size_t n = (size_t)load->n, q = zb_room_of(n * c->H * c->dh), k = zb_room_of(n * c->G * c->dh);
-    zb_room far = far_room(c, layer, load), near = near_room(c, layer, load);
+    zb_room far = far_room(c, layer, load), ring = near_room(c, layer, load);
     return (zb_room){.tape = (sizeof(tape) + 63) / 64 * 64 + 2 * q + 2 * k + zb_room_of(n * c->H),
-                     .forward = most(far.forward, near.forward),
-                     .backward = 2 * q + 2 * k + most(far.backward, near.backward)};
+                     .forward = most(far.forward, ring.forward),
+                     .backward = 2 * q + 2 * k + most(far.backward, ring.backward)};
 }
 
 const zb_mixer zb_mixer_attention = {"attention", params, forward, backward, room};

@@ -556,8 +556,14 @@ int zb_config_far_heads(const zb_config *c, int l) {
     return m->window ? __builtin_popcountll(m->retrieval) : c->G;
 }
 
-int zb_config_near_heads(const zb_config *c, int l) {
-    return c->layer[l].window ? c->G - zb_config_far_heads(c, l) : 0;
+bool zb_config_narrow(const zb_config *c, int l) {
+    return c->layer[l].window && c->layer[l].retrieval &&
+           (zb_config_far_key(c, l) < c->dh || zb_config_far_value(c, l) < c->dh);
+}
+
+int zb_config_ring_heads(const zb_config *c, int l) {
+    if (!c->layer[l].window) return 0;
+    return zb_config_narrow(c, l) ? c->G : c->G - zb_config_far_heads(c, l);
 }
 
 static int head_at(const zb_config *c, int l, bool far, int place) {
@@ -571,8 +577,8 @@ static int head_at(const zb_config *c, int l, bool far, int place) {
 
 int zb_config_far_head(const zb_config *c, int l, int place) { return head_at(c, l, true, place); }
 
-int zb_config_near_head(const zb_config *c, int l, int place) {
-    return head_at(c, l, false, place);
+int zb_config_ring_head(const zb_config *c, int l, int place) {
+    return zb_config_narrow(c, l) ? place : head_at(c, l, false, place);
 }
 
 int zb_config_far_key(const zb_config *c, int l) {
@@ -598,7 +604,7 @@ int64_t zb_config_state(const zb_config *c, int l) {
 
 int64_t zb_config_window(const zb_config *c, int l) {
     const zb_layer_config *m = &c->layer[l];
-    return (int64_t)2 * zb_config_near_heads(c, l) * c->dh * (m->window + m->sinks);
+    return (int64_t)2 * zb_config_ring_heads(c, l) * c->dh * (m->window + m->sinks);
 }
 
 double zb_config_kv_percent(const zb_config *c) {

@@ -59,7 +59,7 @@ typedef struct zb_layer_config {
     uint64_t retrieval; /* kinds with a window: bit g is set if kv head g sees all tokens all the
                            same (a retrieval head; Xiao et al. 2024, DuoAttention) */
     int far_k, far_v;   /* of those heads: values of a key (the slowest rotary pairs) and of a value
-                           (the first) that are used and cached; 0: all */
+                           (the first) that are cached and used beyond the window; 0: all */
 } zb_layer_config;
 
 typedef struct zb_config {
@@ -119,15 +119,16 @@ void zb_rope_defaults(zb_rope *r); /* plain, theta 10000 */
 int zb_config_cache(const zb_config *c, int l);
 int64_t zb_config_state(const zb_config *c, int l);
 int64_t zb_config_window(const zb_config *c, int l);
-/* kv heads of layer l that see all tokens, and those that see a window; the head at a place (from
- * 0) among them. */
+/* kv heads of layer l that see all tokens, and those that keep a window of keys and values in
+ * rings (narrow ones do both); the head at a place (from 0) among them. */
 int zb_config_far_heads(const zb_config *c, int l);
-int zb_config_near_heads(const zb_config *c, int l);
+int zb_config_ring_heads(const zb_config *c, int l);
 int zb_config_far_head(const zb_config *c, int l, int place);
-int zb_config_near_head(const zb_config *c, int l, int place);
-/* Cached values of a far head's key and of its value. */
+int zb_config_ring_head(const zb_config *c, int l, int place);
+/* Cached values of a far head's key and of its value; whether that is less than all. */
 int zb_config_far_key(const zb_config *c, int l);
 int zb_config_far_value(const zb_config *c, int l);
+bool zb_config_narrow(const zb_config *c, int l);
 double zb_config_kv_percent(const zb_config *c); /* 100 · Σ cache / (L · 2·G·dh) */
 
 /* Channels of the Mamba2 convolution of layer l, and rows of its in_proj. */

@@ -25,7 +25,7 @@ static int64_t recurrent_total(const zb_config *c) {
 
 static size_t rounded(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-int zb_state_rings(const zb_config *c, int l) { return 2 * zb_config_near_heads(c, l); }
+int zb_state_rings(const zb_config *c, int l) { return 2 * zb_config_ring_heads(c, l); }
 
 static size_t ring_bytes(const zb_config *c, int l) {
     const zb_layer_config *m = &c->layer[l];

@@ -420,9 +420,9 @@ static void test_retrieval_heads(void **state) {
     c.layer[12].retrieval = 1 << 3;
     round_trip(&c, "windows with retrieval heads");
     assert_int_equal(zb_config_far_heads(&c, 1), 2);
-    assert_int_equal(zb_config_near_heads(&c, 1), 6);
+    assert_int_equal(zb_config_ring_heads(&c, 1), 6);
     assert_int_equal(zb_config_far_head(&c, 1, 1), 7);
-    assert_int_equal(zb_config_near_head(&c, 1, 0), 1);
+    assert_int_equal(zb_config_ring_head(&c, 1, 0), 1);
     assert_int_equal(zb_config_cache(&c, 1), 2 * 2 * 64);
     assert_int_equal(zb_config_window(&c, 1), 2 * 6 * 64 * 100);
     for (int l = 1; l <= 12; l += 11) c.layer[l].far_k = 32, c.layer[l].far_v = 60;

@@ -224,7 +224,8 @@ static void test_size(void **unused) {
                                           zb_cells_row(c.cache, zb_config_far_value(&c, 0)));
             assert_int_equal(zb_state_token_bytes(&c, 0), token);
             assert_true(zb_state_size(&c, 128000) - zb_state_size(&c, 64000) == 64000 * token);
-            assert_int_equal(zb_state_rings(&c, 0), c.layer[0].window ? 2 * (c.G - far) : 0);
+            int rings = zb_config_narrow(&c, 0) ? c.G : c.layer[0].window ? c.G - far : 0;
+            assert_int_equal(zb_state_rings(&c, 0), 2 * rings);
             size_t held = zb_state_size(&c, 0) - sizeof(zb_state),
                    parts = zb_state_fixed_bytes(&c, 0);
             assert_true(held >= parts && held < parts + 64 * (1 + (size_t)zb_state_rings(&c, 0)));

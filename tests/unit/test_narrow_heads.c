@@ -1,10 +1,13 @@
-/* test_narrow_heads.c - retrieval heads that keep a part of their values: turning them changes
- * nothing, what is dropped costs what the weights say, and no other choice costs less. */
+/* test_narrow_heads.c - retrieval heads that keep a part of their keys and values beyond a window:
+ * one softmax over both, by a scalar reference; turning values changes nothing, what is dropped
+ * costs what the weights say, and no other choice costs less. */
 #include "../golden/golden.h"
 
+#include "base/rng.h"
 #include "compose/init.h"
+#include "model/rope.h"
 
-enum { L = 4, D = 48, H = 6, G = 2, DH = 16, LAYER = 1, TOKENS = 60 };
+enum { L = 4, D = 48, H = 6, G = 2, DH = 16, LAYER = 1, TOKENS = 60, WINDOW = 4, SINKS = 1 };
 
 typedef struct fixture {
     zb_model *teacher, *m;
@@ -24,16 +27,16 @@ static void copy_rows(fixture *f) {
 }
 
 /* All heads of the layer see all: the model is the teacher as long as nothing is dropped. */
-static void open_fixture(fixture *f, int far_k, int far_v) {
+static void open_heads(fixture *f, uint64_t heads, int far_k, int far_v) {
     memset(f, 0, sizeof *f);
     CHECK(zb_model_open(&f->teacher, "tests/golden/llama", ZB_MODEL_RUN, &err));
     zb_config c = *zb_model_config(f->teacher);
     assert_true(c.D == D && c.H == H && c.G == G && c.dh == DH && c.L == L);
     c.hybrid = true;
     c.layer[LAYER] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW,
-                                       .window = 4,
-                                       .sinks = 1,
-                                       .retrieval = 3,
+                                       .window = WINDOW,
+                                       .sinks = SINKS,
+                                       .retrieval = heads,
                                        .far_k = far_k,
                                        .far_v = far_v};
     CHECK(zb_config_check(&c, "test", &err));
@@ -44,6 +47,8 @@ static void open_fixture(fixture *f, int far_k, int far_v) {
     f->span = (zb_span){.n = TOKENS};
     f->batch = (zb_batch){f->ids, TOKENS, &f->span, 1};
 }
+
+static void open_fixture(fixture *f, int far_k, int far_v) { open_heads(f, 3, far_k, far_v); }
 
 static void close_fixture(fixture *f) {
     zb_runner_free(f->r);
@@ -136,35 +141,89 @@ static void test_first_values_carry_the_most(void **unused) {
     close_fixture(&f);
 }
 
-/* A narrow model is the model whose dropped rows are zero: keys of fast pairs, values behind the
- * first. And turned first it is nearer to the teacher. */
-static void test_narrow_is_a_model_with_zeros(void **unused) {
+enum { KEPT_K = 10, KEPT_V = 12 };
+
+static float *map(fixture *f, const char *name, const float *x, int n) {
+    const zb_param *p = zb_params_find(zb_model_params(f->m), name);
+    float *y = ZB_NEW_ARRAY(&f->arena, float, n * p->rows);
+    for (int i = 0; i < n; i++)
+        for (int r = 0; r < p->rows; r++) {
+            double sum = 0;
+            for (int k = 0; k < p->cols; k++)
+                sum += (double)p->w[r * p->cols + k] * (double)x[i * p->cols + k];
+            y[i * p->rows + r] = (float)sum;
+        }
+    return y;
+}
+
+/* What the token at position p sees of the one at j: 0 nothing, 1 the kept part, 2 all. */
+static int seen(const zb_layer_config *m, int g, int p, int j) {
+    if (j > p) return 0;
+    if (p - j < m->window || j < m->sinks) return 2;
+    return (m->retrieval >> g & 1) != 0;
+}
+
+/* Output of query head h at position t, from the definition. */
+static void head_output(const zb_layer_config *m, int h, int t, const float *q, const float *k,
+                        const float *v, float *out) {
+    int g = h / (H / G);
+    double weight[TOKENS], total = 0, sum[DH] = {0};
+    for (int j = 0; j <= t; j++) {
+        int part = seen(m, g, t, j);
+        double s = 0;
+        for (int i = 0; i < DH; i++) { /* pairs i, i + DH/2; the last of each half are slow */
+            bool kept = i % (DH / 2) >= DH / 2 - KEPT_K / 2;
+            if (part == 2 || kept)
+                s += (double)q[(t * H + h) * DH + i] * (double)k[(j * G + g) * DH + i];
+        }
+        weight[j] = part ? exp(s / sqrt(DH)) : 0;
+        total += weight[j];
+    }
+    for (int j = 0; j <= t; j++)
+        for (int i = 0; i < DH; i++)
+            if (seen(m, g, t, j) == 2 || i < KEPT_V)
+                sum[i] += weight[j] * (double)v[(j * G + g) * DH + i];
+    for (int i = 0; i < DH; i++) out[(t * H + h) * DH + i] = (float)(sum[i] / total);
+}
+
+static void test_one_softmax_over_both(void **unused) {
     (void)unused;
-    enum { KEPT_K = 10, KEPT_V = 12 };
-    fixture narrow, zeros, whole, unturned;
+    for (uint64_t heads = 1; heads <= 3; heads++) {
+        fixture f;
+        open_heads(&f, heads, KEPT_K, KEPT_V);
+        float x[TOKENS * D], y[TOKENS * D], *o = ZB_NEW_ARRAY(&f.arena, float, TOKENS *H *DH);
+        for (int i = 0; i < TOKENS * D; i++)
+            x[i] = (float)(2 * zb_rng_normal(3, ZB_RNG_TEST, (uint64_t)i));
+        float *q = map(&f, "model.layers.1.self_attn.q_proj.weight", x, TOKENS),
+              *k = map(&f, "model.layers.1.self_attn.k_proj.weight", x, TOKENS),
+              *v = map(&f, "model.layers.1.self_attn.v_proj.weight", x, TOKENS);
+        CHECK(zb_runner_begin(f.r, &f.batch, &err));
+        zb_run *run = zb_runner_run(f.r);
+        zb_rope_turn(run, q, H, false);
+        zb_rope_turn(run, k, G, false);
+        for (int t = 0; t < TOKENS; t++)
+            for (int h = 0; h < H; h++) head_output(&run->config->layer[LAYER], h, t, q, k, v, o);
+        const float *want = map(&f, "model.layers.1.self_attn.o_proj.weight", o, TOKENS);
+        zb_mixer_of(ZB_SLIDING_WINDOW)->forward(run, LAYER, x, y, NULL);
+        double d = distance(y, want, TOKENS * D);
+        if (!(d < 2e-6)) fail_msg("heads %d: relative distance %.3g", (int)heads, d);
+        close_fixture(&f);
+    }
+}
+
+/* Turned first, a narrow model is nearer to the one that keeps all values. */
+static void test_turned_is_nearer(void **unused) {
+    (void)unused;
+    fixture narrow, whole, unturned;
     open_fixture(&narrow, KEPT_K, KEPT_V);
-    open_fixture(&zeros, 0, 0);
     open_fixture(&whole, KEPT_K, 0);
     open_fixture(&unturned, KEPT_K, KEPT_V);
     turn(&narrow);
-    turn(&zeros);
-    zb_param_table *t = zb_model_params(zeros.m);
-    float *k = zb_params_find(t, "model.layers.1.self_attn.k_proj.weight")->w,
-          *v = zb_params_find(t, "model.layers.1.self_attn.v_proj.weight")->w;
-    for (int g = 0; g < G; g++)
-        for (int i = 0; i < DH; i++) {
-            size_t at = (size_t)(g * DH + i) * D;
-            if (i % (DH / 2) < DH / 2 - KEPT_K / 2) memset(k + at, 0, D * sizeof *k);
-            if (i >= KEPT_V) memset(v + at, 0, D * sizeof *v);
-        }
-    const float *got = pass(&narrow), *near = pass(&whole);
-    double d = distance(got, pass(&zeros), TOKENS * D);
-    if (!(d < 1e-5)) fail_msg("narrow and zeroed: relative distance %.3g", d);
-    double turned = distance(got, near, TOKENS * D),
+    const float *near = pass(&whole);
+    double turned = distance(pass(&narrow), near, TOKENS * D),
            plain = distance(pass(&unturned), near, TOKENS * D);
     if (!(turned < plain && turned > 1e-4)) fail_msg("turned %.3g, as it was %.3g", turned, plain);
     close_fixture(&narrow);
-    close_fixture(&zeros);
     close_fixture(&whole);
     close_fixture(&unturned);
 }
@@ -172,6 +231,7 @@ static void test_narrow_is_a_model_with_zeros(void **unused) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_turning_keeps_the_layer),
                                        cmocka_unit_test(test_first_values_carry_the_most),
-                                       cmocka_unit_test(test_narrow_is_a_model_with_zeros)};
+                                       cmocka_unit_test(test_one_softmax_over_both),
+                                       cmocka_unit_test(test_turned_is_nearer)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
