@@ -39,7 +39,7 @@ const zb_opt zb_compose_opt_table[] = {
     {ZB_OPT_STR, "retrieval_heads", 0, AT(retrieval_heads), NULL, 0, 0, NULL,
      "LAYER:HEAD,...: key/value heads of layers with a window that see all tokens all the same"},
     {ZB_OPT_INT, "retrieval_key_dim", 0, AT(retrieval_key_dim), "0", 0, 4096, NULL,
-     "values of their keys that are cached: the slowest rotary pairs (0: all)"},
+     "values of their keys kept beyond the window: the slowest rotary pairs (0: all)"},
     {ZB_OPT_INT, "retrieval_value_dim", 0, AT(retrieval_value_dim), "0", 0, 4096, NULL,
      "and of their values (0: all); which ones the weights say, calibrated the text"},
     {ZB_OPT_STR, "selection", 0, AT(selection), NULL, 0, 0, NULL,
