@@ -18,9 +18,9 @@ TOLERANCE = 2e-3  # f32 sums of up to a few hundred log-probabilities, in anothe
 needs_model = pytest.mark.skipif(not MODEL.exists(), reason="data/model is not there: tools/prepare_data.py fetches it")
 
 
-def run(*options, launcher=()):
+def run(*options, launcher=(), command="eval"):
     env = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    p = subprocess.run([*launcher, ZEBRA, "eval", "-m", MODEL, "--precision", "f32", *options], cwd=ROOT, capture_output=True, text=True, timeout=900, env=env)
+    p = subprocess.run([*launcher, ZEBRA, command, "-m", MODEL, "--precision", "f32", *options], cwd=ROOT, capture_output=True, text=True, timeout=900, env=env)
     assert p.returncode == 0, p.stderr
     return p
 
@@ -58,7 +58,8 @@ def test_log_likelihoods_equal_the_harness(tmp_path):
 def test_few_shot_prompts_equal_the_harness(tmp_path):
     logged = [g for g in lines(ROOT / "tests/golden/lm-eval/mmlu_5shot.jsonl") if g["task"] in ("mmlu_sociology", "mmlu_human_sexuality", "mmlu_econometrics")]
     assert len(logged) == 3
-    run("--tasks", ",".join(g["task"] for g in logged), "--limit", "1", "--num-fewshot", "5", "--log-samples", tmp_path)
+    # The other two documents of each subject have the examples in common with the first: they are passed once.
+    run("--tasks", ",".join(g["task"] for g in logged), "--limit", "3", "--num-fewshot", "5", "--log-samples", tmp_path)
     for g in logged:
         check_document(lines(tmp_path / f"samples_{g['task']}.jsonl")[0], g)
 
@@ -87,16 +88,41 @@ def test_chat_form(tmp_path):
     assert text.count("<|im_start|>user\n") == 2 and "Answer:<|im_end|>\n<|im_start|>assistant\nA<|im_end|>" in text
 
 
-@needs_model
-@pytest.mark.skipif(not shutil.which("mpirun"), reason="no mpirun (openmpi-bin)")
-def test_two_processes_give_the_scores_of_one(tmp_path):
-    options = ("--tasks", "openbookqa,piqa", "--limit", "12", "--threads", "1", "-q")
-    one = run(*options, "--log-samples", tmp_path / "one", "-o", tmp_path / "one.json")
-    launcher = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2")
-    probe = subprocess.run([*launcher, ZEBRA, "eval", "-m", tmp_path / "none"], capture_output=True, text=True, timeout=60)
+LAUNCHER = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2")
+
+
+@pytest.fixture
+def two_processes(tmp_path):
+    """The launcher of two processes, where there is one and zebra knows it."""
+    if not shutil.which("mpirun"):
+        pytest.skip("no mpirun (openmpi-bin)")
+    probe = subprocess.run([*LAUNCHER, ZEBRA, "eval", "-m", tmp_path / "none"], capture_output=True, text=True, timeout=60)
     if "built without MPI" in probe.stderr:
         pytest.skip("zebra was built without MPI (libopenmpi-dev)")
-    two = run(*options, "--log-samples", tmp_path / "two", "-o", tmp_path / "two.json", launcher=launcher)
+    return LAUNCHER
+
+
+@needs_model
+def test_two_processes_recall_what_one_does(tmp_path, two_processes):
+    options = ("--tests", "niah_single_1,associative", "--lengths", "512", "--depths", "0,100", "--distances", "128", "--pairs", "8", "--samples", "2",
+               "--threads", "1", "-q")
+    one, two = tmp_path / "one", tmp_path / "two"
+    a = run(*options, "--log-samples", one, "-o", tmp_path / "one.json", command="recall")
+    b = run(*options, "--log-samples", two, "-o", tmp_path / "two.json", launcher=two_processes, command="recall")
+    assert a.stdout == b.stdout and "niah_single_1" in a.stdout
+    names = sorted(p.name for p in one.iterdir())
+    assert len(names) == 2 and names == sorted(p.name for p in two.iterdir())
+    for name in names:
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    results = [json.loads((tmp_path / f"{n}.json").read_text())["results"] for n in ("one", "two")]
+    assert results[0] == results[1]
+
+
+@needs_model
+def test_two_processes_give_the_scores_of_one(tmp_path, two_processes):
+    options = ("--tasks", "openbookqa,piqa", "--limit", "12", "--threads", "1", "-q")
+    one = run(*options, "--log-samples", tmp_path / "one", "-o", tmp_path / "one.json")
+    two = run(*options, "--log-samples", tmp_path / "two", "-o", tmp_path / "two.json", launcher=two_processes)
     assert two.stdout == one.stdout and one.stdout.startswith("|")
     for task in ("openbookqa", "piqa"):
         assert (tmp_path / f"one/samples_{task}.jsonl").read_bytes() == (tmp_path / f"two/samples_{task}.jsonl").read_bytes()
