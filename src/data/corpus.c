@@ -175,9 +175,10 @@ zb_batch zb_packer_batch(zb_packer *p, int64_t first, int n, zb_arena *a) {
     for (int64_t r = first; r < first + n; r++) {
         lay_out(p, r / p->rows);
         int64_t pos = r % p->rows * p->length, end = pos + p->length;
-        for (int64_t d = document_at(p, pos); pos < end; d++) {
+        for (int64_t d = document_at(p, pos); pos < end; d += pos == p->start[d + 1]) {
             int64_t doc = p->order[d], within = pos - p->start[d];
             int64_t have = p->start[d + 1] - pos, take = have < end - pos ? have : end - pos;
+            if (p->longest > 0 && take > p->longest) take = p->longest;
             memcpy(ids + at, p->corpus->token + p->corpus->doc[doc] + within,
                    (size_t)take * sizeof *ids);
             span = zb_grow(a, span, &cap, (size_t)n_spans + 1, sizeof *span);

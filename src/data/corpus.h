@@ -38,6 +38,7 @@ typedef struct zb_packer {
     int64_t epoch;          /* whose order is held below; -1: none */
     int64_t *order, *start; /* [n_docs] document order, [n_docs+1] first stream position of each in
                                that order */
+    int longest; /* tokens of a span: longer pieces of a document are cut into several; 0: not */
 } zb_packer;
 
 /* An error where the corpus has less than one row. */

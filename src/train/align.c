@@ -3,7 +3,11 @@
  * For layer l with teacher states h_l, h_{l+1} and mixer output m_l:
  *   loss_l = w_hidden·d(layer_l(h_l), h_{l+1}) + w_mixer·d(mixer_l(h_l), m_l),   mean over tokens,
  * summed over layers, d the norm of the difference (the paper's) or its mean square. Gradients of
- * both terms meet at the mixer's output. */
+ * both terms meet at the mixer's output.
+ *
+ * In the last student_inputs of the steps a layer is given what the student's layers before it make
+ * of the text, x_l with x_0 = h_0 and x_{l+1} = layer_l(x_l), in place of h_l: it learns to bring
+ * their errors back to the teacher's states. Gradients still end at the layer's input. */
 #include "train/align.h"
 
 #include "base/file.h"
@@ -22,6 +26,8 @@ const zb_opt zb_align_opt_table[] = {
      "folders for the aligned students, comma-separated"},
     {ZB_OPT_CHOICE, "trainable", 0, AT(trainable), "layer", 0, 0, "mixer|layer",
      "what is trained of each layer"},
+    {ZB_OPT_F64, "student_inputs", 0, AT(student_inputs), "0", 0, 1, NULL,
+     "share of the steps, the last, in which layers are given the student's own states"},
     {ZB_OPT_CHOICE, "loss", 0, AT(loss), "norm", 0, 0, "norm|squared",
      "distance: L2 norm of the difference, or mean square"},
     {ZB_OPT_F64, "hidden_weight", 0, AT(hidden_weight), "1", 0, 1e6, NULL,
@@ -55,6 +61,7 @@ typedef struct align {
     student *s[STUDENTS_MAX];
     zb_step_times times;
     int n, L, D;
+    bool own;                /* layers are given the student's states */
     float **hidden, **mixer; /* captures of one pass: [L+1][N,D], [L][N,D] */
 } align;
 
@@ -95,6 +102,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
             if (here > most) most = here;
         }
         students += 4 * row + most; /* y, m and their gradients; each student has an arena */
+        if (z->a->o->student_inputs > 0) students += 2 * row;
     }
     zb_memory_add(p, "students' weights, f32", 4 * (size_t)w.all);
     zb_memory_add(p, "gradients, f32", 4 * (size_t)w.trained);
@@ -217,21 +225,26 @@ static void add_error(student *s, int l, size_t n, const float *got, const float
     s->energy[l] += w;
 }
 
-/* One layer on the teacher's input; scale 0: measure only. */
-static void layer_pass(align *a, student *s, int l, int n, float scale) {
+/* One layer on input x [n, D]; scale 0: measure only. Its output goes to `next` where that is not
+ * NULL. */
+static void layer_pass(align *a, student *s, int l, int n, float scale, const float *x,
+                       float *next) {
     zb_run *run = zb_runner_run(s->runner);
     zb_arena *ar = zb_runner_arena(s->runner);
     zb_mark mark = zb_arena_mark(ar);
     size_t size = (size_t)n * a->D;
     bool squared = !strcmp(a->o->loss, "squared"), train = scale > 0;
-    float *y = a->o->hidden_weight > 0 ? ZB_RAW_ARRAY(ar, float, size) : NULL,
+    bool hidden = a->o->hidden_weight > 0;
+    float *y = next     ? next
+               : hidden ? ZB_RAW_ARRAY(ar, float, size)
+                        : NULL,
           *m = ZB_RAW_ARRAY(ar, float, size);
-    float *dy = y && train ? ZB_NEW_ARRAY(ar, float, size) : NULL,
+    float *dy = hidden && train ? ZB_NEW_ARRAY(ar, float, size) : NULL,
           *dm = train ? ZB_NEW_ARRAY(ar, float, size) : NULL;
     zb_layer_tape *tape;
     double t[3] = {zb_seconds()};
-    zb_layer_forward(run, l, a->hidden[l], y, m, train ? &tape : NULL);
-    if (y)
+    zb_layer_forward(run, l, x, y, m, train ? &tape : NULL);
+    if (hidden)
         s->hidden[l] += zb_ild_loss(n, a->D, y, a->hidden[l + 1], squared, NULL,
                                     scale * (float)a->o->hidden_weight, dy);
     if (a->o->mixer_weight > 0 || !train)
@@ -248,6 +261,22 @@ static void layer_pass(align *a, student *s, int l, int n, float scale) {
     zb_arena_pop(ar, mark);
 }
 
+static void layers_pass(align *a, student *s, int n, float scale) {
+    zb_arena *ar = zb_runner_arena(s->runner);
+    zb_mark mark = zb_arena_mark(ar);
+    size_t size = (size_t)n * a->D;
+    float *x = a->own ? ZB_RAW_ARRAY(ar, float, size) : NULL,
+          *next = a->own ? ZB_RAW_ARRAY(ar, float, size) : NULL;
+    if (a->own) memcpy(x, a->hidden[0], size * sizeof *x);
+    for (int l = 0; l < a->L; l++) {
+        layer_pass(a, s, l, n, scale, a->own ? x : a->hidden[l], next);
+        float *done = x;
+        x = next;
+        next = done;
+    }
+    zb_arena_pop(ar, mark);
+}
+
 static zb_status pass(align *a, const zb_batch *b, float scale, zb_err *err) {
     zb_mark mark = zb_arena_mark(zb_runner_arena(a->runner));
     double start = zb_seconds();
@@ -255,7 +284,7 @@ static zb_status pass(align *a, const zb_batch *b, float scale, zb_err *err) {
     a->times.teacher += zb_seconds() - start;
     for (int i = 0; i < a->n && st == ZB_OK; i++) {
         st = zb_runner_begin(a->s[i]->runner, b, err);
-        for (int l = 0; l < a->L && st == ZB_OK; l++) layer_pass(a, a->s[i], l, b->n, scale);
+        if (st == ZB_OK) layers_pass(a, a->s[i], b->n, scale);
     }
     zb_arena_pop(zb_runner_arena(a->runner), mark);
     return st;
@@ -365,6 +394,7 @@ static zb_status step(align *a, zb_packer *packer, int64_t first, double lr, zb_
 
 static zb_status train_step(align *a, zb_stage *st, zb_err *err) {
     double tokens = (double)(a->so->batch * a->so->sequence_length);
+    st->packer.longest = zb_stage_longest(st);
     ZB_TRY(step(a, &st->packer, st->step * a->so->batch, zb_stage_lr(st), err));
     json_t *o = json_object();
     double loss = report(a, tokens, o);
@@ -373,6 +403,7 @@ static zb_status train_step(align *a, zb_stage *st, zb_err *err) {
 
 static zb_status loop(align *a, zb_stage *st, zb_err *err) {
     while (st->step < st->steps) {
+        a->own = (double)st->step >= (1 - a->o->student_inputs) * (double)st->steps;
         if (zb_stage_eval_due(st)) ZB_TRY(validate(a, st, err));
         ZB_TRY(train_step(a, st, err));
     }

@@ -12,6 +12,7 @@ typedef struct zb_align_opts {
     const char *teacher;        /* model folder or .gguf */
     const char *students, *out; /* comma-separated model folders, as many outputs */
     const char *trainable;      /* mixer | layer */
+    double student_inputs;      /* share of the steps, the last, with the student's own states */
     const char *loss;           /* norm | squared */
     double hidden_weight, mixer_weight;
     const char *precision; /* auto | f32 | bf16 */

@@ -309,6 +309,7 @@ static zb_status train_step(distill *d, zb_stage *st, zb_err *err) {
     double tokens = (double)(so->batch * so->sequence_length), norm = 0;
     zb_vocab_sums sums = {0};
     d->hidden = 0;
+    st->packer.longest = zb_stage_longest(st);
     ZB_TRY(step(d, &st->packer, st->step * so->batch, zb_stage_lr(st), &sums, &norm, err));
     double loss = (d->o->kl_weight * sums.kl + d->o->reverse_kl_weight * sums.reverse_kl +
                    d->o->ce_weight * sums.ce + d->o->hidden_weight * d->hidden) /

@@ -18,6 +18,10 @@ const zb_opt zb_stage_opt_table[] = {
     {ZB_OPT_INT, "tokens", 0, AT(tokens), "200000", 0, 1e13, NULL, "tokens to train on"},
     {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 20, NULL,
      "tokens per packed row"},
+    {ZB_OPT_INT, "short_length", 0, AT(short_length), "128", 2, 1 << 20, NULL,
+     "tokens of a sequence in the first steps, whose rows are cut into short ones"},
+    {ZB_OPT_F64, "short_share", 0, AT(short_share), "0", 0, 1, NULL,
+     "share of the steps with short sequences"},
     {ZB_OPT_INT, "batch", 0, AT(batch), "4", 1, 1 << 20, NULL, "rows per optimiser step"},
     {ZB_OPT_INT, "micro_batch", 0, AT(micro_batch), "0", 0, 1 << 20, NULL,
      "rows per pass; gradients accumulate over the passes of a step (0: all at once)"},
@@ -143,6 +147,10 @@ double zb_stage_lr(const zb_stage *s) {
     return s->o->lr * (s->step < warm
                            ? (double)(s->step + 1) / (double)warm
                            : zb_schedule_cosine(s->step, warm, s->steps, s->o->lr_floor));
+}
+
+int zb_stage_longest(const zb_stage *s) {
+    return (double)s->step < s->o->short_share * (double)s->steps ? (int)s->o->short_length : 0;
 }
 
 double zb_stage_peak_rss(void) {

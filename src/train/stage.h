@@ -16,6 +16,8 @@ typedef struct zb_stage_opts {
     const char *train, *valid;                   /* text files */
     int64_t tokens;                              /* of training */
     int64_t sequence_length, batch, micro_batch; /* rows per step; rows per pass */
+    int64_t short_length;                        /* of sequences in the first short_share */
+    double short_share;                          /* of the steps; 0: off */
     double lr, warmup, lr_floor, clip, weight_decay, beta1, beta2, eps;
     int64_t seed, eval_every, valid_tokens, save_every, log_every, keep_last;
     const char *resume;       /* auto | never */
@@ -55,6 +57,9 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
                          int n_optims, zb_err *err);
 
 double zb_stage_lr(const zb_stage *s); /* of the current step */
+
+/* Tokens of the longest sequence of the current step, for the packer; 0: whole rows. */
+int zb_stage_longest(const zb_stage *s);
 
 /* After a step: one line of the log with the given numbers (stolen; step, tokens, lr and speed are
  * added), progress, checkpoint when due. ZB_ERR_INTERRUPTED after saving when the user asked to

@@ -444,11 +444,11 @@ def test_generate_with_the_chat_template():
 @real_model
 def test_chat_reuses_the_conversation():
     done = zebra("chat", "-m", SMOLLM2, "-n", "8", "--temp", "0", "-v", "--precision", "f32",
-                 text="Say hello.\n\nSay it again.\n/reset\nSay hello.\n/exit\nnever read\n")
+                 text="What is the capital of France?\n\nSay it again.\n/reset\nWhat is the capital of France?\n/exit\nnever read\n")
     assert done.returncode == OK, done.stderr
     answers = done.stdout.splitlines()
     turns = [line for line in done.stderr.splitlines() if "prompt:" in line]
-    assert len(turns) == 3 and answers[0] == answers[-1]
+    assert len(turns) == 3 and answers[0] == answers[-1] and "Paris" in answers[0]
     given, computed = map(int, re.search(r"prompt: (\d+) tokens \((\d+) computed\)", turns[1]).groups())
     assert computed < given / 2
 

@@ -16,9 +16,9 @@ teacher: {teacher}
 seed: 7
 precision: f32
 compose: {{q_rank: 20, kv_rank: 12, nope_dim: 8, rope_dim: 8}}
-align: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5}}
+align: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5, student_inputs: 0.4}}
 select: {{text: {text}, count: 2, tokens: 256, sequence_length: 64}}
-distill: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, micro_batch: 1, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5, untie: true}}
+distill: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, micro_batch: 1, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5, untie: true, short_length: 16, short_share: 0.5}}
 """
 
 

@@ -1,0 +1,76 @@
+/* test_corpus.c - rows of packed text: every token once per epoch, spans end where documents end,
+ * and are cut where they are to be short. */
+#include "../golden/golden.h"
+
+#include "data/corpus.h"
+
+#include <unistd.h>
+
+enum { DOCS = 9, LENGTH = 20 };
+
+static int length_of(int doc) { return 3 + doc * 7 % 30; }
+
+/* Documents of tokens 100·doc, 100·doc + 1, ... */
+static zb_corpus *read_corpus(zb_arena *a) {
+    char path[] = "/tmp/zb_corpus_XXXXXX.jsonl";
+    int fd = mkstemps(path, 6);
+    assert_true(fd >= 0);
+    FILE *f = fdopen(fd, "w");
+    for (int d = 0; d < DOCS; d++) {
+        fputs("{\"input_ids\":[", f);
+        for (int i = 0; i < length_of(d); i++) fprintf(f, "%s%d", i ? "," : "", 100 * d + i);
+        fputs("]}\n", f);
+    }
+    assert_int_equal(fclose(f), 0);
+    zb_corpus *c = ZB_NEW(a, zb_corpus);
+    CHECK(zb_corpus_read(c, path, NULL, 0, a, &err));
+    unlink(path);
+    return c;
+}
+
+/* A row's spans follow one another to its end; each holds neighbours of one document. */
+static void check_row(const zb_batch *b, int longest) {
+    int at = 0;
+    for (int s = 0; s < b->n_spans; s++) {
+        const zb_span *sp = &b->span[s];
+        assert_int_equal(sp->start, at);
+        assert_in_range(sp->n, 1, longest);
+        for (int i = 1; i < sp->n; i++) assert_int_equal(b->ids[at + i], b->ids[at] + i);
+        at += sp->n;
+    }
+    assert_int_equal(at, LENGTH);
+}
+
+static void rows_hold_the_same_however_they_are_cut(void **unused) {
+    (void)unused;
+    zb_arena a = {0};
+    zb_corpus *c = read_corpus(&a);
+    zb_packer p;
+    CHECK(zb_packer_init(&p, c, LENGTH, true, 5, &a, &err));
+    assert_int_equal(p.rows, c->n_tokens / LENGTH);
+    int seen[100 * DOCS] = {0}, cuts = 0;
+    for (int64_t r = 0; r < p.rows; r++) {
+        p.longest = 0;
+        zb_batch whole = zb_packer_batch(&p, r, 1, &a);
+        check_row(&whole, LENGTH);
+        p.longest = 6;
+        zb_batch cut = zb_packer_batch(&p, r, 1, &a);
+        check_row(&cut, 6);
+        assert_memory_equal(cut.ids, whole.ids, LENGTH * sizeof *cut.ids);
+        cuts += cut.n_spans - whole.n_spans;
+        int k = 0; /* where a document ends, both end a span */
+        for (int s = 0; s < whole.n_spans; s++) {
+            int end = whole.span[s].start + whole.span[s].n;
+            while (k < cut.n_spans && cut.span[k].start < end) k++;
+            assert_true(k == cut.n_spans ? end == LENGTH : cut.span[k].start == end);
+        }
+        for (int i = 0; i < LENGTH; i++) assert_int_equal(seen[whole.ids[i]]++, 0);
+    }
+    assert_true(cuts > p.rows);
+    zb_arena_free(&a);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_hold_the_same_however_they_are_cut)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
