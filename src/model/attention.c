@@ -45,24 +45,6 @@ static void params(const zb_config *c, int l, zb_param_table *t) {
     if (c->o_bias) zb_params_add(t, l, BO, ZB_ROLE_MIXER, "self_attn.o_proj.bias", c->D, 0);
 }
 
-/* Appends the keys and values of the far heads of every span to its state. */
-static void remember(const zb_run *run, int layer, const tape *t) {
-    const zb_config *c = run->config;
-    int G = c->G, dh = c->dh, far = zb_config_far_heads(c, layer);
-#pragma omp parallel if (run->batch->n > FEW)
-    for (int s = 0; s < run->batch->n_spans; s++) {
-        const zb_span *sp = &run->batch->span[s];
-        for (int i = 0; sp->state && i < 2 * far; i++) {
-            zb_cells plane = zb_state_plane(sp->state, c, layer, i);
-            int g = zb_config_far_head(c, layer, i % far);
-            const float *x = (i < far ? t->k : t->v) + ((size_t)sp->start * G + g) * dh;
-#pragma omp for schedule(static) nowait
-            for (int r = 0; r < sp->n; r++)
-                zb_state_put(sp->state, &plane, sp->state->len + r, x + (size_t)r * G * dh);
-        }
-    }
-}
-
 /* Attention of one span to the far head at a place among them. */
 static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int place,
                             const tape *t) {
@@ -112,7 +94,7 @@ static void attend_all(zb_run *run, int layer, const tape *t) {
         zb_narrow_forward(run, layer, t);
         return;
     }
-    remember(run, layer, t);
+    zb_far_remember(run, layer, t->k, false, t->v);
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_attend *a = all_groups(run, layer, t, &n);
     zb_attend_forward(run->arena, run->threads, a, n);

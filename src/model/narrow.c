@@ -61,19 +61,19 @@ static void put_back(const zb_run *run, int layer, int heads, const float *rows,
         }
 }
 
-/* Appends the kept keys [N, far, far_k] and the first values to the states. */
-static void remember(const zb_run *run, int layer, const float *keys, const float *values) {
+void zb_far_remember(const zb_run *run, int layer, const float *keys, bool dense,
+                     const float *values) {
     const zb_config *c = run->config;
-    int far = zb_config_far_heads(c, layer), kept = zb_config_far_key(c, layer);
+    int far = zb_config_far_heads(c, layer), kept = zb_config_far_key(c, layer), G = c->G;
 #pragma omp parallel if (run->batch->n > FEW)
     for (int s = 0; s < run->batch->n_spans; s++) {
         const zb_span *sp = &run->batch->span[s];
         for (int i = 0; sp->state && i < 2 * far; i++) {
             zb_cells plane = zb_state_plane(sp->state, c, layer, i);
-            int place = i % far, row = i < far ? far * kept : c->G * c->dh;
-            const float *x = i < far ? keys + place * kept
-                                     : values + zb_config_far_head(c, layer, place) * c->dh;
-            x += (size_t)sp->start * row;
+            bool packed = dense && i < far;
+            int place = i % far, row = packed ? far * kept : G * c->dh;
+            int at = packed ? place * kept : zb_config_far_head(c, layer, place) * c->dh;
+            const float *x = (i < far ? keys : values) + (size_t)sp->start * row + at;
 #pragma omp for schedule(static) nowait
             for (int r = 0; r < sp->n; r++)
                 zb_state_put(sp->state, &plane, sp->state->len + r, x + (size_t)r * row);
@@ -164,7 +164,7 @@ void zb_narrow_forward(zb_run *run, int layer, const zb_heads *t) {
     zb_mark mark = zb_arena_mark(run->arena);
     dense d = {.q = pick(run, layer, c->H, t->q), .k = pick(run, layer, c->G, t->k)};
     d.window = ZB_RAW_ARRAY(run->arena, float, (size_t)run->batch->n *far *per * 2);
-    remember(run, layer, d.k, t->v);
+    zb_far_remember(run, layer, d.k, true, t->v);
     const zb_attend *a = all_beyond(run, layer, t, &d, &n);
     if (n > 0) zb_attend_forward(run->arena, run->threads, a, n);
 #pragma omp parallel for schedule(static) if (run->batch->n > FEW)

@@ -21,6 +21,11 @@ typedef struct zb_heads {
     float *q, *k, *v, *o, *lse;
 } zb_heads;
 
+/* Appends keys and values of a layer's far heads, narrow or whole, to the spans' states. Rows are
+ * those of all heads [N,G·dh]; `dense` keys are rows of what is kept, [N, far heads, far_k]. */
+void zb_far_remember(const zb_run *run, int layer, const float *keys, bool dense,
+                     const float *values);
+
 /* For layers that have such heads (zb_config_narrow). Caches what is kept of the batch's keys and
  * values in the spans' states, and takes what lies beyond the window into o and lse, which hold the
  * window's. */
