@@ -27,7 +27,6 @@
 #include <string.h>
 
 enum { WQ = ZB_P_MIXER, WK, WV, WO, BQ, BK, BV, BO };
-enum { FEW = 8 }; /* tokens up to which starting threads costs more than they save */
 
 typedef zb_heads tape;
 
@@ -214,7 +213,8 @@ static zb_window *all_windows(zb_run *run, int layer, const tape *t, int *n) {
     }
     size_t row = (zb_cells_row(c->cache, c->dh) + 63) / 64 * 64;
     uint8_t *packed = zb_alloc_raw(run->arena, row * (size_t)run->threads);
-#pragma omp parallel for schedule(static) num_threads(run->threads) if (run->batch->n > FEW)
+#pragma omp parallel for schedule(static)                                                          \
+    num_threads(run->threads) if (run->batch->n > ZB_FEW_TOKENS)
     for (int i = 0; i < rings; i++)
         if (own[i])
             gather(run, layer, &run->batch->span[i / (2 * windows)], i % (2 * windows), t,

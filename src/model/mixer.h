@@ -17,6 +17,8 @@
 #include "tensor/batch.h"
 #include "tensor/matmul.h"
 
+enum { ZB_FEW_TOKENS = 8 }; /* up to which starting threads costs more than they save */
+
 /* Rotary tables for positions 0..rows-1: cos and sin [rows, half], the factor on both included. */
 typedef struct zb_rope_table {
     int rows, half;

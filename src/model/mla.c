@@ -21,8 +21,7 @@
 
 enum { WQA = ZB_P_MIXER, WQB, WQ, WKVA, WKVB, WO, NQ, NKV };
 
-/* Tokens up to which starting threads costs more than they save; keys that are expanded at once. */
-enum { FEW = 8, PIECE = 1024 };
+enum { PIECE = 1024 }; /* keys that are expanded at once */
 
 typedef struct dims {
     int H, G, dn, dr, dk, dv, r, rq; /* G: kv heads of kv_b; dk = dn + dr */
@@ -74,7 +73,7 @@ static void rotate(zb_run *run, float *x, int heads, int width, int dr, bool inv
     int n = run->batch->n;
     zb_mark mark = zb_arena_mark(run->arena);
     const int *position = zb_rope_positions(run);
-#pragma omp parallel for schedule(static) if (n > FEW)
+#pragma omp parallel for schedule(static) if (n > ZB_FEW_TOKENS)
     for (int i = 0; i < n; i++) {
         size_t at = (size_t)position[i] * (dr / 2);
         float *row = x + (size_t)i * heads * width + (width - dr);
@@ -123,7 +122,7 @@ static void project_latents(zb_run *run, zb_param **p, const dims *d, const floa
 
 /* Keys [n, G·dk] of latents already mapped by kv_b and rotary keys pe [n, dr]. */
 static void join_keys(const dims *d, int n, const float *kvb, const float *pe, float *k) {
-#pragma omp parallel for schedule(static) if (n > FEW)
+#pragma omp parallel for schedule(static) if (n > ZB_FEW_TOKENS)
     for (int i = 0; i < n; i++)
         for (int g = 0; g < d->G; g++) {
             float *to = k + ((size_t)i * d->G + g) * d->dk;
@@ -137,7 +136,7 @@ static void join_keys(const dims *d, int n, const float *kvb, const float *pe, f
  * as the state holds them: a token sees the same keys whether they came with it or before it. */
 static void remember(const zb_run *run, int layer, const dims *d, const tape *t) {
     const zb_config *c = run->config;
-#pragma omp parallel if (run->batch->n > FEW)
+#pragma omp parallel if (run->batch->n > ZB_FEW_TOKENS)
     for (int s = 0; s < run->batch->n_spans; s++) {
         const zb_span *sp = &run->batch->span[s];
         if (!sp->state) continue;

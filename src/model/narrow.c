@@ -17,8 +17,6 @@
 #include <math.h>
 #include <string.h>
 
-enum { FEW = 8 }; /* tokens up to which starting threads costs more than they save */
-
 /* The first token of a span that sees anything beyond its window (its n: none does). */
 static int first_query(const zb_layer_config *m, const zb_span *sp) {
     int t = m->window + m->sinks - zb_span_past(sp);
@@ -32,7 +30,7 @@ static float *pick(const zb_run *run, int layer, int heads, const float *x) {
     int dh = c->dh, per = heads / c->G, far = zb_config_far_heads(c, layer) * per;
     size_t kept = (size_t)zb_config_far_key(c, layer), p = kept / 2, f = sizeof(float);
     float *out = ZB_RAW_ARRAY(run->arena, float, (size_t)run->batch->n *far *kept);
-#pragma omp parallel for schedule(static) if (run->batch->n > FEW)
+#pragma omp parallel for schedule(static) if (run->batch->n > ZB_FEW_TOKENS)
     for (int i = 0; i < run->batch->n; i++)
         for (int k = 0; k < far; k++) {
             int h = zb_config_far_head(c, layer, k / per) * per + k % per;
@@ -50,7 +48,7 @@ static void put_back(const zb_run *run, int layer, int heads, const float *rows,
     const zb_kernels *kn = zb_kernels_get();
     int dh = c->dh, per = heads / c->G, far = zb_config_far_heads(c, layer) * per,
         kept = zb_config_far_key(c, layer), p = kept / 2;
-#pragma omp parallel for schedule(static) if (run->batch->n > FEW)
+#pragma omp parallel for schedule(static) if (run->batch->n > ZB_FEW_TOKENS)
     for (int i = 0; i < run->batch->n; i++)
         for (int k = 0; k < far; k++) {
             int h = zb_config_far_head(c, layer, k / per) * per + k % per;
@@ -65,7 +63,7 @@ void zb_far_remember(const zb_run *run, int layer, const float *keys, bool dense
                      const float *values) {
     const zb_config *c = run->config;
     int far = zb_config_far_heads(c, layer), kept = zb_config_far_key(c, layer), G = c->G;
-#pragma omp parallel if (run->batch->n > FEW)
+#pragma omp parallel if (run->batch->n > ZB_FEW_TOKENS)
     for (int s = 0; s < run->batch->n_spans; s++) {
         const zb_span *sp = &run->batch->span[s];
         for (int i = 0; sp->state && i < 2 * far; i++) {
@@ -167,7 +165,7 @@ void zb_narrow_forward(zb_run *run, int layer, const zb_heads *t) {
     zb_far_remember(run, layer, d.k, true, t->v);
     const zb_attend *a = all_beyond(run, layer, t, &d, &n);
     if (n > 0) zb_attend_forward(run->arena, run->threads, a, n);
-#pragma omp parallel for schedule(static) if (run->batch->n > FEW)
+#pragma omp parallel for schedule(static) if (run->batch->n > ZB_FEW_TOKENS)
     for (int i = 0; i < n; i++) shrink_rest(&a[i]);
     zb_arena_pop(run->arena, mark);
 }

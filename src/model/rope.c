@@ -78,14 +78,12 @@ const int *zb_rope_positions(const zb_run *run) {
     return at;
 }
 
-enum { FEW = 8 }; /* tokens up to which starting threads costs more than they save */
-
 void zb_rope_turn(zb_run *run, float *x, int heads, bool inverse) {
     const zb_kernels *kn = zb_kernels_get();
     int n = run->batch->n, dh = run->config->dh, half = dh / 2;
     zb_mark mark = zb_arena_mark(run->arena);
     const int *position = zb_rope_positions(run);
-#pragma omp parallel for schedule(static) if (n > FEW)
+#pragma omp parallel for schedule(static) if (n > ZB_FEW_TOKENS)
     for (int i = 0; i < n; i++) {
         size_t at = (size_t)position[i] * half;
         float *row = x + (size_t)i * heads * dh;
