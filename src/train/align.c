@@ -235,10 +235,8 @@ static void layer_pass(align *a, student *s, int l, int n, float scale, const fl
     size_t size = (size_t)n * a->D;
     bool squared = !strcmp(a->o->loss, "squared"), train = scale > 0;
     bool hidden = a->o->hidden_weight > 0;
-    float *y = next     ? next
-               : hidden ? ZB_RAW_ARRAY(ar, float, size)
-                        : NULL,
-          *m = ZB_RAW_ARRAY(ar, float, size);
+    float *y = next, *m = ZB_RAW_ARRAY(ar, float, size);
+    if (hidden && !y) y = ZB_RAW_ARRAY(ar, float, size);
     float *dy = hidden && train ? ZB_NEW_ARRAY(ar, float, size) : NULL,
           *dm = train ? ZB_NEW_ARRAY(ar, float, size) : NULL;
     zb_layer_tape *tape;

@@ -1,8 +1,9 @@
 /* align.h - intermediate-layer distillation (ILD; Zebra-Llama section 3.2, method.md 4).
  *
- * Every layer of every student is fed the teacher's hidden state and trained to give the teacher's
- * mixer output and the teacher's next hidden state; layers learn independently, each with its own
- * AdamW and clipping. One pass of the teacher serves all layers of all students. */
+ * Every layer of every student is fed the teacher's hidden state (in the last `student_inputs` of
+ * the steps: the student's own) and trained to give the teacher's mixer output and the teacher's
+ * next hidden state; layers learn independently, each with its own AdamW and clipping. One pass of
+ * the teacher serves all layers of all students. */
 #ifndef ZB_TRAIN_ALIGN_H
 #define ZB_TRAIN_ALIGN_H
 

@@ -38,14 +38,6 @@ def worst(a, b):
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
-def make_text(folder):
-    path = folder / "text.jsonl"
-    with path.open("w") as f:
-        for d in range(60):
-            f.write(json.dumps({"input_ids": [3 + (d * 31 + i * i * 7) % 94 for i in range(20 + 2 * d)]}) + "\n")
-    return str(path)
-
-
 @pytest.mark.parametrize("kind", STATE)
 def test_state_and_files(tmp_path, kind):
     model = compose(tmp_path / "m", kind, "--attention-layers", "2", "--window", "5", "--sinks", "2")
@@ -83,9 +75,9 @@ def test_retrieval_heads(tmp_path, kind):
 
 
 @pytest.mark.parametrize("init", ["paper", "calibrated"])
-def test_narrow_retrieval_heads(tmp_path, init):
+def test_narrow_retrieval_heads(tmp_path, text, init):
     heads = ["--window", "5", "--sinks", "2", "--retrieval-heads", "1:0,3:1", "--init", init,
-             "--calibration", make_text(tmp_path), "--calibration-tokens", "1024"]
+             "--calibration", text, "--calibration-tokens", "1024"]
     plain = logprobs(compose(tmp_path / "plain", "sliding_window", *heads))
     # values are turned but none is left out: the same model
     turned = compose(tmp_path / "turned", "sliding_window", *heads, "--retrieval-key-dim", "16", "--retrieval-value-dim", "16")
@@ -132,8 +124,8 @@ def test_retrieval_heads_in_a_broken_file(tmp_path, value, said):
     assert r.returncode != 0 and said in r.stderr, r.stderr
 
 
-def test_heads_that_are_found_are_composed(tmp_path):
-    text, found = make_text(tmp_path), str(tmp_path / "heads.json")
+def test_heads_that_are_found_are_composed(tmp_path, text):
+    found = str(tmp_path / "heads.json")
     run("select", "--teacher", TEACHER, "--method", "heads", "--count", "3", "--window", "6", "--sinks", "2", "--text", text,
         "--tokens", "512", "--out", found, "--precision", "f32")
     heads = json.loads((tmp_path / "heads.json").read_text())
@@ -145,8 +137,7 @@ def test_heads_that_are_found_are_composed(tmp_path):
 
 
 @pytest.mark.parametrize("kind", STATE)
-def test_training(tmp_path, kind):
-    text = make_text(tmp_path)
+def test_training(tmp_path, text, kind):
     start = compose(tmp_path / "start", kind, "--window", "5", "--attention-layers", "0")
     few = ["--train", text, "--valid", text, "--tokens", "1024", "--sequence-length", "64", "--batch", "2",
            "--lr", "1e-3", "--valid-tokens", "256", "--precision", "f32"]

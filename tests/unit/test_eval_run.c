@@ -500,8 +500,8 @@ static void test_order(void **state) {
 }
 
 /* What neighbours share is theirs to pass once: two families with introductions of 60 and 30 tokens
- * after a common start of 20, a small one that goes with the start alone, and strangers. Calls are
- * measured by what is left to pass. */
+ * after a common start of 20, a third of two members, for which a state does not pay, and
+ * strangers. */
 static void test_shared_beginnings(void **state) {
     (void)state;
     enum { N = 100, LONG = 90 };
@@ -523,6 +523,7 @@ static void test_shared_beginnings(void **state) {
     }
     assert_int_equal(shared[0], 25 * 60);
     assert_int_equal(shared[1], 25 * 30);
+    assert_int_equal(shared[2], 0);
     assert_int_equal(shared[3], 0);
 }
 
