@@ -88,7 +88,7 @@ const zb_opt zb_compose_opt_table[] = {
     {ZB_OPT_F64, "ridge", 0, AT(ridge), "0", 0, 1e6, NULL,
      "calibrated start: pull of the output map to the teacher's, as a share of the features' power "
      "(0: chosen per layer)"},
-    {ZB_OPT_INT, "calibration_passes", 0, AT(calibration_passes), "4", 0, 1000, NULL,
+    {ZB_OPT_INT, "calibration_passes", 0, AT(calibration_passes), "8", 0, 1000, NULL,
      "calibrated start: passes over the text in which each mixer is fitted (0: closed form)"},
     {ZB_OPT_F64, "calibration_rate", 0, AT(calibration_rate), "0.01", 0, 1, NULL,
      "calibrated start: first step of those, as a share of each tensor's size"},

@@ -11,11 +11,12 @@
 #include <math.h>
 #include <string.h>
 
+enum { HELD_SHARE = 8 };
 static const double BETA1 = 0.9, BETA2 = 0.95, PI = 3.14159265358979323846;
 
 typedef struct slot {
     zb_param *p;
-    float *m, *v;
+    float *m, *v, *best;
     double rate;
 } slot;
 
@@ -37,7 +38,8 @@ static void open_slots(descent *d, double rate) {
         if (size == 0) size = 1 / sqrt((double)p->cols); /* zeros: outputs as large as inputs */
         p->grad = ZB_NEW_ARRAY(&d->a, float, n);
         d->slot[d->n_slots++] =
-            (slot){p, ZB_NEW_ARRAY(&d->a, float, n), ZB_NEW_ARRAY(&d->a, float, n), rate * size};
+            (slot){p, ZB_NEW_ARRAY(&d->a, float, n), ZB_NEW_ARRAY(&d->a, float, n),
+                   ZB_NEW_ARRAY(&d->a, float, n), rate * size};
     }
 }
 
@@ -69,32 +71,60 @@ static void step_all(descent *d, double factor) {
     }
 }
 
-/* One batch: gradients added; its relative error. */
-static zb_status descend(descent *d, const zb_batch *b, size_t first, double *error, zb_err *err) {
+/* Σ w ‖y - m‖² and Σ w ‖m‖² of a batch; y [n, D] becomes the first one's slope. */
+static void compare(const zb_calibration *c, int n, size_t first, float *y, double *error,
+                    double *all) {
+    size_t D = (size_t)c->D;
+    const float *target = c->target + first * D;
+    for (int i = 0; i < n; i++) {
+        double w = (double)c->weight[first + (size_t)i];
+        for (size_t k = (size_t)i * D; k < (size_t)(i + 1) * D; k++) {
+            double diff = (double)y[k] - (double)target[k];
+            *error += w * diff * diff;
+            *all += w * (double)target[k] * (double)target[k];
+            y[k] = (float)(w * diff);
+        }
+    }
+}
+
+/* Batch `at`: gradients added; its relative error. */
+static zb_status descend(descent *d, int at, double *error, zb_err *err) {
     zb_calibration *c = d->c;
+    const zb_batch *b = &c->batch[at];
+    size_t D = (size_t)c->D, first = (size_t)c->batch_first[at];
     ZB_TRY(zb_runner_begin(c->student, b, err));
     zb_run *run = zb_runner_run(c->student);
     const zb_mixer *mixer = zb_mixer_of(run->config->layer[c->layer].kind);
     zb_mark mark = zb_arena_mark(run->arena);
-    size_t D = (size_t)c->D;
-    const float *x = c->x + first * D, *target = c->target + first * D;
+    const float *x = c->x + first * D;
     float *y = ZB_RAW_ARRAY(run->arena, float, (size_t)b->n *D),
           *dx = ZB_NEW_ARRAY(run->arena, float, (size_t)b->n *D);
     void *tape;
     mixer->forward(run, c->layer, x, y, &tape);
     double e = 0, all = 0;
-    for (int i = 0; i < b->n; i++) {
-        double w = (double)c->weight[first + (size_t)i];
-        for (size_t k = (size_t)i * D; k < (size_t)(i + 1) * D; k++) {
-            double diff = (double)y[k] - (double)target[k];
-            e += w * diff * diff;
-            all += w * (double)target[k] * (double)target[k];
-            y[k] = (float)(w * diff);
-        }
-    }
+    compare(c, b->n, first, y, &e, &all);
     for (size_t k = 0; k < (size_t)b->n * D; k++) y[k] *= (float)(1 / all);
     mixer->backward(run, c->layer, x, y, dx, tape);
     zb_arena_pop(run->arena, mark);
+    *error = e / all;
+    return ZB_OK;
+}
+
+/* Relative error of the batches from `from` on, which descent does not see. */
+static zb_status held_out(descent *d, int from, double *error, zb_err *err) {
+    zb_calibration *c = d->c;
+    double e = 0, all = 0;
+    for (int b = from; b < c->batches; b++) {
+        ZB_TRY(zb_runner_begin(c->student, &c->batch[b], err));
+        zb_run *run = zb_runner_run(c->student);
+        zb_mark mark = zb_arena_mark(run->arena);
+        size_t D = (size_t)c->D, first = (size_t)c->batch_first[b];
+        float *y = ZB_RAW_ARRAY(run->arena, float, (size_t)c->batch[b].n *D);
+        zb_mixer_of(run->config->layer[c->layer].kind)
+            ->forward(run, c->layer, c->x + first * D, y, NULL);
+        compare(c, c->batch[b].n, first, y, &e, &all);
+        zb_arena_pop(run->arena, mark);
+    }
     *error = e / all;
     return ZB_OK;
 }
@@ -105,23 +135,56 @@ static double schedule(int i, int steps) {
     return fmin(1, (i + 1) / 5.0) * (0.05 + 0.95 * fall);
 }
 
-static zb_status descend_all(zb_calibration *c, const zb_fit_opts *o, zb_err *err) {
-    descent d = {.c = c};
-    int steps = (int)o->passes * c->batches;
-    zb_status s = ZB_OK;
+/* The mixer's weights as they are now, or back to what they were then. */
+static void keep(descent *d) {
+    for (int i = 0; i < d->n_slots; i++) {
+        zb_param *p = d->slot[i].p;
+        memcpy(d->slot[i].best, p->w, (size_t)zb_param_count(p) * sizeof(float));
+    }
+}
+
+static void go_back(descent *d) {
+    for (int i = 0; i < d->n_slots; i++) {
+        zb_param *p = d->slot[i].p;
+        memcpy(p->w, d->slot[i].best, (size_t)zb_param_count(p) * sizeof(float));
+    }
+}
+
+static zb_status one_pass(descent *d, int pass, int passes, int seen, zb_err *err) {
     double sum = 0;
-    open_slots(&d, o->rate);
-    for (int i = 0; s == ZB_OK && i < steps; i++) {
+    for (int b = 0; b < seen; b++) {
         double error = 0;
-        int b = i % c->batches;
-        s = descend(&d, &c->batch[b], (size_t)c->batch_first[b], &error, err);
-        if (s == ZB_OK) step_all(&d, schedule(i, steps));
+        ZB_TRY(descend(d, b, &error, err));
+        step_all(d, schedule(pass * seen + b, passes * seen));
         sum += error;
     }
+    if (isfinite(sum)) return ZB_OK;
+    return zb_fail(err, ZB_ERR_INTERNAL, "calibration: the fit of layer %d diverged", d->c->layer);
+}
+
+/* An eighth of the text is held out, and the weights of the pass that served it best stay; of a
+ * short text all is used, and the last pass. */
+static zb_status descend_all(zb_calibration *c, const zb_fit_opts *o, zb_err *err) {
+    descent d = {.c = c};
+    int held = c->batches / HELD_SHARE, seen = c->batches - held, best = 0;
+    open_slots(&d, o->rate);
+    double least = INFINITY, error = 0;
+    zb_status s = held ? held_out(&d, seen, &least, err) : ZB_OK;
+    keep(&d);
+    for (int i = 0; s == ZB_OK && i < o->passes; i++) {
+        s = one_pass(&d, i, (int)o->passes, seen, err);
+        if (s == ZB_OK && held) s = held_out(&d, seen, &error, err);
+        if (s != ZB_OK || (held && error >= least)) continue;
+        least = error;
+        best = i + 1;
+        keep(&d);
+    }
+    go_back(&d);
     close_slots(&d);
     zb_calibration_touch(c);
-    if (s == ZB_OK && !isfinite(sum))
-        s = zb_fail(err, ZB_ERR_INTERNAL, "calibration: the fit of layer %d diverged", c->layer);
+    if (s == ZB_OK && held)
+        zb_debug("calibration: layer %d: pass %d of %lld is best, held-out error %.4f", c->layer,
+                 best, (long long)o->passes, least);
     return s;
 }
 

@@ -3,7 +3,8 @@
  * First the output map alone, in closed form. Then what no closed form reaches together (values,
  * keys, queries, taps, steps, decays, gates) moves by descent on the layer's own weighted squared
  * error, a few rows of text at a time; last the output map once more. Works for every mixer kind:
- * its own forward and backward. */
+ * its own forward and backward. An eighth of a text of some thousand tokens is held out from the
+ * descent, which ends with the weights of the pass whose error there was least. */
 #ifndef ZB_COMPOSE_FIT_H
 #define ZB_COMPOSE_FIT_H
 

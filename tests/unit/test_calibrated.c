@@ -388,6 +388,29 @@ static void test_fit(void **state) {
     zb_model_free(teacher);
 }
 
+/* Steps that only harm what is held out are taken back: a copy of the teacher stays one. */
+static void test_held_out(void **state) {
+    (void)state;
+    zb_model *teacher, *student;
+    zb_calibration *c;
+    assert_int_equal(zb_model_open(&teacher, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
+    assert_int_equal(zb_model_open(&student, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
+    zb_calibration_opts o = {
+        .text = text, .tokens = 8192, .length = 64, .own_inputs = true, .seed = 3};
+    assert_int_equal(zb_calibration_new(&c, teacher, student, NULL, &o, &err), ZB_OK);
+    assert_int_equal(c->batches, 8); /* one of them held out */
+    static const char name[] = "self_attn.q_proj.weight";
+    zb_param *mine = layer_param(student, 0, name), *own = layer_param(teacher, 0, name),
+             *out = layer_param(student, 0, "self_attn.o_proj.weight");
+    zb_fit_opts f = {.passes = 2, .rate = 0.5, .ridge = 1e-4};
+    assert_int_equal(zb_calibration_enter(c, 0, &err), ZB_OK);
+    assert_int_equal(zb_fit_mixer(c, out, &f, &err), ZB_OK);
+    for (int64_t i = 0; i < zb_param_count(mine); i++) assert_true(mine->w[i] == own->w[i]);
+    zb_calibration_free(c);
+    zb_model_free(student);
+    zb_model_free(teacher);
+}
+
 /* The states that walk from layer to layer are those of a whole pass; a healthy student's MLPs stay
  * as they are, and those of one with a spoilt mixer come closer to the teacher's output. */
 static void test_states(void **state) {
@@ -432,7 +455,8 @@ int main(void) {
         cmocka_unit_test(test_exact),      cmocka_unit_test(test_promise),
         cmocka_unit_test(test_query_rank), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refit),      cmocka_unit_test(test_regression),
-        cmocka_unit_test(test_fit),        cmocka_unit_test(test_states),
+        cmocka_unit_test(test_fit),        cmocka_unit_test(test_held_out),
+        cmocka_unit_test(test_states),
     };
     return cmocka_run_group_tests(tests, open_folder, remove_folder);
 }
