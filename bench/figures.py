@@ -7,12 +7,12 @@ from pathlib import Path
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 PREAMBLE = """set encoding utf8
-set terminal svg size 720,420 font 'Helvetica Neue,Arial,sans-serif,15' background rgb 'white' noenhanced
+set terminal svg size 760,{height} font 'Helvetica Neue,Arial,sans-serif,15' background rgb 'white' noenhanced
 set output '{out}'
 set border 3 lc rgb '#555555'
 set tics nomirror out scale 0.6 textcolor rgb '#333333'
 set grid ytics lt 1 lw 1 lc rgb '#E4E4E4'
-set key outside top left horizontal Left reverse samplen 1.6 textcolor rgb '#333333'
+set key outside top left horizontal Left reverse maxcols {columns} samplen 1.6 font ',13' textcolor rgb '#333333'
 set title '{title}' font ',15'
 set xlabel '{x}'
 set ylabel '{y}'
@@ -44,7 +44,10 @@ def gnuplot(folder, name, title, axes, settings, series):
             data = Path(work) / f"{i}.dat"
             data.write_text("\n".join(lines) + "\n")
             plots.append(f"'{data}' {style} title '{quoted(label)}'")
-        script = PREAMBLE.format(out=f"{work}/out.svg", title=quoted(title), x=quoted(axes[0]), y=quoted(axes[1])) + settings
+        columns = 2 if max(len(label) for label, _, _ in series) > 24 else 3
+        height = 390 + 20 * -(-len(series) // columns)  # the key stands above the picture, not in its place
+        script = PREAMBLE.format(out=f"{work}/out.svg", title=quoted(title), x=quoted(axes[0]), y=quoted(axes[1]), height=height,
+                                 columns=columns) + settings
         script += "plot " + ", \\\n     ".join(plots) + "\n"
         try:
             done = subprocess.run(["gnuplot", "-d", "-"], input=script, capture_output=True, text=True, timeout=60)
