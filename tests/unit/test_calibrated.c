@@ -262,16 +262,22 @@ static void test_refusals(void **state) {
                      ZB_ERR_CONFIG);
 }
 
+/* A teacher, a copy of it as the student, and their calibration. */
+static zb_calibration *open_pair(zb_model **teacher, zb_model **student, int64_t tokens) {
+    zb_calibration *c;
+    assert_int_equal(zb_model_open(teacher, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
+    assert_int_equal(zb_model_open(student, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
+    zb_calibration_opts o = {
+        .text = text, .tokens = tokens, .length = 64, .own_inputs = true, .seed = 3};
+    assert_int_equal(zb_calibration_new(&c, *teacher, *student, NULL, &o, &err), ZB_OK);
+    return c;
+}
+
 /* A copy of the teacher whose output map was spoilt gets it back, on its own inputs. */
 static void test_refit(void **state) {
     (void)state;
     zb_model *teacher, *student;
-    zb_calibration *c;
-    assert_int_equal(zb_model_open(&teacher, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
-    assert_int_equal(zb_model_open(&student, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
-    zb_calibration_opts o = {
-        .text = text, .tokens = 2048, .length = 64, .own_inputs = true, .seed = 3};
-    assert_int_equal(zb_calibration_new(&c, teacher, student, NULL, &o, &err), ZB_OK);
+    zb_calibration *c = open_pair(&teacher, &student, 2048);
     assert_int_equal(c->n, 2048);
     for (int l = 0; l < zb_model_config(teacher)->L; l++) {
         char name[96];
@@ -288,8 +294,8 @@ static void test_refit(void **state) {
         assert_int_equal(zb_calibration_leave(c, true, &err), ZB_OK);
     }
     zb_calibration_free(c);
-    o.tokens = 1 << 20;
-    assert_int_equal(zb_calibration_new(&c, teacher, student, NULL, &o, &err), ZB_ERR_CONFIG);
+    zb_calibration_opts more = {.text = text, .tokens = 1 << 20, .length = 64};
+    assert_int_equal(zb_calibration_new(&c, teacher, student, NULL, &more, &err), ZB_ERR_CONFIG);
     zb_model_free(student);
     zb_model_free(teacher);
 }
@@ -338,17 +344,6 @@ static void test_regression(void **state) {
     zb_matmul_free(mm);
 }
 
-/* A teacher, a copy of it as the student, and their calibration. */
-static zb_calibration *open_pair(zb_model **teacher, zb_model **student) {
-    zb_calibration *c;
-    assert_int_equal(zb_model_open(teacher, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
-    assert_int_equal(zb_model_open(student, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
-    zb_calibration_opts o = {
-        .text = text, .tokens = 2048, .length = 64, .own_inputs = true, .seed = 3};
-    assert_int_equal(zb_calibration_new(&c, *teacher, *student, NULL, &o, &err), ZB_OK);
-    return c;
-}
-
 static zb_param *layer_param(zb_model *m, int at, const char *name) {
     char full[96];
     snprintf(full, sizeof full, "model.layers.%d.%s", at, name);
@@ -369,7 +364,7 @@ static void spoil(zb_param *p, uint64_t seed) {
 static void test_fit(void **state) {
     (void)state;
     zb_model *teacher, *student;
-    zb_calibration *c = open_pair(&teacher, &student);
+    zb_calibration *c = open_pair(&teacher, &student, 2048);
     zb_param *out = layer_param(student, 0, "self_attn.o_proj.weight");
     static const char *const names[] = {"self_attn.q_proj.weight", "self_attn.k_proj.weight",
                                         "self_attn.v_proj.weight"};
@@ -392,12 +387,7 @@ static void test_fit(void **state) {
 static void test_held_out(void **state) {
     (void)state;
     zb_model *teacher, *student;
-    zb_calibration *c;
-    assert_int_equal(zb_model_open(&teacher, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
-    assert_int_equal(zb_model_open(&student, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
-    zb_calibration_opts o = {
-        .text = text, .tokens = 8192, .length = 64, .own_inputs = true, .seed = 3};
-    assert_int_equal(zb_calibration_new(&c, teacher, student, NULL, &o, &err), ZB_OK);
+    zb_calibration *c = open_pair(&teacher, &student, 8192);
     assert_int_equal(c->batches, 8); /* one of them held out */
     static const char name[] = "self_attn.q_proj.weight";
     zb_param *mine = layer_param(student, 0, name), *own = layer_param(teacher, 0, name),
@@ -417,7 +407,7 @@ static void test_states(void **state) {
     (void)state;
     for (int sick = 0; sick < 2; sick++) {
         zb_model *teacher, *student;
-        zb_calibration *c = open_pair(&teacher, &student);
+        zb_calibration *c = open_pair(&teacher, &student, 2048);
         const zb_config *k = zb_model_config(student);
         zb_param *down = layer_param(student, 0, "mlp.down_proj.weight"),
                  *before = layer_param(teacher, 0, "mlp.down_proj.weight"),
