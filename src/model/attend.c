@@ -79,7 +79,7 @@ static void load_queries(const zb_attend *a, int t0, int t1, float *out) {
 static void scores(const zb_attend *a, int M, int key, int n, const work *w) {
     zb_scores_args g = {.m = M, .q = w->q, .q_row = a->dk, .s = w->s, .s_row = TILE};
     g.k = zb_cells_rows(&a->k, key, n);
-    g.k.next = true;
+    g.k.next = a->v.p != NULL; /* MLA's rows meet many heads: asking for more is in the way */
     zb_kernels_get()->attend_scores(&g);
     if (!a->k_tail.width) return;
     g.q += a->k.width;
