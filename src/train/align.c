@@ -7,7 +7,10 @@
  *
  * In the last student_inputs of the steps a layer is given what the student's layers before it make
  * of the text, x_l with x_0 = h_0 and x_{l+1} = layer_l(x_l), in place of h_l: it learns to bring
- * their errors back to the teacher's states. Gradients still end at the layer's input. */
+ * their errors back to the teacher's states. Gradients still end at the layer's input.
+ *
+ * Layers learn alone, so each can stop alone: early_stop judges a layer by its own held-out loss.
+ */
 #include "train/align.h"
 
 #include "base/file.h"
@@ -28,6 +31,9 @@ const zb_opt zb_align_opt_table[] = {
      "what is trained of each layer"},
     {ZB_OPT_F64, "student_inputs", 0, AT(student_inputs), "0", 0, 1, NULL,
      "share of the steps, the last, in which layers are given the student's own states"},
+    {ZB_OPT_INT, "early_stop", 0, AT(early_stop), "0", 0, 1000, NULL,
+     "validations without a lower held-out loss after which a layer keeps its best weights (0: "
+     "off)"},
     {ZB_OPT_CHOICE, "loss", 0, AT(loss), "norm", 0, 0, "norm|squared",
      "distance: L2 norm of the difference, or mean square"},
     {ZB_OPT_F64, "hidden_weight", 0, AT(hidden_weight), "1", 0, 1e6, NULL,
@@ -62,6 +68,7 @@ typedef struct align {
     zb_step_times times;
     int n, L, D;
     bool own;                /* layers are given the student's states */
+    bool was_own;            /* so at the last validation */
     float **hidden, **mixer; /* captures of one pass: [L+1][N,D], [L][N,D] */
 } align;
 
@@ -107,6 +114,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     zb_memory_add(p, "students' weights, f32", 4 * (size_t)w.all);
     zb_memory_add(p, "gradients, f32", 4 * (size_t)w.trained);
     zb_memory_add(p, "moments, f32", 8 * (size_t)w.trained);
+    if (z->a->o->early_stop) zb_memory_add(p, "best weights, f32", 4 * (size_t)w.trained);
     zb_memory_add(p, "teacher's weights as stored", zb_memory_stored(t, z->stored));
     zb_memory_add(p, "teacher's states and mixer outputs", (2 * (size_t)t->L + 2) * row);
     zb_memory_add(p, "teacher's pass", zb_forward_room(t, &load) + zb_unpack_room(t, load.n));
@@ -167,6 +175,7 @@ static zb_status open_student(align *a, const char *path, const char *out, zb_pr
                          zb_optim_size_rate(x, a->so->scale_below),
                      x->n_dims == 2 && x->role != ZB_ROLE_GATE ? a->so->weight_decay : 0);
     }
+    for (int l = 0; l < c->L && a->o->early_stop; l++) zb_optim_watch(&s->optim[l]);
     return ZB_OK;
 }
 
@@ -267,7 +276,7 @@ static void layers_pass(align *a, student *s, int n, float scale) {
           *next = a->own ? ZB_RAW_ARRAY(ar, float, size) : NULL;
     if (a->own) memcpy(x, a->hidden[0], size * sizeof *x);
     for (int l = 0; l < a->L; l++) {
-        layer_pass(a, s, l, n, scale, a->own ? x : a->hidden[l], next);
+        layer_pass(a, s, l, n, s->optim[l].stopped ? 0 : scale, a->own ? x : a->hidden[l], next);
         float *done = x;
         x = next;
         next = done;
@@ -330,6 +339,21 @@ static void update(align *a, double lr) {
     a->times.update += zb_seconds() - start;
 }
 
+/* Each layer's held-out loss to its optimiser; what a layer is given changes what a loss means. */
+static void judge(align *a, double tokens) {
+    for (int i = 0; i < a->n; i++)
+        for (int l = 0; l < a->L; l++) {
+            student *s = a->s[i];
+            if (a->own != a->was_own) zb_optim_forget(&s->optim[l]);
+            double loss = a->o->hidden_weight * s->hidden[l] + a->o->mixer_weight * s->mixer[l];
+            bool ran = s->optim[l].stopped;
+            zb_optim_judge(&s->optim[l], loss / tokens, (int)a->o->early_stop);
+            if (s->optim[l].stopped && !ran)
+                zb_info("align: %s: layer %d stops at its best weights", zb_path_base(s->out), l);
+        }
+    a->was_own = a->own;
+}
+
 static zb_status validate(align *a, zb_stage *st, zb_err *err) {
     zb_arena scratch = {0};
     clear_sums(a);
@@ -361,6 +385,7 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
             "align: step %lld, %s: validation loss %.4g, mean relative error of mixer outputs %.4f",
             (long long)st->step, zb_path_base(a->s[i]->out), total, mean);
     }
+    if (s == ZB_OK && a->o->early_stop) judge(a, tokens);
     bool best;
     if (s == ZB_OK)
         s = zb_stage_log_eval(st, o, total, &best, err);
@@ -400,12 +425,18 @@ static zb_status train_step(align *a, zb_stage *st, zb_err *err) {
 }
 
 static zb_status loop(align *a, zb_stage *st, zb_err *err) {
+    double from = (1 - a->o->student_inputs) * (double)st->steps;
+    int64_t every = a->so->eval_every, last = every > 0 ? (st->step - 1) / every * every : 0;
+    a->was_own = st->step > 0 && (double)last >= from; /* at the last validation before a resume */
     while (st->step < st->steps) {
-        a->own = (double)st->step >= (1 - a->o->student_inputs) * (double)st->steps;
+        a->own = (double)st->step >= from;
         if (zb_stage_eval_due(st)) ZB_TRY(validate(a, st, err));
         ZB_TRY(train_step(a, st, err));
     }
-    return zb_stage_eval_due(st) ? validate(a, st, err) : ZB_OK;
+    if (zb_stage_eval_due(st)) ZB_TRY(validate(a, st, err));
+    for (int i = 0; i < a->n * a->L && a->o->early_stop; i++)
+        zb_optim_back(&a->s[i / a->L]->optim[i % a->L]);
+    return ZB_OK;
 }
 
 static zb_status save_all(align *a, const json_t *how, zb_err *err) {

@@ -13,8 +13,10 @@ typedef struct zb_align_opts {
     const char *teacher;        /* model folder or .gguf */
     const char *students, *out; /* comma-separated model folders, as many outputs */
     const char *trainable;      /* mixer | layer */
-    double student_inputs;      /* share of the steps, the last, with the student's own states */
-    const char *loss;           /* norm | squared */
+    int64_t early_stop;    /* validations in a row without a lower error of a layer, after which
+                              it goes back to its best weights and stays so; 0: off */
+    double student_inputs; /* share of the steps, the last, with the student's own states */
+    const char *loss;      /* norm | squared */
     double hidden_weight, mixer_weight;
     const char *precision; /* auto | f32 | bf16 */
 } zb_align_opts;

@@ -35,18 +35,21 @@ static zb_tensor view(const zb_param *p, const char *name, const float *data) {
 }
 
 static zb_status write_tensors(const zb_checkpoint *k, const char *dir, zb_arena *a, zb_err *err) {
-    int n = total_slots(k), at = 0;
-    zb_tensor *w = ZB_NEW_ARRAY(a, zb_tensor, n), *mv = ZB_NEW_ARRAY(a, zb_tensor, 2 * n);
+    int n = total_slots(k), at = 0, more = 0;
+    zb_tensor *w = ZB_NEW_ARRAY(a, zb_tensor, n), *mv = ZB_NEW_ARRAY(a, zb_tensor, 3 * n);
     for (int i = 0; i < k->n_optims; i++)
-        for (int j = 0; j < k->optim[i]->n; j++, at++) {
+        for (int j = 0; j < k->optim[i]->n; j++) {
             const zb_optim_slot *s = &k->optim[i]->slot[j];
-            w[at] = view(s->param, zb_asprintf(a, "%d.%s", i, s->param->name), s->param->w);
-            mv[2 * at] = view(s->param, zb_asprintf(a, "%d.%s.m", i, s->param->name), s->m);
-            mv[2 * at + 1] = view(s->param, zb_asprintf(a, "%d.%s.v", i, s->param->name), s->v);
+            const char *name = s->param->name;
+            w[at++] = view(s->param, zb_asprintf(a, "%d.%s", i, name), s->param->w);
+            mv[more++] = view(s->param, zb_asprintf(a, "%d.%s.m", i, name), s->m);
+            mv[more++] = view(s->param, zb_asprintf(a, "%d.%s.v", i, name), s->v);
+            if (s->best)
+                mv[more++] = view(s->param, zb_asprintf(a, "%d.%s.best", i, name), s->best);
         }
     ZB_TRY(
         zb_safetensors_write(zb_path_join(a, dir, "model.safetensors"), w, (size_t)n, NULL, err));
-    return zb_safetensors_write(zb_path_join(a, dir, "optimizer.safetensors"), mv, (size_t)(2 * n),
+    return zb_safetensors_write(zb_path_join(a, dir, "optimizer.safetensors"), mv, (size_t)more,
                                 NULL, err);
 }
 
@@ -88,6 +91,30 @@ static zb_status remove_old(const char *run_dir, int keep_last, zb_arena *a, zb_
     return ZB_OK;
 }
 
+/* Per optimiser what early stopping remembers besides the weights: least error, errors waited,
+ * stopped. */
+static json_t *watched(const zb_checkpoint *k) {
+    json_t *out = json_array();
+    for (int i = 0; i < k->n_optims; i++) {
+        const zb_optim *o = k->optim[i];
+        if (o->watched)
+            json_array_append_new(out, json_pack("[f,i,b]", o->least, o->waited, (int)o->stopped));
+    }
+    return out;
+}
+
+static void restore_watched(const zb_checkpoint *k, const json_t *in) {
+    size_t at = 0;
+    for (int i = 0; i < k->n_optims; i++) {
+        zb_optim *o = k->optim[i];
+        if (!o->watched) continue;
+        const json_t *j = json_array_get(in, at++);
+        o->least = json_number_value(json_array_get(j, 0));
+        o->waited = (int)json_integer_value(json_array_get(j, 1));
+        o->stopped = json_is_true(json_array_get(j, 2));
+    }
+}
+
 zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t *extra,
                              int keep_last, zb_err *err) {
     zb_arena a = {0};
@@ -101,6 +128,7 @@ zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t 
     for (int i = 0; i < k->n_optims; i++)
         json_array_append_new(optim_steps, json_integer(k->optim[i]->step));
     json_object_set_new(o, "optimizer_steps", optim_steps);
+    json_object_set_new(o, "early_stopping", watched(k));
     if (s == ZB_OK) s = zb_json_write(zb_path_join(&a, tmp, "trainer_state.json"), o, err);
     json_decref(o);
     if (s == ZB_OK) s = zb_dir_remove(final, err);
@@ -136,6 +164,9 @@ static zb_status restore_all(const zb_checkpoint *k, const char *dir, zb_arena *
                 s = restore(mv, mp, zb_asprintf(a, "%d.%s.m", i, o->param->name), n, o->m, err);
             if (s == ZB_OK)
                 s = restore(mv, mp, zb_asprintf(a, "%d.%s.v", i, o->param->name), n, o->v, err);
+            if (s == ZB_OK && o->best)
+                s = restore(mv, mp, zb_asprintf(a, "%d.%s.best", i, o->param->name), n, o->best,
+                            err);
         }
     zb_safetensors_close(w);
     zb_safetensors_close(mv);
@@ -163,6 +194,7 @@ zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **e
             json_t *os = json_object_get(o, "optimizer_steps");
             for (int i = 0; i < k->n_optims; i++)
                 k->optim[i]->step = json_integer_value(json_array_get(os, (size_t)i));
+            restore_watched(k, json_object_get(o, "early_stopping"));
             if (s == ZB_OK) {
                 *step = steps[n - 1];
                 *extra = json_incref(json_object_get(o, "extra"));

@@ -11,7 +11,7 @@
 enum { PIECE = 1 << 14 };
 
 void zb_optim_init(zb_optim *o, double beta1, double beta2, double eps) {
-    *o = (zb_optim){.beta1 = beta1, .beta2 = beta2, .eps = eps};
+    *o = (zb_optim){.beta1 = beta1, .beta2 = beta2, .eps = eps, .least = -1};
 }
 
 void zb_optim_add(zb_optim *o, zb_param *p, double rate, double decay) {
@@ -20,8 +20,11 @@ void zb_optim_add(zb_optim *o, zb_param *p, double rate, double decay) {
     o->slot = zb_grow(&o->arena, o->slot, &cap, (size_t)o->n + 1, sizeof *o->slot);
     o->cap = (int)cap;
     if (p->rate > 0) rate *= (double)p->rate;
-    o->slot[o->n++] = (zb_optim_slot){p, ZB_NEW_ARRAY(&o->arena, float, n),
-                                      ZB_NEW_ARRAY(&o->arena, float, n), (float)rate, (float)decay};
+    o->slot[o->n++] = (zb_optim_slot){.param = p,
+                                      .m = ZB_NEW_ARRAY(&o->arena, float, n),
+                                      .v = ZB_NEW_ARRAY(&o->arena, float, n),
+                                      .rate = (float)rate,
+                                      .decay = (float)decay};
 }
 
 void zb_optim_free(zb_optim *o) { zb_arena_free(&o->arena); }
@@ -32,6 +35,42 @@ double zb_optim_size_rate(const zb_param *p, double below) {
     for (int64_t i = 0; i < n; i++) sum += (double)p->w[i] * (double)p->w[i];
     double rms = sqrt(sum / (double)n);
     return rms > 0 && rms < below ? rms / below : 1;
+}
+
+void zb_optim_watch(zb_optim *o) {
+    o->watched = true;
+    for (int i = 0; i < o->n; i++)
+        o->slot[i].best = ZB_NEW_ARRAY(&o->arena, float, (size_t)zb_param_count(o->slot[i].param));
+}
+
+static size_t bytes_of(const zb_optim_slot *s) {
+    return (size_t)zb_param_count(s->param) * sizeof(float);
+}
+
+void zb_optim_judge(zb_optim *o, double error, int patience) {
+    ZB_ASSERT(o->watched);
+    if (o->stopped) return;
+    if (o->least < 0 || error < o->least) {
+        o->least = error;
+        o->waited = 0;
+        for (int i = 0; i < o->n; i++)
+            memcpy(o->slot[i].best, o->slot[i].param->w, bytes_of(&o->slot[i]));
+    } else if (++o->waited >= patience) {
+        zb_optim_back(o);
+        o->stopped = true;
+    }
+}
+
+void zb_optim_back(zb_optim *o) {
+    if (o->least < 0) return;
+    for (int i = 0; i < o->n; i++)
+        memcpy(o->slot[i].param->w, o->slot[i].best, bytes_of(&o->slot[i]));
+}
+
+void zb_optim_forget(zb_optim *o) {
+    if (o->stopped) return;
+    o->least = -1;
+    o->waited = 0;
 }
 
 double zb_optim_grad_norm(const zb_optim *o) {
@@ -62,6 +101,10 @@ double zb_optim_grad_norm(const zb_optim *o) {
 
 void zb_optim_step(zb_optim *o, double lr, double grad_scale) {
     const zb_kernels *kn = zb_kernels_get();
+    if (o->stopped) {
+        zb_optim_clear_grads(o);
+        return;
+    }
     o->step++;
     zb_adamw_args base = {.grad_scale = (float)grad_scale,
                           .beta1 = (float)o->beta1,

@@ -12,6 +12,7 @@
 typedef struct zb_optim_slot {
     zb_param *param;
     float *m, *v;
+    float *best; /* weights of the least held-out error; NULL: not watched */
     float rate;  /* factor on the learning rate */
     float decay; /* weight decay; 0 for vectors */
 } zb_optim_slot;
@@ -22,6 +23,9 @@ typedef struct zb_optim {
     int n, cap;
     double beta1, beta2, eps;
     int64_t step; /* steps done */
+    double least; /* held-out error of the best weights; below 0: none judged so far */
+    int waited;   /* errors in a row that were no lower */
+    bool watched, stopped;
 } zb_optim;
 
 void zb_optim_init(zb_optim *o, double beta1, double beta2, double eps);
@@ -34,6 +38,16 @@ void zb_optim_free(zb_optim *o);
  * AdamW moves every weight by about the learning rate, so a tensor of weights of 5e-4 would be
  * another one after a step of 5e-4 (compare Adafactor's relative steps, arXiv 1804.04235). */
 double zb_optim_size_rate(const zb_param *p, double below);
+
+/* Early stopping on held-out errors. Watching makes room for the best weights, after the last
+ * parameter was added. Judge takes an error (at least 0): weights that lower it are kept; after
+ * `patience` errors in a row that do not, the best ones come back and the optimiser stops, whose
+ * steps then change nothing. Back brings the best weights back without stopping; forget starts the
+ * comparison anew, because errors will mean something else. */
+void zb_optim_watch(zb_optim *o);
+void zb_optim_judge(zb_optim *o, double error, int patience);
+void zb_optim_back(zb_optim *o);
+void zb_optim_forget(zb_optim *o);
 
 /* Global norm of the slots' gradients (f64 sum, fixed order). */
 double zb_optim_grad_norm(const zb_optim *o);

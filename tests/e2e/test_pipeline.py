@@ -16,7 +16,7 @@ teacher: {teacher}
 seed: 7
 precision: f32
 compose: {{q_rank: 20, kv_rank: 12, nope_dim: 8, rope_dim: 8}}
-align: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5, student_inputs: 0.4}}
+align: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 2, early_stop: 1, student_inputs: 0.4}}
 select: {{text: {text}, count: 2, tokens: 256, sequence_length: 64}}
 distill: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, micro_batch: 1, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5, untie: true, short_length: 16, short_share: 0.5}}
 """
@@ -48,13 +48,15 @@ def weights(folder, name):
 
 def test_killed_pipeline_ends_with_the_same_weights(tmp_path):
     text = make_text(tmp_path)
-    whole = run(write_recipe(tmp_path, "whole", text))
+    rate = "align.lr=0.02"  # some layers become worse, and stop early
+    whole = run(write_recipe(tmp_path, "whole", text), rate)
     assert whole.returncode == 0, whole.stderr
+    assert "mla-aligned: layer 0 stops at its best weights" in whole.stderr
     recipe = write_recipe(tmp_path, "killed", text)
     rng = random.Random(11)
     kills = 0
     for attempt in range(200):
-        p = subprocess.Popen([ZEBRA, "pipeline", recipe, "--threads", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        p = subprocess.Popen([ZEBRA, "pipeline", recipe, rate, "--threads", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             # later attempts get more time, so that a slow machine finishes too
             p.wait(timeout=rng.uniform(0.02, 0.15 + 0.1 * attempt))

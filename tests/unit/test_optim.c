@@ -163,10 +163,53 @@ static void test_schedule(void **state) {
         assert_true(zb_schedule_cosine(i, 4, 10, 0) < zb_schedule_cosine(i - 1, 4, 10, 0));
 }
 
+/* The best weights come back after as many worse errors as patience has, and stay. */
+static void test_early_stop(void **state) {
+    (void)state;
+    zb_arena a = {0};
+    zb_param p = make(&a, 3, 60);
+    zb_optim o;
+    zb_optim_init(&o, 0.9, 0.95, 1e-8);
+    zb_optim_add(&o, &p, 1, 0);
+    zb_optim_watch(&o);
+    const double error[] = {3, 2, 2.5, 1, 1, 4};
+    float best[3] = {0};
+    for (int i = 0; i < 6; i++) {
+        assert_false(o.stopped);
+        zb_optim_judge(&o, error[i], 2);
+        if (i == 3) memcpy(best, p.w, sizeof best);
+        for (int k = 0; k < 3; k++) p.grad[k] = 1;
+        zb_optim_step(&o, 0.1, 1);
+        assert_true(p.grad[0] == 0);
+    }
+    assert_true(o.stopped);
+    assert_int_equal(o.step, 5);
+    assert_memory_equal(p.w, best, sizeof best);
+    zb_optim_judge(&o, 0, 2); /* too late */
+    zb_optim_forget(&o);
+    assert_true(o.stopped && o.least == 1);
+    zb_optim_free(&o);
+
+    zb_optim_init(&o, 0.9, 0.95, 1e-8); /* without stopping: the best is at hand, or forgotten */
+    zb_optim_add(&o, &p, 1, 0);
+    zb_optim_watch(&o);
+    zb_optim_judge(&o, 5, 9);
+    p.w[0] = 77;
+    zb_optim_judge(&o, 6, 9);
+    zb_optim_back(&o);
+    assert_memory_equal(p.w, best, sizeof best);
+    p.w[0] = 78;
+    zb_optim_forget(&o);
+    zb_optim_back(&o);
+    assert_true(p.w[0] == 78);
+    zb_optim_free(&o);
+    zb_arena_free(&a);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_slots),
-                                       cmocka_unit_test(test_small_tensors),
-                                       cmocka_unit_test(test_norm), cmocka_unit_test(test_growth),
-                                       cmocka_unit_test(test_schedule)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_slots),    cmocka_unit_test(test_small_tensors),
+        cmocka_unit_test(test_norm),     cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_schedule), cmocka_unit_test(test_early_stop)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
