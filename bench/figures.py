@@ -1,4 +1,6 @@
-"""What the tables and pictures of this folder share: numbers, Markdown tables, gnuplot's SVG."""
+"""What the programs of this folder share: files of rows, numbers, Markdown tables, gnuplot's SVG."""
+import csv
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +19,32 @@ set title '{title}' font ',15'
 set xlabel '{x}'
 set ylabel '{y}'
 """
+
+
+def read_rows(path, columns):
+    """Rows of a CSV file as dictionaries; none where there is no file. Other columns end the program."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as f:
+        reader = csv.DictReader(f)
+        if reader.fieldnames != columns:
+            sys.exit(f"{Path(sys.argv[0]).name}: {path}: expected the columns {','.join(columns)}")
+        return list(reader)
+
+
+def write_rows(path, columns, rows):
+    """The whole file anew beside the old one, then renamed: a stopped run leaves no half row."""
+    new = path.with_suffix(".new")
+    with open(new, "w", newline="") as f:
+        writer = csv.DictWriter(f, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(new, path)
+
+
+def commit():
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
 
 
 def number(value):

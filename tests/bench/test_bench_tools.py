@@ -128,8 +128,8 @@ def test_quality_row_and_plot(tmp_path, quality):
     for name, tokens in (("zebra", 0), ("zebra", 1000), ("x-ecomla/calibrated-50", 0)):
         row = quality.row_of(name, tokens, o, tmp_path)
         assert list(row) == quality.COLUMNS
-        quality.append(tmp_path / "q.csv", row)
-    row = quality.read_rows(tmp_path / "q.csv")[1]
+        quality.write_rows(tmp_path / "q.csv", quality.COLUMNS, quality.read_rows(tmp_path / "q.csv", quality.COLUMNS) + [row])
+    row = quality.read_rows(tmp_path / "q.csv", quality.COLUMNS)[1]
     assert (row["tokens"], row["seconds"], row["retained_percent"], row["bytes_2k"]) == ("1000", "15", "75.0", str(2048 * 1800 + 4096))
     assert row["recall_128"] == "0.25" and row["teacher_recall_128"] == ""
     assert quality.mean_recall(row) == 25
