@@ -87,8 +87,10 @@ static void compare(const zb_calibration *c, int n, size_t first, float *y, doub
     }
 }
 
-/* Batch `at`: gradients added; its relative error. */
-static zb_status descend(descent *d, int at, double *error, zb_err *err) {
+/* The mixer on batch `at`: its error and the target's energy are added; `train`: gradients of their
+ * ratio, too. */
+static zb_status pass_batch(descent *d, int at, bool train, double *error, double *all,
+                            zb_err *err) {
     zb_calibration *c = d->c;
     const zb_batch *b = &c->batch[at];
     size_t D = (size_t)c->D, first = (size_t)c->batch_first[at];
@@ -97,34 +99,26 @@ static zb_status descend(descent *d, int at, double *error, zb_err *err) {
     const zb_mixer *mixer = zb_mixer_of(run->config->layer[c->layer].kind);
     zb_mark mark = zb_arena_mark(run->arena);
     const float *x = c->x + first * D;
-    float *y = ZB_RAW_ARRAY(run->arena, float, (size_t)b->n *D),
-          *dx = ZB_NEW_ARRAY(run->arena, float, (size_t)b->n *D);
+    float *y = ZB_RAW_ARRAY(run->arena, float, (size_t)b->n *D);
     void *tape;
-    mixer->forward(run, c->layer, x, y, &tape);
-    double e = 0, all = 0;
-    compare(c, b->n, first, y, &e, &all);
-    for (size_t k = 0; k < (size_t)b->n * D; k++) y[k] *= (float)(1 / all);
-    mixer->backward(run, c->layer, x, y, dx, tape);
+    double e = 0, energy = 0;
+    mixer->forward(run, c->layer, x, y, train ? &tape : NULL);
+    compare(c, b->n, first, y, &e, &energy);
+    if (train) {
+        float *dx = ZB_NEW_ARRAY(run->arena, float, (size_t)b->n *D);
+        for (size_t k = 0; k < (size_t)b->n * D; k++) y[k] *= (float)(1 / energy);
+        mixer->backward(run, c->layer, x, y, dx, tape);
+    }
     zb_arena_pop(run->arena, mark);
-    *error = e / all;
+    *error += e;
+    *all += energy;
     return ZB_OK;
 }
 
 /* Relative error of the batches from `from` on, which descent does not see. */
 static zb_status held_out(descent *d, int from, double *error, zb_err *err) {
-    zb_calibration *c = d->c;
     double e = 0, all = 0;
-    for (int b = from; b < c->batches; b++) {
-        ZB_TRY(zb_runner_begin(c->student, &c->batch[b], err));
-        zb_run *run = zb_runner_run(c->student);
-        zb_mark mark = zb_arena_mark(run->arena);
-        size_t D = (size_t)c->D, first = (size_t)c->batch_first[b];
-        float *y = ZB_RAW_ARRAY(run->arena, float, (size_t)c->batch[b].n *D);
-        zb_mixer_of(run->config->layer[c->layer].kind)
-            ->forward(run, c->layer, c->x + first * D, y, NULL);
-        compare(c, c->batch[b].n, first, y, &e, &all);
-        zb_arena_pop(run->arena, mark);
-    }
+    for (int b = from; b < d->c->batches; b++) ZB_TRY(pass_batch(d, b, false, &e, &all, err));
     *error = e / all;
     return ZB_OK;
 }
@@ -135,7 +129,7 @@ static double schedule(int i, int steps) {
     return fmin(1, (i + 1) / 5.0) * (0.05 + 0.95 * fall);
 }
 
-/* The mixer's weights as they are now, or back to what they were then. */
+/* Remembers the mixer's weights; go_back brings them back. */
 static void keep(descent *d) {
     for (int i = 0; i < d->n_slots; i++) {
         zb_param *p = d->slot[i].p;
@@ -153,10 +147,10 @@ static void go_back(descent *d) {
 static zb_status one_pass(descent *d, int pass, int passes, int seen, zb_err *err) {
     double sum = 0;
     for (int b = 0; b < seen; b++) {
-        double error = 0;
-        ZB_TRY(descend(d, b, &error, err));
+        double error = 0, all = 0;
+        ZB_TRY(pass_batch(d, b, true, &error, &all, err));
         step_all(d, schedule(pass * seen + b, passes * seen));
-        sum += error;
+        sum += error / all;
     }
     if (isfinite(sum)) return ZB_OK;
     return zb_fail(err, ZB_ERR_INTERNAL, "calibration: the fit of layer %d diverged", d->c->layer);

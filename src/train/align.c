@@ -68,7 +68,6 @@ typedef struct align {
     zb_step_times times;
     int n, L, D;
     bool own;                /* layers are given the student's states */
-    bool was_own;            /* so at the last validation */
     float **hidden, **mixer; /* captures of one pass: [L+1][N,D], [L][N,D] */
 } align;
 
@@ -339,19 +338,26 @@ static void update(align *a, double lr) {
     a->times.update += zb_seconds() - start;
 }
 
+/* Are layers given the student's states at this step? */
+static bool takes_own(const align *a, const zb_stage *st, int64_t step) {
+    return (double)step >= (1 - a->o->student_inputs) * (double)st->steps;
+}
+
 /* Each layer's held-out loss to its optimiser; what a layer is given changes what a loss means. */
-static void judge(align *a, double tokens) {
+static void judge(align *a, const zb_stage *st, double tokens) {
+    int64_t every = a->so->eval_every, before = (st->step - 1) / every * every;
+    bool anew = a->own && !takes_own(a, st, before); /* the first validation of its kind */
     for (int i = 0; i < a->n; i++)
         for (int l = 0; l < a->L; l++) {
             student *s = a->s[i];
-            if (a->own != a->was_own) zb_optim_forget(&s->optim[l]);
+            zb_optim *o = &s->optim[l];
+            if (anew) zb_optim_forget(o);
             double loss = a->o->hidden_weight * s->hidden[l] + a->o->mixer_weight * s->mixer[l];
-            bool ran = s->optim[l].stopped;
-            zb_optim_judge(&s->optim[l], loss / tokens, (int)a->o->early_stop);
-            if (s->optim[l].stopped && !ran)
+            bool stopped = o->stopped;
+            zb_optim_judge(o, loss / tokens, (int)a->o->early_stop);
+            if (o->stopped && !stopped)
                 zb_info("align: %s: layer %d stops at its best weights", zb_path_base(s->out), l);
         }
-    a->was_own = a->own;
 }
 
 static zb_status validate(align *a, zb_stage *st, zb_err *err) {
@@ -385,7 +391,7 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
             "align: step %lld, %s: validation loss %.4g, mean relative error of mixer outputs %.4f",
             (long long)st->step, zb_path_base(a->s[i]->out), total, mean);
     }
-    if (s == ZB_OK && a->o->early_stop) judge(a, tokens);
+    if (s == ZB_OK && a->o->early_stop) judge(a, st, tokens);
     bool best;
     if (s == ZB_OK)
         s = zb_stage_log_eval(st, o, total, &best, err);
@@ -425,11 +431,8 @@ static zb_status train_step(align *a, zb_stage *st, zb_err *err) {
 }
 
 static zb_status loop(align *a, zb_stage *st, zb_err *err) {
-    double from = (1 - a->o->student_inputs) * (double)st->steps;
-    int64_t every = a->so->eval_every, last = every > 0 ? (st->step - 1) / every * every : 0;
-    a->was_own = st->step > 0 && (double)last >= from; /* at the last validation before a resume */
     while (st->step < st->steps) {
-        a->own = (double)st->step >= from;
+        a->own = takes_own(a, st, st->step);
         if (zb_stage_eval_due(st)) ZB_TRY(validate(a, st, err));
         ZB_TRY(train_step(a, st, err));
     }
@@ -456,6 +459,11 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
     zb_stage_opts sc = *so; /* with what the plan of memory chooses */
     align a = {.o = o, .so = &sc};
     zb_memory_plan plan = {0};
+    if (o->early_stop && (so->eval_every == 0 || so->valid_tokens == 0))
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "early_stop: expected validations to judge by, found eval_every %lld and "
+                       "valid_tokens %lld",
+                       (long long)so->eval_every, (long long)so->valid_tokens);
     ZB_TRY(plan_memory(&a, &sc, &plan, err));
     if (so->dry_run) return ZB_OK;
     zb_opt_group g[] = {{"", zb_align_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};

@@ -103,18 +103,6 @@ static json_t *watched(const zb_checkpoint *k) {
     return out;
 }
 
-static void restore_watched(const zb_checkpoint *k, const json_t *in) {
-    size_t at = 0;
-    for (int i = 0; i < k->n_optims; i++) {
-        zb_optim *o = k->optim[i];
-        if (!o->watched) continue;
-        const json_t *j = json_array_get(in, at++);
-        o->least = json_number_value(json_array_get(j, 0));
-        o->waited = (int)json_integer_value(json_array_get(j, 1));
-        o->stopped = json_is_true(json_array_get(j, 2));
-    }
-}
-
 zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t *extra,
                              int keep_last, zb_err *err) {
     zb_arena a = {0};
@@ -173,6 +161,26 @@ static zb_status restore_all(const zb_checkpoint *k, const char *dir, zb_arena *
     return s;
 }
 
+static zb_status restore_watched(const zb_checkpoint *k, const json_t *in, const char *path,
+                                 zb_err *err) {
+    size_t at = 0;
+    for (int i = 0; i < k->n_optims; i++) {
+        zb_optim *o = k->optim[i];
+        if (!o->watched) continue;
+        const json_t *j = json_array_get(in, at++), *least = json_array_get(j, 0),
+                     *waited = json_array_get(j, 1), *stopped = json_array_get(j, 2);
+        if (!json_is_number(least) || !json_is_integer(waited) || !json_is_boolean(stopped))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: early_stopping: expected [number, integer, boolean] of optimiser "
+                           "%d",
+                           path, i);
+        o->least = json_number_value(least);
+        o->waited = (int)json_integer_value(waited);
+        o->stopped = json_is_true(stopped);
+    }
+    return ZB_OK;
+}
+
 zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **extra, zb_err *err) {
     zb_arena a = {0};
     int64_t *steps;
@@ -194,7 +202,7 @@ zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **e
             json_t *os = json_object_get(o, "optimizer_steps");
             for (int i = 0; i < k->n_optims; i++)
                 k->optim[i]->step = json_integer_value(json_array_get(os, (size_t)i));
-            restore_watched(k, json_object_get(o, "early_stopping"));
+            if (s == ZB_OK) s = restore_watched(k, json_object_get(o, "early_stopping"), path, err);
             if (s == ZB_OK) {
                 *step = steps[n - 1];
                 *extra = json_incref(json_object_get(o, "extra"));

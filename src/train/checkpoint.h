@@ -2,8 +2,9 @@
  * the undisturbed run.
  *
  * A checkpoint folder `<run>/checkpoint-<step>` holds model.safetensors (trained parameters, f32),
- * optimizer.safetensors (moments) and trainer_state.json (step, tokens, a digest of the options
- * that must not change, free numbers of the stage). It is written beside its name and renamed;
+ * optimizer.safetensors (moments, and best weights where early stopping watches) and
+ * trainer_state.json (step, a digest of the options that must not change, what early stopping has
+ * seen, free numbers of the stage). It is written beside its name and renamed;
  * older ones beyond keep_last are removed afterwards. Random numbers are counter-based and data is
  * addressed by row, so the step is all that has to be remembered of them. */
 #ifndef ZB_TRAIN_CHECKPOINT_H

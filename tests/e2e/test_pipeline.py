@@ -194,6 +194,14 @@ def test_broken_recipes_are_refused(tmp_path):
     check_refused(tmp_path, text, str(text), "/no/such/text", "no such file")
 
 
+def test_early_stop_needs_validations(tmp_path):
+    recipe = write_recipe(tmp_path, "blind", make_text(tmp_path))
+    for setting in ("align.eval_every=0", "align.valid_tokens=0"):
+        done = run(recipe, setting)
+        assert done.returncode > 0 and "early_stop: expected validations to judge by" in done.stderr, done.stderr
+        assert not (tmp_path / "blind/mla-aligned").exists()
+
+
 def test_settings_replace_the_recipe(tmp_path):
     text = make_text(tmp_path)
     recipe = write_recipe(tmp_path, "set", text)
