@@ -149,22 +149,24 @@ static zb_status check(zb_plan *p, zb_err *err) {
     const struct {
         bool used;
         const char *path;
-    } text[] = {{!strcmp(p->compose.init, "calibrated"), p->compose.calibration},
-                {p->has_align, p->align_stage.train},
-                {p->has_align, p->align_stage.valid},
-                {p->has_distill, p->distill_stage.train},
-                {p->has_distill, p->distill_stage.valid},
-                {p->has_select, p->select.text},
-                {p->has_quantize && p->quantize.calibrate, p->quantize.calibrate},
-                {p->has_eval && p->suite.text, p->suite.text},
-                {p->has_recall, p->recall.haystack ? p->recall.haystack : ""},
-                {p->has_samples, p->samples.prompts ? p->samples.prompts : ""}};
+    } text[] = {
+        {!strcmp(p->compose.init, "calibrated") || p->compose.fit_donors, p->compose.calibration},
+        {p->has_align, p->align_stage.train},
+        {p->has_align, p->align_stage.valid},
+        {p->has_distill, p->distill_stage.train},
+        {p->has_distill, p->distill_stage.valid},
+        {p->has_select, p->select.text},
+        {p->has_quantize && p->quantize.calibrate, p->quantize.calibrate},
+        {p->has_eval && p->suite.text, p->suite.text},
+        {p->has_recall, p->recall.haystack ? p->recall.haystack : ""},
+        {p->has_samples, p->samples.prompts ? p->samples.prompts : ""}};
     for (size_t i = 0; i < sizeof text / sizeof text[0]; i++)
         if (text[i].used && !zb_file_exists(text[i].path))
             return zb_fail(err, ZB_ERR_IO,
                            "%s: \"%s\": no such file; `./run demo` prepares the data", p->recipe,
                            text[i].path);
-    return ZB_OK;
+    zb_status s = p->has_align ? zb_align_check(&p->align, &p->align_stage, err) : ZB_OK;
+    return s == ZB_OK ? s : zb_err_wrap(err, s, "%s: align", p->recipe);
 }
 
 /* Teacher, seed, precision and paths that follow from the recipe's head. */

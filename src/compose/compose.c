@@ -48,6 +48,8 @@ const zb_opt zb_compose_opt_table[] = {
      "model whose MLA layers are taken as they are"},
     {ZB_OPT_STR, "mamba2_from", 0, AT(mamba2_from), NULL, 0, 0, NULL,
      "model whose Mamba2 layers are taken as they are"},
+    {ZB_OPT_BOOL, "fit_donors", 0, AT(fit_donors), "false", 0, 0, NULL,
+     "fit the mixers taken from other models again where they now stand, as a calibrated start"},
     {ZB_OPT_CHOICE, "init", 0, AT(init), "paper", 0, 0, ZB_INIT_NAMES,
      "start of mixers that have no donor"},
     {ZB_OPT_INT, "q_rank", 0, AT(q_rank), "0", 0, 1 << 20, NULL,
@@ -425,6 +427,14 @@ static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
     }
 }
 
+/* Is the layer fitted to text: by the start of its mixer, or where it came from a donor? */
+static bool is_fitted(const composer *k, int l) {
+    zb_kind kind = k->config.layer[l].kind;
+    if (donor_of(k, l))
+        return k->o->fit_donors && kind != ZB_ATTENTION && !zb_kind_has_window(kind);
+    return k->init->calibrated && !keeps_attention(kind);
+}
+
 /* Retrieval heads that keep a part of their values. */
 static bool has_narrow_heads(const composer *k, int l) {
     return zb_config_far_heads(&k->config, l) && k->config.layer[l].far_v && !donor_of(k, l);
@@ -434,11 +444,9 @@ static bool has_narrow_heads(const composer *k, int l) {
 static zb_status open_calibration(composer *k, zb_err *err) {
     const zb_compose_opts *o = k->o;
     bool wanted = false;
-    for (int l = 0; l < k->config.L; l++) {
-        bool fitted = !keeps_attention(k->config.layer[l].kind) && !donor_of(k, l);
-        wanted = wanted || fitted || has_narrow_heads(k, l);
-    }
-    if (!wanted || !k->init->calibrated) return ZB_OK;
+    for (int l = 0; l < k->config.L; l++)
+        wanted = wanted || is_fitted(k, l) || (k->init->calibrated && has_narrow_heads(k, l));
+    if (!wanted) return ZB_OK;
     zb_tokenizer *t;
     ZB_TRY(zb_model_tokenizer(&t, o->teacher, err));
     zb_calibration_opts c = {.text = o->calibration,
@@ -470,15 +478,31 @@ static zb_status turn_values(composer *k, int l, zb_err *err) {
     return s;
 }
 
+/* A trained mixer's heads have their sizes: its output map is not scaled by blocks before. */
+static zb_status fit_donor(composer *k, int l, zb_err *err) {
+    zb_arena scratch = {0};
+    zb_init_job j = job_of(k, l, &scratch);
+    j.fit.block = 0;
+    zb_status s = zb_fit_mixer(k->calibration, zb_init_output(&j), &j.fit, err);
+    zb_arena_free(&scratch);
+    return s;
+}
+
+/* The teacher's own layer, or a donor's. */
+static zb_status take_layer(composer *k, int l, zb_err *err) {
+    zb_model *donor = donor_of(k, l);
+    bool fitted = donor && is_fitted(k, l);
+    copy_layer(k, donor ? donor : k->teacher, l, true);
+    if (k->calibration) ZB_TRY(zb_calibration_enter(k->calibration, l, err));
+    if (has_narrow_heads(k, l)) ZB_TRY(turn_values(k, l, err));
+    if (fitted) ZB_TRY(fit_donor(k, l, err));
+    if (!k->calibration) return ZB_OK;
+    return zb_calibration_leave(k->calibration, fitted && k->o->calibration_mlp, err);
+}
+
 static zb_status fill_layer(composer *k, int l, zb_err *err) {
     zb_kind kind = k->config.layer[l].kind;
-    zb_model *donor = donor_of(k, l);
-    if (keeps_attention(kind) || donor) {
-        copy_layer(k, donor ? donor : k->teacher, l, true);
-        if (k->calibration) ZB_TRY(zb_calibration_enter(k->calibration, l, err));
-        if (has_narrow_heads(k, l)) ZB_TRY(turn_values(k, l, err));
-        return k->calibration ? zb_calibration_leave(k->calibration, false, err) : ZB_OK;
-    }
+    if (keeps_attention(kind) || donor_of(k, l)) return take_layer(k, l, err);
     zb_arena scratch = {0};
     copy_layer(k, k->teacher, l, zb_kind_has_window(kind));
     zb_init_job j = job_of(k, l, &scratch);
@@ -486,7 +510,8 @@ static zb_status fill_layer(composer *k, int l, zb_err *err) {
     if (k->calibration) s = zb_calibration_enter(k->calibration, l, err);
     if (s == ZB_OK && has_narrow_heads(k, l)) s = zb_init_retrieval(&j, &scratch, err);
     if (s == ZB_OK) s = start_mixer(k, kind, &j, &scratch, err);
-    bool refit = k->o->calibration_mlp && !zb_kind_has_window(kind); /* a window's stay exact */
+    /* behind a window the teacher's MLP stays exact */
+    bool refit = k->o->calibration_mlp && is_fitted(k, l) && !zb_kind_has_window(kind);
     if (s == ZB_OK && k->calibration) s = zb_calibration_leave(k->calibration, refit, err);
     zb_arena_free(&scratch);
     return s == ZB_OK ? s : zb_err_wrap(err, s, "layer %d", l);

@@ -22,6 +22,8 @@ typedef struct zb_compose_opts {
     const char *selection; /* JSON of the select stage: its plan of all layers with their sizes, the
                               layers that become MLA, or retrieval heads */
     const char *mla_from, *mamba2_from; /* donor folders */
+    bool fit_donors; /* their mixers are fitted again behind the layers that now precede them, and
+                        the MLPs solved: see fit.h; layers with a window stay as they are */
     const char *init;
     int64_t q_rank, kv_rank, nope_dim,
         rope_dim; /* 0: no low rank for q, half the head size for the dims */

@@ -91,7 +91,7 @@ zb_status zb_deltanet_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err
         if (j->decay_max > 0) decay = fmin(decay, j->decay_max);
         weights(j, "A_log")[h] = (float)log(decay);
     }
-    zb_param *out = zb_init_param(j, "linear_attn.o_proj.weight");
+    zb_param *out = zb_init_output(j);
     memcpy(out->w, j->o, (size_t)(c->D * di) * sizeof(float));
     return zb_fit_mixer(j->calibration, out, &j->fit, err);
 }

@@ -23,6 +23,16 @@ float *zb_init_weights(const zb_init_job *j, const char *name) {
     return p ? p->w : NULL;
 }
 
+zb_param *zb_init_output(const zb_init_job *j) {
+    static const char *const name[] = {"mla.out_proj.weight", "mamba.out_proj.weight",
+                                       "linear_attn.o_proj.weight"};
+    for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
+        zb_param *p = zb_init_param(j, name[i]);
+        if (p) return p;
+    }
+    return NULL;
+}
+
 void zb_init_fill(float *w, int64_t n, float value) {
     for (int64_t i = 0; i < n; i++) w[i] = value;
 }

@@ -57,6 +57,9 @@ zb_status zb_init_retrieval(const zb_init_job *j, zb_arena *scratch, zb_err *err
 zb_param *zb_init_param(const zb_init_job *j, const char *name);
 float *zb_init_weights(const zb_init_job *j, const char *name);
 
+/* The output map of the layer's mixer, that of its memory beside a window. */
+zb_param *zb_init_output(const zb_init_job *j);
+
 /* n equal values; n values uniform in ±bound from stream `what` of the layer. */
 void zb_init_fill(float *w, int64_t n, float value);
 void zb_init_uniform(const zb_init_job *j, int what, float *w, int64_t n, double bound);

@@ -27,7 +27,7 @@ static zb_status calibrated_mla(const zb_init_job *j, zb_arena *scratch, zb_err 
     zb_arena_pop(scratch, mark);
     if (s != ZB_OK) return s;
     zb_debug("compose: layer %d: latents lose %.4f", j->layer, lost);
-    return zb_fit_mixer(j->calibration, zb_init_param(j, "mla.out_proj.weight"), &j->fit, err);
+    return zb_fit_mixer(j->calibration, zb_init_output(j), &j->fit, err);
 }
 
 const zb_init zb_init_calibrated = {"calibrated", true, calibrated_mla, zb_mamba2_calibrated,

@@ -180,8 +180,8 @@ static zb_status set_scan(const zb_init_job *j, const double *profile, zb_arena 
         delta[h] = DELTA_TRY;
     }
     write_scan(j, fit, delta);
-    ZB_TRY(zb_calibration_head_power(j->calibration, zb_init_param(j, "mamba.out_proj.weight"),
-                                     j->config->dh, NORM_EPS, power, err));
+    ZB_TRY(zb_calibration_head_power(j->calibration, zb_init_output(j), j->config->dh, NORM_EPS,
+                                     power, err));
     for (int h = 0; h < H; h++) {
         double d = DELTA_TRY * sqrt(NORM_EPS / fmax(power[h], 1e-300));
         delta[h] = fmin(fmax(d, DELTA_MIN), DELTA_MAX);
@@ -200,7 +200,7 @@ zb_status zb_mamba2_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err *
     ZB_TRY(fit_gates(j, &w, p.z, zb_init_weights(j, "mamba.z_bias"), scratch, err));
     zb_init_fill(zb_init_weights(j, "mamba.norm.weight"), p.di, 1);
     ZB_TRY(set_scan(j, w.profile, scratch, err));
-    zb_param *out = zb_init_param(j, "mamba.out_proj.weight");
+    zb_param *out = zb_init_output(j);
     memcpy(out->w, j->o, (size_t)(p.di * c->D) * sizeof(float));
     return zb_fit_mixer(j->calibration, out, &j->fit, err);
 }

@@ -452,6 +452,14 @@ static zb_status save_all(align *a, const json_t *how, zb_err *err) {
     return ZB_OK;
 }
 
+zb_status zb_align_check(const zb_align_opts *o, const zb_stage_opts *s, zb_err *err) {
+    if (!o->early_stop || (s->eval_every > 0 && s->valid_tokens > 0)) return ZB_OK;
+    return zb_fail(err, ZB_ERR_CONFIG,
+                   "early_stop: expected validations to judge by, found eval_every %lld and "
+                   "valid_tokens %lld",
+                   (long long)s->eval_every, (long long)s->valid_tokens);
+}
+
 zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const char *dir,
                        zb_err *err) {
     zb_stage st = {0};
@@ -459,11 +467,7 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
     zb_stage_opts sc = *so; /* with what the plan of memory chooses */
     align a = {.o = o, .so = &sc};
     zb_memory_plan plan = {0};
-    if (o->early_stop && (so->eval_every == 0 || so->valid_tokens == 0))
-        return zb_fail(err, ZB_ERR_CONFIG,
-                       "early_stop: expected validations to judge by, found eval_every %lld and "
-                       "valid_tokens %lld",
-                       (long long)so->eval_every, (long long)so->valid_tokens);
+    ZB_TRY(zb_align_check(o, so, err));
     ZB_TRY(plan_memory(&a, &sc, &plan, err));
     if (so->dry_run) return ZB_OK;
     zb_opt_group g[] = {{"", zb_align_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};

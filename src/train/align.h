@@ -23,6 +23,9 @@ typedef struct zb_align_opts {
 
 extern const zb_opt zb_align_opt_table[];
 
+/* Options that contradict each other, seen before anything is read. */
+zb_status zb_align_check(const zb_align_opts *o, const zb_stage_opts *s, zb_err *err);
+
 /* `dir` receives log and checkpoints. */
 zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *s, const char *dir,
                        zb_err *err);

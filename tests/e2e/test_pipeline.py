@@ -199,7 +199,7 @@ def test_early_stop_needs_validations(tmp_path):
     for setting in ("align.eval_every=0", "align.valid_tokens=0"):
         done = run(recipe, setting)
         assert done.returncode > 0 and "early_stop: expected validations to judge by" in done.stderr, done.stderr
-        assert not (tmp_path / "blind/mla-aligned").exists()
+        assert not (tmp_path / "blind").exists()
 
 
 def test_settings_replace_the_recipe(tmp_path):

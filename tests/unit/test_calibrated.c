@@ -440,13 +440,101 @@ static void test_states(void **state) {
     }
 }
 
+static zb_compose_opts compose_options(const char *out) {
+    zb_compose_opts o;
+    zb_opt_group g[] = {{"", zb_compose_opt_table, &o}, {0}};
+    zb_opts_defaults(g);
+    o.teacher = "tests/golden/llama";
+    o.out = zb_path_join(&arena, folder, out);
+    o.kv_rank = 8;
+    o.rope_dim = 8;
+    o.calibration = text;
+    o.calibration_tokens = 4096;
+    o.calibration_length = 64;
+    return o;
+}
+
+static zb_model *composed(const zb_compose_opts *o) {
+    zb_model *m;
+    if (zb_compose_run(o, &err) != ZB_OK) fail_msg("%s", err.msg);
+    assert_int_equal(zb_model_open(&m, o->out, ZB_MODEL_TRAIN, &err), ZB_OK);
+    return m;
+}
+
+/* ‖y - y_teacher‖² / ‖y_teacher‖² of the states behind the last layer. */
+static double distance(zb_model *student) {
+    zb_model *teacher, *copy;
+    zb_calibration *c = open_pair(&teacher, &copy, 2048);
+    zb_runner *r;
+    int n = c->piece[0].n, D = c->D;
+    float *want = ZB_NEW_ARRAY(&arena, float, n *D), *got = ZB_NEW_ARRAY(&arena, float, n *D);
+    double error = 0, power = 0;
+    assert_int_equal(zb_runner_new(&r, student, ZB_PREC_F32, &err), ZB_OK);
+    assert_int_equal(zb_runner_begin(c->teacher, &c->piece[0], &err), ZB_OK);
+    zb_runner_forward(c->teacher, want, NULL);
+    assert_int_equal(zb_runner_begin(r, &c->piece[0], &err), ZB_OK);
+    zb_runner_forward(r, got, NULL);
+    for (int i = 0; i < n * D; i++) {
+        error += pow((double)got[i] - (double)want[i], 2);
+        power += pow((double)want[i], 2);
+    }
+    zb_runner_free(r);
+    zb_calibration_free(c);
+    zb_model_free(copy);
+    zb_model_free(teacher);
+    return error / power;
+}
+
+static bool same(zb_model *a, zb_model *b, int at, const char *name) {
+    const zb_param *x = layer_param(a, at, name), *y = layer_param(b, at, name);
+    return !memcmp(x->w, y->w, sizeof(float) * (size_t)zb_param_count(x));
+}
+
+/* Layers of other models, fitted where they come to stand: the output maps alone, all of the
+ * mixers, the MLPs, too. Each brings the whole closer to the teacher; what is not to move stays. */
+static void test_fit_donors(void **state) {
+    (void)state;
+    zb_compose_opts o = compose_options("mla");
+    o.default_kind = "mla";
+    zb_model_free(composed(&o));
+    const char *mla = o.out;
+    o = compose_options("mamba2");
+    zb_model_free(composed(&o));
+    const char *mamba2 = o.out;
+    o = compose_options("hybrid");
+    o.mla_layers = "1";
+    o.attention_layers = "2";
+    o.mla_from = mla;
+    o.mamba2_from = mamba2;
+    zb_model *plain = composed(&o);
+    double before = distance(plain);
+    for (int step = 0; step < 3; step++) {
+        o.fit_donors = true;
+        o.calibration_passes = step > 0 ? 4 : 0;
+        o.calibration_mlp = step > 1;
+        zb_model *fitted = composed(&o);
+        double now = distance(fitted);
+        assert_true(now < 0.98 * before);
+        before = now;
+        assert_false(same(plain, fitted, 0, "mamba.out_proj.weight"));
+        assert_false(same(plain, fitted, 1, "mla.out_proj.weight"));
+        assert_int_equal(same(plain, fitted, 0, "mamba.in_proj.weight"), step == 0);
+        assert_int_equal(same(plain, fitted, 1, "mla.kv_b_proj.weight"), step == 0);
+        assert_int_equal(same(plain, fitted, 0, "mlp.down_proj.weight"), step < 2);
+        assert_true(same(plain, fitted, 2, "self_attn.o_proj.weight"));
+        assert_true(same(plain, fitted, 2, "mlp.down_proj.weight"));
+        zb_model_free(fitted);
+    }
+    zb_model_free(plain);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exact),      cmocka_unit_test(test_promise),
         cmocka_unit_test(test_query_rank), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_refit),      cmocka_unit_test(test_regression),
         cmocka_unit_test(test_fit),        cmocka_unit_test(test_held_out),
-        cmocka_unit_test(test_states),
+        cmocka_unit_test(test_states),     cmocka_unit_test(test_fit_donors),
     };
     return cmocka_run_group_tests(tests, open_folder, remove_folder);
 }
