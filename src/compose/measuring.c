@@ -14,9 +14,9 @@
 #include "base/log.h"
 #include "compose/calibrate.h"
 #include "compose/pairs.h"
+#include "compose/regression.h"
 #include "data/corpus.h"
 #include "model/loss.h"
-#include "tensor/linalg.h"
 
 #include <math.h>
 #include <string.h>
@@ -215,36 +215,19 @@ static zb_status measure_piece(zb_measuring *m, const zb_candidate *c, const ope
 
 /* ---- candidates ---- */
 
-/* W_l = argmin Σ_i w_i ‖m_i - W x_i‖² + ridge · mean diagonal · ‖W‖², on the text that composed
- * candidates are fitted to, weighted as they are. */
-static zb_status solve_linear(zb_measuring *m, const zb_calibration *c, float *W, zb_err *err) {
+/* The best linear map in place of the entered layer's mixer (regression.h), on the text that
+ * composed candidates are fitted to, weighted as they are. */
+static zb_status solve_linear(const zb_calibration *c, double ridge, zb_matmul *mm, float *W,
+                              zb_err *err) {
     zb_arena a = {0};
-    int D = m->D;
-    size_t size = (size_t)D * D;
-    double *xx = ZB_NEW_ARRAY(&a, double, size), *xm = ZB_NEW_ARRAY(&a, double, size);
+    zb_regression r;
+    zb_regression_init(&r, c->D, c->D, c->piece[0].n, mm, &a);
     for (int p = 0; p < c->pieces; p++) {
-        zb_mark mark = zb_arena_mark(&a);
-        int n = c->piece[p].n;
-        size_t at = (size_t)c->first[p] * D;
-        double *x = zb_linalg_widen(&a, c->teacher_x + at, (int64_t)n * D),
-               *want = zb_linalg_widen(&a, c->target + at, (int64_t)n * D),
-               *wx = ZB_NEW_ARRAY(&a, double, (size_t)n *D), *part = ZB_NEW_ARRAY(&a, double, size);
-        for (int i = 0; i < n; i++)
-            for (int k = 0; k < D; k++)
-                wx[(size_t)i * D + k] = x[(size_t)i * D + k] * (double)c->weight[c->first[p] + i];
-        zb_dmm_args g = {.m = D, .n = D, .k = n, .a = wx, .a_t = true, .b = x, .c = part};
-        zb_linalg_matmul(&g);
-        for (size_t i = 0; i < size; i++) xx[i] += part[i];
-        g.b = want;
-        zb_linalg_matmul(&g);
-        for (size_t i = 0; i < size; i++) xm[i] += part[i];
-        zb_arena_pop(&a, mark);
+        size_t at = (size_t)c->first[p];
+        zb_regression_add(&r, c->piece[p].n, c->teacher_x + at * c->D, c->target + at * c->D,
+                          c->weight + at);
     }
-    double ridge = 0, share = m->o->compose->ridge > 0 ? m->o->compose->ridge : LINEAR_RIDGE;
-    for (int k = 0; k < D; k++) ridge += share * xx[(size_t)k * D + k] / D;
-    zb_status s = zb_linalg_solve_spd(D, D, xx, ridge, xm, &a, err);
-    for (int d = 0; d < D && s == ZB_OK; d++)
-        for (int k = 0; k < D; k++) W[(size_t)d * D + k] = (float)xm[(size_t)k * D + d];
+    zb_status s = zb_regression_solve(&r, ridge, false, W, NULL, &a, err);
     zb_arena_free(&a);
     return s;
 }
@@ -260,17 +243,21 @@ static zb_status fit_linear(zb_measuring *m, zb_err *err) {
                                .tokens = o->calibration_tokens,
                                .length = o->calibration_length,
                                .seed = (uint64_t)o->seed};
+    zb_matmul *mm = NULL;
+    double ridge = o->ridge > 0 ? o->ridge : LINEAR_RIDGE;
     zb_status s = zb_calibration_new(&c, m->teacher, m->teacher, t, &how, err);
+    if (s == ZB_OK) s = zb_matmul_new(&mm, ZB_PREC_F32, err);
     zb_tokenizer_close(t);
     for (int l = 0; l < m->L && s == ZB_OK; l++) {
         map[l] = ZB_NEW_ARRAY(&m->arena, float, (size_t)m->D * m->D);
         s = zb_calibration_enter(c, l, err);
-        if (s == ZB_OK) s = solve_linear(m, c, map[l], err);
+        if (s == ZB_OK) s = solve_linear(c, ridge, mm, map[l], err);
         if (s == ZB_OK) s = zb_calibration_leave(c, false, err);
         if (s == ZB_OK && zb_interrupted())
             s = zb_fail(err, ZB_ERR_INTERRUPTED, "select: interrupted");
     }
     zb_calibration_free(c);
+    zb_matmul_free(mm);
     if (s == ZB_OK) m->linear = map;
     return s;
 }
