@@ -128,6 +128,26 @@ zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, 
     return ZB_OK;
 }
 
+zb_status zb_corpus_keep_long(zb_corpus *c, const char *path, int64_t shortest, zb_err *err) {
+    int64_t docs = 0, at = 0, longest = 0;
+    for (int64_t i = 0; i < c->n_docs; i++) {
+        int64_t first = c->doc[i], n = c->doc[i + 1] - first;
+        if (n > longest) longest = n;
+        if (n < shortest) continue;
+        memmove(c->token + at, c->token + first, (size_t)n * sizeof *c->token);
+        c->doc[docs++] = at;
+        at += n;
+    }
+    if (docs == 0)
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "%s: expected documents of at least %lld tokens, found none longer than "
+                       "%lld",
+                       path, (long long)shortest, (long long)longest);
+    c->doc[docs] = c->n_tokens = at;
+    c->n_docs = docs;
+    return ZB_OK;
+}
+
 zb_status zb_packer_init(zb_packer *p, const zb_corpus *c, int length, bool shuffle, uint64_t seed,
                          zb_arena *a, zb_err *err) {
     *p = (zb_packer){.corpus = c,

@@ -26,6 +26,10 @@ typedef struct zb_corpus {
 zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int64_t tokens_max,
                          zb_arena *a, zb_err *err);
 
+/* Drops documents of fewer than `shortest` tokens, the separator among them; an error, naming the
+ * path, where none is left. */
+zb_status zb_corpus_keep_long(zb_corpus *c, const char *path, int64_t shortest, zb_err *err);
+
 /* <|endoftext|> or its like where the vocabulary has it, else EOS, else -1. */
 int32_t zb_corpus_separator(const zb_tokenizer *t);
 

@@ -18,6 +18,8 @@ const zb_opt zb_stage_opt_table[] = {
     {ZB_OPT_INT, "tokens", 0, AT(tokens), "200000", 0, 1e13, NULL, "tokens to train on"},
     {ZB_OPT_INT, "sequence_length", 0, AT(sequence_length), "512", 2, 1 << 20, NULL,
      "tokens per packed row"},
+    {ZB_OPT_INT, "min_document", 0, AT(min_document), "0", 0, 1 << 30, NULL,
+     "training leaves out documents of fewer tokens: short ones say nothing of what is far back"},
     {ZB_OPT_INT, "short_length", 0, AT(short_length), "128", 2, 1 << 20, NULL,
      "tokens of a sequence in the first steps, whose rows are cut into short ones"},
     {ZB_OPT_F64, "short_share", 0, AT(short_share), "0", 0, 1, NULL,
@@ -112,6 +114,7 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
     zb_arena *a = &s->arena;
     ZB_TRY(zb_dir_make(dir, err));
     ZB_TRY(zb_corpus_read(&s->train, o->train, t, 0, a, err));
+    ZB_TRY(zb_corpus_keep_long(&s->train, o->train, o->min_document, err));
     ZB_TRY(zb_packer_init(&s->packer, &s->train, (int)o->sequence_length, true, (uint64_t)o->seed,
                           a, err));
     if (o->valid_tokens > 0) {

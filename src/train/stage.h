@@ -16,6 +16,7 @@ typedef struct zb_stage_opts {
     const char *train, *valid;                   /* text files */
     int64_t tokens;                              /* of training */
     int64_t sequence_length, batch, micro_batch; /* rows per step; rows per pass */
+    int64_t min_document;                        /* of training: shorter ones are left out */
     int64_t short_length;                        /* of sequences in the first short_share */
     double short_share;                          /* of the steps; 0: off */
     double lr, warmup, lr_floor, clip, weight_decay, beta1, beta2, eps;

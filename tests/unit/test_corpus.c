@@ -70,7 +70,38 @@ static void rows_hold_the_same_however_they_are_cut(void **unused) {
     zb_arena_free(&a);
 }
 
+/* Long documents alone, each as it was; where there are none, the error says what there is. */
+static void short_documents_are_left_out(void **unused) {
+    (void)unused;
+    zb_arena a = {0};
+    zb_corpus *c = read_corpus(&a);
+    enum { SHORTEST = 17 };
+    int want = 0, longest = 0;
+    CHECK(zb_corpus_keep_long(c, "text", 0, &err));
+    assert_int_equal(c->n_docs, DOCS);
+    CHECK(zb_corpus_keep_long(c, "text", SHORTEST, &err));
+    for (int d = 0; d < DOCS; d++) {
+        if (length_of(d) > longest) longest = length_of(d);
+        if (length_of(d) < SHORTEST) continue;
+        assert_int_equal(c->doc[want + 1] - c->doc[want], length_of(d));
+        for (int i = 0; i < length_of(d); i++)
+            assert_int_equal(c->token[c->doc[want] + i], 100 * d + i);
+        want++;
+    }
+    assert_in_range(want, 1, DOCS - 1);
+    assert_int_equal(c->n_docs, want);
+    assert_int_equal(c->n_tokens, c->doc[want]);
+    zb_err why = {0};
+    assert_int_equal(zb_corpus_keep_long(c, "text", longest + 1, &why), ZB_ERR_CONFIG);
+    char says[96];
+    snprintf(says, sizeof says, "text: expected documents of at least %d tokens, found none",
+             longest + 1);
+    assert_non_null(strstr(why.msg, says));
+    zb_arena_free(&a);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_hold_the_same_however_they_are_cut)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(rows_hold_the_same_however_they_are_cut),
+                                       cmocka_unit_test(short_documents_are_left_out)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
