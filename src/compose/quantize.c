@@ -21,6 +21,8 @@ const zb_opt zb_quantize_opt_table[] = {
     {ZB_OPT_STR, "out", 'o', AT(out), NULL, 0, 0, NULL,
      "a .gguf file, or a folder for the types f32 and bf16"},
     {ZB_OPT_CHOICE, "type", 0, AT(type), "q8_0", 0, 0, TYPES, "type of the matrices"},
+    {ZB_OPT_CHOICE, "mixer", 0, AT(mixer), "auto", 0, 0, "auto|" TYPES,
+     "type of the mixers' matrices, which recall suffers most from; auto: as --type"},
     {ZB_OPT_CHOICE, "embedding", 0, AT(embedding), "auto", 0, 0, "auto|" TYPES,
      "type of the embedding; auto: q6_k under 4 and 5 bits, else as --type"},
     {ZB_OPT_CHOICE, "head", 0, AT(head), "auto", 0, 0, "auto|" TYPES,
@@ -66,29 +68,34 @@ static zb_dtype type_of(const char *name) {
 }
 
 /* Errors of the embedding reach every token, and it is read by rows: it can be wider at no cost. */
-static zb_dtype outer_type(const char *name, zb_dtype inner) {
-    if (strcmp(name, "auto")) return type_of(name);
+static zb_dtype outer_type(zb_dtype inner) {
     bool narrow = inner == ZB_Q4_0 || inner == ZB_Q4_1 || inner == ZB_Q4_K || inner == ZB_Q5_0 ||
                   inner == ZB_Q5_1 || inner == ZB_Q5_K;
     return narrow ? ZB_Q6_K : inner;
 }
 
+/* Of a class of tensors, whatever their columns. */
+static zb_dtype wanted(const zb_quantize_opts *o, int class) {
+    zb_dtype inner = type_of(o->type), embedding = outer_type(inner);
+    if (strcmp(o->embedding, "auto")) embedding = type_of(o->embedding);
+    if (class < ZB_KIND_COUNT) return strcmp(o->mixer, "auto") ? type_of(o->mixer) : inner;
+    switch (class) {
+    case ZB_QUANT_WIDE: return ZB_F32;
+    case ZB_QUANT_EMBEDDING: return embedding;
+    case ZB_QUANT_HEAD: return strcmp(o->head, "auto") ? type_of(o->head) : embedding;
+    default: return inner;
+    }
+}
+
 zb_status zb_quantize_plan(const zb_quantize_opts *o, const zb_config *c, const zb_param_table *t,
                            zb_arena *a, zb_dtype **type, zb_err *err) {
-    zb_dtype inner = type_of(o->type), embed = outer_type(o->embedding, inner);
-    zb_dtype head = strcmp(o->head, "auto") ? type_of(o->head) : embed;
-    if (c->tied && head != embed)
+    if (c->tied && wanted(o, ZB_QUANT_HEAD) != wanted(o, ZB_QUANT_EMBEDDING))
         return zb_fail(err, ZB_ERR_CONFIG,
                        "head: the head of this model is its embedding: set --embedding instead");
     *type = ZB_NEW_ARRAY(a, zb_dtype, t->n);
     for (int i = 0; i < t->n; i++) {
         const zb_param *p = &t->item[i];
-        int class = zb_quant_class_of(c, p);
-        zb_dtype want = class == ZB_QUANT_WIDE        ? ZB_F32
-                        : class == ZB_QUANT_EMBEDDING ? embed
-                        : class == ZB_QUANT_HEAD      ? head
-                                                      : inner;
-        (*type)[i] = zb_quant_fit(want, p->cols);
+        (*type)[i] = zb_quant_fit(wanted(o, zb_quant_class_of(c, p)), p->cols);
     }
     return ZB_OK;
 }
@@ -108,9 +115,7 @@ static json_t *tensor_json(const zb_quantize_opts *o, const zb_config *c, const 
                         json_string(o->random ? "random" : zb_dtype_get(p->dtype)->name));
     json_object_set_new(row, "to", json_string(zb_dtype_get(to)->name));
     json_object_set_new(row, "bytes", json_integer((json_int_t)*bytes));
-    bool outer = class == ZB_QUANT_EMBEDDING || class == ZB_QUANT_HEAD;
-    zb_dtype inner = type_of(o->type), want = outer ? outer_type(o->embedding, inner) : inner;
-    if (class == ZB_QUANT_HEAD && strcmp(o->head, "auto")) want = type_of(o->head);
+    zb_dtype want = wanted(o, class);
     char note[96] = "";
     if (class != ZB_QUANT_WIDE && want != to)
         snprintf(note, sizeof note, "%d columns are no whole blocks of %s", p->cols,

@@ -23,7 +23,7 @@ const char *zb_quant_class_name(int class);
 int zb_quant_class_of(const zb_config *c, const zb_param *p);
 
 typedef struct zb_quantize_opts {
-    const char *model, *out, *type, *embedding, *head;
+    const char *model, *out, *type, *mixer, *embedding, *head;
     const char *calibrate; /* text: JSONL or .txt; NULL: all columns count alike */
     int64_t calibrate_tokens, seed;
     const char *random; /* folder with a configuration: random weights instead of `model` */

@@ -51,6 +51,17 @@ def wide_config(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["llama", "zebra"])
+def test_mixers_may_have_a_type_of_their_own(tmp_path, wide_config, kind):
+    report = quantize("--random", wide_config[kind], "-o", tmp_path / "x.gguf", "--type", "q4_1", "--mixer", "q8_0")
+    types = {}
+    for t in report["tensors"]:
+        types.setdefault(t["class"], set()).add(t["to"])
+    mixers = types.keys() - {"mlp", "embedding", "head", "wide"}
+    assert len(mixers) == 1 + kind and all(types[m] == {"Q8_0"} for m in mixers)
+    assert types["mlp"] == {"Q4_1"} and types["embedding"] == {"Q6_K"}
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["llama", "zebra"])
 @pytest.mark.parametrize("type", TYPES)
 def test_the_gguf_package_reads_the_same_values(tmp_path, wide_config, kind, type):
     gguf = pytest.importorskip("gguf")
