@@ -491,7 +491,7 @@ static zb_status fit_donor(composer *k, int l, zb_err *err) {
 /* The teacher's own layer, or a donor's. */
 static zb_status take_layer(composer *k, int l, zb_err *err) {
     zb_model *donor = donor_of(k, l);
-    bool fitted = donor && is_fitted(k, l);
+    bool fitted = is_fitted(k, l);
     copy_layer(k, donor ? donor : k->teacher, l, true);
     if (k->calibration) ZB_TRY(zb_calibration_enter(k->calibration, l, err));
     if (has_narrow_heads(k, l)) ZB_TRY(turn_values(k, l, err));
