@@ -1,7 +1,7 @@
 /* cmd_inspect.c - `zebra inspect`: what a model is made of and what it costs to run. */
 #include "cli/cli.h"
 
-#include "model/model.h"
+#include "model/describe.h"
 
 #include <stdio.h>
 
@@ -28,75 +28,16 @@ static const zb_cli_about about = {
     "less.",
 };
 
-enum { VALUE_BYTES = 4 };
-
-static json_t *layer_json(const zb_config *c, int l) {
-    const zb_layer_config *k = &c->layer[l];
-    json_t *o = json_pack("{s:i, s:s}", "layer", l, "kind", zb_kind_name(k->kind));
-    if (k->kind == ZB_ATTENTION || k->window)
-        json_object_update_new(
-            o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "kv_heads", c->G, "head_size", c->dh));
-    if (k->kind == ZB_MLA)
-        json_object_update_new(o, json_pack("{s:i, s:i, s:i, s:i, s:i, s:i}", "heads", c->H, "r_q",
-                                            k->r_q, "r_kv", k->r_kv, "d_nope", k->d_nope, "d_rope",
-                                            k->d_rope, "d_v", k->d_v));
-    if (zb_kind_has_mamba2(k->kind))
-        json_object_update_new(o, json_pack("{s:i, s:i, s:i}", "heads", c->H, "head_size", c->dh,
-                                            "convolution_channels", zb_mamba2_channels(c, l)));
-    if (k->window)
-        json_object_update_new(o, json_pack("{s:i, s:i, s:o, s:i, s:i}", "window", k->window,
-                                            "sinks", k->sinks, "retrieval_heads",
-                                            zb_config_retrieval_json(c, l), "retrieval_key_dim",
-                                            zb_config_far_key(c, l), "retrieval_value_dim",
-                                            zb_config_far_value(c, l)));
-    json_object_set_new(o, "cache_bytes_per_token",
-                        json_integer((json_int_t)zb_config_cache(c, l) * VALUE_BYTES));
-    json_object_set_new(o, "state_bytes", json_integer((json_int_t)zb_state_fixed_bytes(c, l)));
-    return o;
-}
-
-static void add_to(json_t *o, const char *key, json_int_t n) {
-    json_object_set_new(o, key, json_integer(json_integer_value(json_object_get(o, key)) + n));
-}
-
-static json_t *model_json(zb_model *m, bool tensors) {
-    const zb_config *c = zb_model_config(m);
-    const zb_param_table *t = zb_model_params(m);
-    json_t *layers = json_array(), *kinds = json_object(), *bytes = json_object(),
-           *list = json_array();
-    json_int_t cache = 0, state = 0;
-    for (int l = 0; l < c->L; l++) {
-        json_array_append_new(layers, layer_json(c, l));
-        add_to(kinds, zb_kind_name(c->layer[l].kind), 1);
-        cache += (json_int_t)zb_config_cache(c, l) * VALUE_BYTES;
-        state += (json_int_t)zb_state_fixed_bytes(c, l);
-    }
+static json_t *tensors_json(const zb_param_table *t) {
+    json_t *list = json_array();
     for (int i = 0; i < t->n; i++) {
         const zb_param *p = &t->item[i];
-        size_t size = 0;
-        const char *type = zb_dtype_get(p->dtype)->name;
-        if (zb_dtype_size(p->dtype, zb_param_count(p), &size))
-            add_to(bytes, type, (json_int_t)size);
         json_t *shape = json_array();
         for (int d = 0; d < p->n_dims; d++) json_array_append_new(shape, json_integer(p->shape[d]));
-        json_array_append_new(
-            list, json_pack("{s:s, s:s, s:o}", "name", p->name, "dtype", type, "shape", shape));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", p->name, "dtype",
+                                              zb_dtype_get(p->dtype)->name, "shape", shape));
     }
-    json_t *o = json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:b}", "model",
-                          zb_model_path(m), "model_type", c->model_type, "hidden", c->D, "n_layers",
-                          c->L, "heads", c->H, "kv_heads", c->G, "head_size", c->dh, "mlp", c->F,
-                          "vocabulary", c->V, "context", c->context_max, "tied", c->tied);
-    json_object_update_new(o, json_pack("{s:I, s:f, s:I, s:I, s:I, s:o, s:o, s:o}", "parameters",
-                                        (json_int_t)zb_params_total(t), "kv_percent",
-                                        zb_config_kv_percent(c), "kv_bytes_per_token", cache,
-                                        "state_bytes", state, "weight_bytes",
-                                        (json_int_t)zb_model_bytes(m), "weight_bytes_by_dtype",
-                                        bytes, "layer_kinds", kinds, "layers", layers));
-    if (tensors)
-        json_object_set_new(o, "tensors", list);
-    else
-        json_decref(list);
-    return o;
+    return list;
 }
 
 /* Rows "key value" of an object's simple values, nested objects on one line. */
@@ -119,7 +60,8 @@ static zb_status run(zb_cli *cli, const options *o) {
     zb_model *m;
     ZB_TRY(zb_cli_need(cli, path, "a model folder or .gguf file"));
     ZB_TRY(zb_model_open(&m, path, ZB_MODEL_RUN, &cli->err));
-    json_t *all = model_json(m, o->tensors);
+    json_t *all = zb_model_describe(m);
+    if (o->tensors) json_object_set_new(all, "tensors", tensors_json(zb_model_params(m)));
     zb_model_free(m);
     if (o->json) return zb_cli_print_json(cli, all, true);
     print_object(all, 22);

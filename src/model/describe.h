@@ -4,9 +4,11 @@
 
 #include "model/model.h"
 
-/* {"parameters", "weight_bytes", "kv_percent", "kv_bytes_per_token", "state_bytes", "hidden_size",
- * ..., "layers": [{"kind", "kv_values", "state_values", "parameters", sizes of MLA}]}; bytes of
- * cache and state as held here, in f32. New reference. */
+/* {"model", "model_type", "hidden", ..., "parameters", "kv_percent", "kv_bytes_per_token",
+ * "state_bytes", "weight_bytes", "weight_bytes_by_dtype": {"F32": bytes},
+ * "layer_kinds": {kind: layers}, "layers": [{"layer", "kind", sizes, "parameters",
+ * "cache_bytes_per_token", "state_bytes"}]}; bytes of caches and states are those in f32.
+ * New reference. */
 json_t *zb_model_describe(zb_model *m);
 
 #endif

@@ -112,7 +112,6 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
                          int n_optims, zb_err *err) {
     *s = (zb_stage){.o = o, .name = name, .dir = dir, .t_step = zb_seconds()};
     zb_arena *a = &s->arena;
-    ZB_TRY(zb_dir_make(dir, err));
     ZB_TRY(zb_corpus_read(&s->train, o->train, t, 0, a, err));
     ZB_TRY(zb_corpus_keep_long(&s->train, o->train, o->min_document, err));
     ZB_TRY(zb_packer_init(&s->packer, &s->train, (int)o->sequence_length, true, (uint64_t)o->seed,
@@ -124,6 +123,7 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
         ZB_TRY(zb_packer_init(&s->valid_packer, &s->valid, length, false, 0, a, err));
         s->valid_rows = s->valid_packer.rows;
     }
+    ZB_TRY(zb_dir_make(dir, err)); /* not before the text is known to be good */
     int64_t per_step = o->batch * o->sequence_length;
     s->steps = (o->tokens + per_step - 1) / per_step;
     s->log_path = zb_path_join(a, dir, "log.jsonl");

@@ -56,6 +56,17 @@ def test_refusal_before_work(tmp_path, command):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.parametrize("command", ["distill", "align"])
+@pytest.mark.parametrize("extra,said", [(("--train", "no/such.jsonl"), "no/such.jsonl"), (("--valid", "no/such.jsonl"), "no/such.jsonl"),
+                                        (("--min-document", "100000"), "100000")])
+def test_unusable_text_leaves_nothing(tmp_path, text, command, extra, said):
+    flag = "--student" if command == "distill" else "--students"
+    out = tmp_path / "o"
+    r = run(command, "--teacher", TEACHER, flag, HYBRID, "--out", str(out), "--train", text, "--valid", text, *extra)
+    assert r.returncode != 0 and said in r.stderr, r.stderr
+    assert not list(tmp_path.glob("o*"))
+
+
 @pytest.mark.parametrize("stage,extra", [("distill", ()), ("distill", ("--recompute",)), ("align", ())])
 def test_bench_of_steps(stage, extra):
     r = run("bench", "--train", stage, "--teacher", TEACHER, "--student", HYBRID, "--rows", "2",
