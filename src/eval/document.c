@@ -187,7 +187,7 @@ static zb_status begin_context(source *s, const json_t *row, int leaf, zb_turn *
 static zb_status set_choice(const source *s, zb_choice *c, int i, zb_str context, zb_str text) {
     bool choice = s->task->output == ZB_TASK_CHOICE;
     c->context = context;
-    c->continuation = choice && !s->opts->style.chat ? join(s, ZB_STR(" "), text) : text;
+    c->continuation = choice && !s->opts->style.chat.template ? join(s, ZB_STR(" "), text) : text;
     c->length = (int64_t)zb_utf8_length(text.p, text.n);
     c->bytes = (int64_t)text.n;
     /* Division by a length of 0 has no meaning; the harness would stop with an error, too. */

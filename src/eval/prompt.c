@@ -5,28 +5,13 @@
 #include <jansson.h>
 #include <string.h>
 
-enum { PROMPT_MAX = 1 << 24 };
-
-static const char *token_text(const zb_tokenizer *t, int32_t id, zb_arena *a) {
-    if (id < 0) return "";
-    zb_str s = zb_tokenizer_piece(t, id);
-    return zb_strndup(a, s.p, s.n);
-}
-
 zb_status zb_prompt_style_chat(const zb_tokenizer *t, bool one_turn, zb_arena *a,
                                zb_prompt_style *out, zb_err *err) {
-    const char *text = zb_tokenizer_chat_template(t);
-    if (!text)
-        return zb_fail(err, ZB_ERR_CONFIG,
-                       "apply_chat_template: the model has no chat template: leave the option out");
-    zb_chat_template *chat;
-    zb_status s = zb_chat_template_parse(&chat, zb_str_from(text), a, err);
-    if (s != ZB_OK) return zb_err_wrap(err, s, "chat template");
-    *out = (zb_prompt_style){.chat = chat,
-                             .one_turn = one_turn,
-                             .bos = token_text(t, zb_tokenizer_bos(t), a),
-                             .eos = token_text(t, zb_tokenizer_eos(t), a)};
-    return ZB_OK;
+    *out = (zb_prompt_style){.one_turn = one_turn};
+    ZB_TRY(zb_conversation_open(&out->chat, t, a, err));
+    if (out->chat.template) return ZB_OK;
+    return zb_fail(err, ZB_ERR_CONFIG,
+                   "apply_chat_template: the model has no chat template: leave the option out");
 }
 
 /* Turns [from, to), each but the last with its delimiter where `open`, else all with theirs. */
@@ -52,29 +37,10 @@ static zb_status add_message(json_t *list, const char *role, zb_str text, zb_err
     return ZB_OK;
 }
 
-static zb_status render(const zb_prompt_style *p, json_t *messages, zb_arena *a, zb_str *out,
-                        zb_err *err) {
-    json_t *variables =
-        json_pack("{s:O, s:b, s:s, s:s}", "messages", messages, "add_generation_prompt", 1,
-                  "bos_token", p->bos, "eos_token", p->eos);
-    zb_buf text;
-    zb_buf_init(&text, PROMPT_MAX);
-    zb_status s = zb_chat_template_render(p->chat, variables, &text, err);
-    if (s != ZB_OK)
-        s = zb_err_wrap(err, s, "chat template");
-    else if (text.overflow)
-        s = zb_fail(err, ZB_ERR_FORMAT, "expected at most %d bytes of prompt", PROMPT_MAX);
-    else
-        *out = (zb_str){zb_strndup(a, text.n ? text.p : "", text.n), text.n};
-    zb_buf_free(&text);
-    json_decref(variables);
-    return s;
-}
-
 zb_status zb_prompt_write(const zb_prompt_style *p, const zb_turn *turn, int n, zb_arena *a,
                           zb_str *out, zb_err *err) {
     ZB_ASSERT(n >= 1);
-    if (!p->chat) {
+    if (!p->chat.template) {
         *out = joined(turn, 0, n, false, a);
         return ZB_OK;
     }
@@ -86,7 +52,7 @@ zb_status zb_prompt_write(const zb_prompt_style *p, const zb_turn *turn, int n, 
         s = add_message(messages, "user", joined(turn, from, n, true, a), err);
     for (int i = from; !p->one_turn && i < n && s == ZB_OK; i++)
         s = add_message(messages, turn[i].role, turn[i].text, err);
-    if (s == ZB_OK) s = render(p, messages, a, out, err);
+    if (s == ZB_OK) s = zb_conversation_write(&p->chat, messages, true, a, out, err);
     json_decref(messages);
     return s;
 }

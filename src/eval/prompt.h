@@ -6,8 +6,7 @@
 #ifndef ZB_EVAL_PROMPT_H
 #define ZB_EVAL_PROMPT_H
 
-#include "format/chat_template.h"
-#include "format/tokenizer.h"
+#include "format/conversation.h"
 
 typedef struct zb_turn {
     const char *role; /* "system", "user", "assistant" */
@@ -16,9 +15,8 @@ typedef struct zb_turn {
 } zb_turn;
 
 typedef struct zb_prompt_style {
-    const zb_chat_template *chat; /* NULL: plain */
-    bool one_turn;                /* chat: examples and question in one message */
-    const char *bos, *eos;        /* texts of these tokens for the template */
+    zb_conversation chat; /* its template NULL: plain */
+    bool one_turn;        /* chat: examples and question in one message */
 } zb_prompt_style;
 
 /* The style of a model's own template; an error without one. Lives in the arena. */
