@@ -17,7 +17,8 @@ int zb_cmd_align(int argc, char **argv) {
     zb_stage_opts st = {0};
     zb_work_opts w = {0};
     zb_opt_group g[] = {{"alignment", zb_align_opt_table, &o},
-                        {"training", zb_stage_opt_table, &st},
+                        {"text and rates", zb_stage_opt_table, &st},
+                        {"training", zb_loop_opt_table, &st},
                         {"files", zb_work_opt_table, &w},
                         {0}};
     if (!zb_cli_begin(&cli, argc, argv, g, 0, &about, &status)) return status;

@@ -21,7 +21,7 @@ static const zb_opt recipe_table[] = {
     {ZB_OPT_CHOICE, "precision", 0, AT(zb_recipe_opts, precision), "auto", 0, 0, "auto|f32|bf16",
      "matrix products of all stages"},
     {ZB_OPT_STR, "memory_limit", 0, AT(zb_recipe_opts, memory_limit), "auto", 0, 0, NULL,
-     "memory for align and distill, like 24G; auto: what the machine has"},
+     "memory for align, distill and tune, like 24G; auto: what the machine has"},
     {0},
 };
 
@@ -60,10 +60,10 @@ char *zb_plan_path(const zb_plan *p, const char *name) {
     return zb_path_join(p->arena, p->r.output, name);
 }
 
-/* A section: name, where it goes, whether the recipe has it. Two groups at most. */
+/* A section: name, where it goes, whether the recipe has it. Three groups at most. */
 typedef struct section {
     const char *name;
-    zb_opt_group g[3];
+    zb_opt_group g[4];
     bool *present;
 } section;
 
@@ -133,6 +133,8 @@ static zb_status check(zb_plan *p, zb_err *err) {
     ZB_TRY(reserve(p, p->select.out, "select.out", err));
     ZB_TRY(reserve(p, p->distill.out, "distill.out", err));
     ZB_TRY(reserve(p, p->distill.student, "distill.student", err));
+    ZB_TRY(reserve(p, p->tune.out, "tune.out", err));
+    ZB_TRY(reserve(p, p->tune.student, "tune.student", err));
     ZB_TRY(reserve(p, p->quantize.model, "quantize.model", err));
     ZB_TRY(reserve(p, p->quantize.out, "quantize.out", err));
     ZB_TRY(reserve(p, p->quantize.random, "quantize.random", err));
@@ -155,6 +157,8 @@ static zb_status check(zb_plan *p, zb_err *err) {
         {p->has_align, p->align_stage.valid},
         {p->has_distill, p->distill_stage.train},
         {p->has_distill, p->distill_stage.valid},
+        {p->has_tune, p->tune.train ? p->tune.train : ""},
+        {p->has_tune && p->tune.valid, p->tune.valid},
         {p->has_select, p->select.text},
         {p->has_quantize && p->quantize.calibrate, p->quantize.calibrate},
         {p->has_eval && p->suite.text, p->suite.text},
@@ -166,7 +170,9 @@ static zb_status check(zb_plan *p, zb_err *err) {
                            "%s: \"%s\": no such file; `./run demo` prepares the data", p->recipe,
                            text[i].path);
     zb_status s = p->has_align ? zb_align_check(&p->align, &p->align_stage, err) : ZB_OK;
-    return s == ZB_OK ? s : zb_err_wrap(err, s, "%s: align", p->recipe);
+    if (s != ZB_OK) return zb_err_wrap(err, s, "%s: align", p->recipe);
+    if (p->has_tune) s = zb_tune_check(&p->tune, err);
+    return s == ZB_OK ? s : zb_err_wrap(err, s, "%s: tune", p->recipe);
 }
 
 /* Teacher, seed, precision and paths that follow from the recipe's head. */
@@ -177,19 +183,21 @@ static void fill_in(zb_plan *p) {
     p->select.teacher = p->select.teacher ? p->select.teacher : t;
     p->distill.teacher = p->distill.teacher ? p->distill.teacher : t;
     const char **precision[] = {&p->align.precision, &p->select.precision, &p->distill.precision,
-                                &p->suite.precision};
-    for (int i = 0; i < 4; i++)
-        if (!strcmp(*precision[i], "auto")) *precision[i] = p->r.precision;
-    const char **limit[] = {&p->align_stage.memory_limit, &p->distill_stage.memory_limit};
-    for (int i = 0; i < 2; i++)
-        if (!strcmp(*limit[i], "auto")) *limit[i] = p->r.memory_limit;
-    int64_t *seed[] = {&p->compose.seed, &p->align_stage.seed, &p->distill_stage.seed,
-                       &p->samples.seed, &p->recall.seed};
+                                &p->tune.precision, &p->suite.precision};
     for (int i = 0; i < 5; i++)
+        if (!strcmp(*precision[i], "auto")) *precision[i] = p->r.precision;
+    const char **limit[] = {&p->align_stage.memory_limit, &p->distill_stage.memory_limit,
+                            &p->tune_stage.memory_limit};
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(*limit[i], "auto")) *limit[i] = p->r.memory_limit;
+    int64_t *seed[] = {&p->compose.seed,    &p->align_stage.seed, &p->distill_stage.seed,
+                       &p->tune_stage.seed, &p->samples.seed,     &p->recall.seed};
+    for (int i = 0; i < 6; i++)
         if (*seed[i] == 42) *seed[i] = p->r.seed;
     p->mla = zb_plan_path(p, p->has_align ? "mla-aligned" : "mla");
     p->mamba2 = zb_plan_path(p, p->has_align ? "mamba2-aligned" : "mamba2");
-    p->trained = zb_plan_path(p, p->has_distill ? "student" : "hybrid");
+    p->distilled = zb_plan_path(p, p->has_distill ? "student" : "hybrid");
+    p->trained = p->has_tune ? zb_plan_path(p, "tuned") : p->distilled;
     p->student = p->has_quantize ? zb_plan_path(p, "student.gguf") : p->trained;
 }
 
@@ -202,12 +210,19 @@ static zb_status read_recipe(zb_plan *p, zb_err *err) {
     section s[] = {
         {"compose", {{"", zb_compose_opt_table, &p->compose}}, &p->has_compose},
         {"align",
-         {{"", zb_align_opt_table, &p->align}, {"", zb_stage_opt_table, &p->align_stage}},
+         {{"", zb_align_opt_table, &p->align},
+          {"", zb_stage_opt_table, &p->align_stage},
+          {"", zb_loop_opt_table, &p->align_stage}},
          &p->has_align},
         {"select", {{"", zb_select_opt_table, &p->select}}, &p->has_select},
         {"distill",
-         {{"", zb_distill_opt_table, &p->distill}, {"", zb_stage_opt_table, &p->distill_stage}},
+         {{"", zb_distill_opt_table, &p->distill},
+          {"", zb_stage_opt_table, &p->distill_stage},
+          {"", zb_loop_opt_table, &p->distill_stage}},
          &p->has_distill},
+        {"tune",
+         {{"", zb_tune_opt_table, &p->tune}, {"", zb_loop_opt_table, &p->tune_stage}},
+         &p->has_tune},
         {"quantize", {{"", zb_quantize_opt_table, &p->quantize}}, &p->has_quantize},
         {"eval",
          {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}},
@@ -222,6 +237,7 @@ static zb_status read_recipe(zb_plan *p, zb_err *err) {
     for (int i = 0; i < p->n_settings; i++) ZB_TRY(change(p, p->settings[i], s, n, err));
     p->has_align = p->has_align && p->align_stage.tokens > 0;
     p->has_distill = p->has_distill && p->distill_stage.tokens > 0;
+    p->has_tune = p->has_tune && p->tune.epochs > 0;
     ZB_TRY(check(p, err));
     fill_in(p);
     return ZB_OK;
@@ -233,7 +249,7 @@ typedef struct step {
     const char *name;
     bool wanted;
     zb_status (*run)(zb_plan *p, zb_err *err);
-    zb_opt_group g[3]; /* the options its result depends on */
+    zb_opt_group g[4]; /* the options its result depends on */
 } step;
 
 static char *step_digest(const zb_plan *p, const step *s, const char *before) {
@@ -295,13 +311,21 @@ static zb_status run_steps(zb_plan *p, zb_err *err) {
         {"align",
          p->has_align,
          zb_stage_align,
-         {{"", zb_align_opt_table, &p->align}, {"", zb_stage_opt_table, &p->align_stage}}},
+         {{"", zb_align_opt_table, &p->align},
+          {"", zb_stage_opt_table, &p->align_stage},
+          {"", zb_loop_opt_table, &p->align_stage}}},
         {"select", p->has_select, zb_stage_select, {{"", zb_select_opt_table, &p->select}}},
         {"assemble", true, zb_stage_assemble, {{"", zb_compose_opt_table, &p->compose}}},
         {"distill",
          p->has_distill,
          zb_stage_distill,
-         {{"", zb_distill_opt_table, &p->distill}, {"", zb_stage_opt_table, &p->distill_stage}}},
+         {{"", zb_distill_opt_table, &p->distill},
+          {"", zb_stage_opt_table, &p->distill_stage},
+          {"", zb_loop_opt_table, &p->distill_stage}}},
+        {"tune",
+         p->has_tune,
+         zb_stage_tune,
+         {{"", zb_tune_opt_table, &p->tune}, {"", zb_loop_opt_table, &p->tune_stage}}},
         {"quantize",
          p->has_quantize,
          zb_stage_quantize,

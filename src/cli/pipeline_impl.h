@@ -11,6 +11,7 @@
 #include "eval/suite.h"
 #include "train/align.h"
 #include "train/distill.h"
+#include "train/tune.h"
 
 typedef struct zb_recipe_opts {
     const char *output, *teacher, *title, *precision, *memory_limit;
@@ -38,18 +39,20 @@ typedef struct zb_plan {
     zb_recipe_opts r;
     zb_compose_opts compose;
     zb_align_opts align;
-    zb_stage_opts align_stage, distill_stage;
+    zb_stage_opts align_stage, distill_stage, tune_stage;
     zb_select_opts select;
     zb_distill_opts distill;
+    zb_tune_opts tune;
     zb_quantize_opts quantize;
     zb_eval_opts eval;
     zb_suite_opts suite;
     zb_recall_opts recall;
     zb_samples_opts samples;
     zb_speed_opts speed;
-    bool has_compose, has_align, has_select, has_distill, has_quantize, has_eval, has_recall,
-        has_samples, has_speed, has_report;
+    bool has_compose, has_align, has_select, has_distill, has_tune, has_quantize, has_eval,
+        has_recall, has_samples, has_speed, has_report;
     const char *mla, *mamba2; /* pure students as they are handed on: composed, or aligned */
+    const char *distilled;    /* the hybrid behind distillation, or as it was composed */
     const char *trained;      /* the hybrid behind the last stage that changes weights */
     const char *student;      /* the same, packed where the recipe says so: what is measured */
     json_t *seconds;          /* {stage: s} */
@@ -65,6 +68,7 @@ zb_status zb_stage_align(zb_plan *p, zb_err *err);
 zb_status zb_stage_select(zb_plan *p, zb_err *err);
 zb_status zb_stage_assemble(zb_plan *p, zb_err *err);
 zb_status zb_stage_distill(zb_plan *p, zb_err *err);
+zb_status zb_stage_tune(zb_plan *p, zb_err *err);
 zb_status zb_stage_quantize(zb_plan *p, zb_err *err);
 zb_status zb_stage_eval_teacher(zb_plan *p, zb_err *err);
 zb_status zb_stage_eval_student(zb_plan *p, zb_err *err);

@@ -73,8 +73,15 @@ zb_status zb_stage_assemble(zb_plan *p, zb_err *err) {
 zb_status zb_stage_distill(zb_plan *p, zb_err *err) {
     zb_distill_opts o = p->distill;
     o.student = zb_plan_path(p, "hybrid");
-    o.out = p->trained;
+    o.out = p->distilled;
     return zb_distill_run(&o, &p->distill_stage, zb_plan_path(p, "distill"), err);
+}
+
+zb_status zb_stage_tune(zb_plan *p, zb_err *err) {
+    zb_tune_opts o = p->tune;
+    o.student = p->distilled;
+    o.out = p->trained;
+    return zb_tune_run(&o, &p->tune_stage, zb_plan_path(p, "tune"), err);
 }
 
 /* Packs the student; its tensors and their types stand beside it. */
@@ -346,6 +353,7 @@ static json_t *report_input(const zb_plan *p) {
            *student = report_model(p, "student", "hybrid student");
     if (p->has_align) add_log(logs, "align");
     if (p->has_distill) add_log(logs, "distill");
+    if (p->has_tune) add_log(logs, "tune");
     if (p->has_align) tokens += p->align_stage.tokens;
     if (p->has_distill) tokens += p->distill_stage.tokens;
     json_object_set_new(student, "train_tokens", json_integer(tokens));

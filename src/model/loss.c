@@ -29,6 +29,7 @@ static void row_run(const zb_vocab_tile *t, int i, float *extra, float *keep, ro
     out->has_ce = label >= 0;
     float lse = kn->logsumexp(t->V, s);
     if (out->has_ce) out->ce = (double)lse - (double)s[label];
+    if (out->has_ce && t->row_ce) t->row_ce[i] = out->ce;
     if (!out->has_kl && !out->has_ce) {
         if (t->grad) memset(s, 0, bytes);
         return;
@@ -54,7 +55,8 @@ static void row_run(const zb_vocab_tile *t, int i, float *extra, float *keep, ro
         }
     }
     if (out->has_ce && t->weights.ce != 0) {
-        kn->ce_row(t->V, keep, lse, label, (float)t->weights.ce * t->scale);
+        float weight = (float)t->weights.ce * t->scale * (t->row_weight ? t->row_weight[i] : 1);
+        kn->ce_row(t->V, keep, lse, label, weight);
         kn->add(t->V, keep, s);
     }
 }
@@ -119,6 +121,8 @@ void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums) {
                            .teacher = t,
                            .labels = l->labels ? l->labels + i : NULL,
                            .mask = l->mask ? l->mask + i : NULL,
+                           .row_weight = l->row_weight ? l->row_weight + i : NULL,
+                           .row_ce = l->row_ce ? l->row_ce + i : NULL,
                            .weights = l->weights,
                            .scale = l->scale,
                            .grad = l->dhidden != NULL};

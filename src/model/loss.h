@@ -21,12 +21,15 @@ typedef struct zb_vocab_sums {
 
 /* One tile of logits [n, V]. teacher NULL: no KL. labels [n]: -1 (or any negative) = not predicted;
  * NULL: none. mask [n]: 0 = no KL; NULL: all. With `grad` student logits are overwritten by scale ·
- * d(Σ weighted losses)/d(logits). Sums are added to. */
+ * d(Σ weighted losses)/d(logits). row_weight [n]: factor of a row's cross-entropy in that gradient;
+ * NULL: 1. row_ce [n] receives each labelled row's cross-entropy; NULL: not. Sums are added to. */
 typedef struct zb_vocab_tile {
     int n, V;
     float *student, *teacher;
     const int32_t *labels;
     const uint8_t *mask;
+    const float *row_weight;
+    double *row_ce;
     zb_vocab_weights weights;
     float scale;
     bool grad;
@@ -42,6 +45,8 @@ typedef struct zb_vocab_loss {
     float *dhidden;
     const int32_t *labels;
     const uint8_t *mask;
+    const float *row_weight; /* as in a tile */
+    double *row_ce;
     int n;
     zb_vocab_weights weights;
     float scale;

@@ -455,7 +455,8 @@ zb_status zb_report_measure(zb_report_measures *m, const zb_report_input *in, zb
     zb_report_measured *last = &m->model[m->n_models - 1];
     if (last->train_tokens < 0 && m->n_models > 1 && m->n_stages > 0) {
         last->train_tokens = 0;
-        for (int i = 0; i < m->n_stages; i++) last->train_tokens += m->stage[i].tokens;
+        for (int i = 0; i < m->n_stages; i++)
+            if (!strcmp(m->stage[i].unit, "tokens")) last->train_tokens += m->stage[i].done;
     }
     return ZB_OK;
 }

@@ -61,9 +61,10 @@ typedef struct zb_report_curve {
 
 typedef struct zb_report_stage {
     const char *name;
-    zb_report_curve loss, valid_kl, valid_perplexity;
-    int64_t tokens; /* last count */
-    double rate;    /* median of tokens per second, NAN: not logged */
+    const char *unit; /* of the curves' x: "tokens", or "examples" where a stage counts those */
+    zb_report_curve loss, valid_kl, valid_perplexity; /* the latter two over tokens alone */
+    int64_t done;                                     /* last count */
+    double rate; /* median of units per second, NAN: not logged */
 } zb_report_stage;
 
 typedef struct zb_report_sample {

@@ -352,11 +352,13 @@ static void put_making(const zb_report_measures *m, zb_buf *out) {
     }
     for (int i = 0; i < m->n_stages; i++) {
         char count[ZB_LABEL];
-        zb_label_count((double)m->stage[i].tokens, count);
+        zb_label_count((double)m->stage[i].done, count);
         zb_buf_adds(out, "<tr><td>training, stage ");
         html(out, m->stage[i].name);
-        zb_buf_addf(out, "</td><td>%s tokens", count);
-        if (!isnan(m->stage[i].rate)) zb_buf_addf(out, ", %.0f tokens/s", m->stage[i].rate);
+        const char *unit = m->stage[i].unit;
+        zb_buf_addf(out, "</td><td>%s %s", count, unit);
+        double rate = m->stage[i].rate;
+        if (!isnan(rate)) zb_buf_addf(out, rate < 100 ? ", %.3g %s/s" : ", %.0f %s/s", rate, unit);
         zb_buf_adds(out, "</td></tr>\n");
     }
     zb_buf_adds(out, "</tbody></table></div>\n");

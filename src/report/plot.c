@@ -434,8 +434,10 @@ static zb_status loss_plot(workshop *w, int index, zb_err *err) {
     const char *stage = zb_label_plot(w->a, s->name, 40);
     char *name = zb_asprintf(w->a, "loss-%d", index + 1);
     begin(w, name, zb_asprintf(w->a, "Loss of stage %s", stage));
-    axes(w, "tokens of training, thousands", positive ? "loss (log scale)" : "loss");
-    zb_buf_adds(&w->csv, "tokens,loss,smoothed\n");
+    bool examples = !strcmp(s->unit, "examples");
+    axes(w, examples ? "examples" : "tokens of training, thousands",
+         positive ? "loss (log scale)" : "loss");
+    zb_buf_addf(&w->csv, "%s,loss,smoothed\n", s->unit);
     for (size_t i = 0; i < raw.n; i++) {
         zb_buf_addf(&w->csv, "%.10g", raw.x[i]);
         cell(w, raw.y[i]);
@@ -445,13 +447,13 @@ static zb_status loss_plot(workshop *w, int index, zb_err *err) {
     if (positive) log_axis(w, low, high);
     zb_buf_addf(
         &w->script,
-        "plot '%s.csv' skip 1 using ($1/1000):2 with lines lw 1 lc rgb '#9CC3E0' title 'steps', "
+        "plot '%s.csv' skip 1 using ($1/%d):2 with lines lw 1 lc rgb '#9CC3E0' title 'steps', "
         "\\\n"
-        "  '%s.csv' skip 1 using ($1/1000):3 with lines lw 2.5 lc rgb '%s' title 'running mean'\n",
-        name, name, colour[0]);
-    return finish(w, ZB_TOPIC_TRAINING, name,
-                  zb_asprintf(w->a, "Loss of stage \"%s\" over the tokens it has seen.", s->name),
-                  err);
+        "  '%s.csv' skip 1 using ($1/%d):3 with lines lw 2.5 lc rgb '%s' title 'running mean'\n",
+        name, examples ? 1 : 1000, name, examples ? 1 : 1000, colour[0]);
+    return finish(
+        w, ZB_TOPIC_TRAINING, name,
+        zb_asprintf(w->a, "Loss of stage \"%s\" over the %s it has seen.", s->name, s->unit), err);
 }
 
 static const zb_report_curve *valid_curve(const zb_report_stage *s, bool kl) {

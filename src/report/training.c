@@ -34,26 +34,29 @@ typedef struct reading {
 
 static zb_status take_line(reading *r, const json_t *line, const char *where, zb_err *err) {
     zb_report_stage *s = r->stage;
+    bool examples = json_object_get(line, "examples") != NULL;
     const struct {
         const char *key;
         zb_report_curve *curve;
     } column[] = {{"loss", &s->loss},
+                  {examples ? "examples_per_second" : "tokens_per_second", &r->rate},
                   {"valid_kl", &s->valid_kl},
-                  {"valid_perplexity", &s->valid_perplexity},
-                  {"tokens_per_second", &r->rate}};
-    int64_t tokens = 0;
-    ZB_TRY(zb_json_int(line, where, "tokens", true, 0, INT64_MAX / 2, &tokens, err));
+                  {"valid_perplexity", &s->valid_perplexity}};
+    size_t columns = examples ? 2 : 4;
+    int64_t done = 0;
+    s->unit = examples ? "examples" : "tokens";
+    ZB_TRY(zb_json_int(line, where, s->unit, true, 0, INT64_MAX / 2, &done, err));
     /* A validation line may stand at the count of the step it follows: only a smaller one, or the
      * same column again, is a repetition. */
-    bool again = (double)tokens < r->last;
-    for (size_t i = 0; i < sizeof column / sizeof *column; i++) {
+    bool again = (double)done < r->last;
+    for (size_t i = 0; i < columns; i++) {
         double y = (double)NAN;
         ZB_TRY(zb_json_f64(line, where, column[i].key, false, &y, err));
-        if (again || !isnan(y)) curve_cut(column[i].curve, (double)tokens);
-        if (!isnan(y)) curve_add(column[i].curve, (double)tokens, y, r->arena);
+        if (again || !isnan(y)) curve_cut(column[i].curve, (double)done);
+        if (!isnan(y)) curve_add(column[i].curve, (double)done, y, r->arena);
     }
-    r->last = (double)tokens;
-    s->tokens = tokens;
+    r->last = (double)done;
+    s->done = done;
     return ZB_OK;
 }
 
@@ -70,7 +73,7 @@ static double median(zb_report_curve *c) {
 
 zb_status zb_report_stage_read(zb_report_stage *s, const char *name, const char *path, zb_arena *a,
                                zb_err *err) {
-    *s = (zb_report_stage){.name = name};
+    *s = (zb_report_stage){.name = name, .unit = "tokens"};
     reading r = {.stage = s, .arena = a, .last = -1};
     zb_lines *lines = NULL;
     ZB_TRY(zb_lines_open(&lines, path, LINE_MAX_BYTES, err));

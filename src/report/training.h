@@ -7,8 +7,8 @@
 
 #include "report/measure.h"
 
-/* Reads the whole log; a line that is no JSON object or has no "tokens" is an error with its
- * number. */
+/* Reads the whole log; a line that is no JSON object or has neither "tokens" nor "examples" is an
+ * error with its number. */
 zb_status zb_report_stage_read(zb_report_stage *s, const char *name, const char *path, zb_arena *a,
                                zb_err *err);
 

@@ -470,7 +470,10 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
     ZB_TRY(zb_align_check(o, so, err));
     ZB_TRY(plan_memory(&a, &sc, &plan, err));
     if (so->dry_run) return ZB_OK;
-    zb_opt_group g[] = {{"", zb_align_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};
+    zb_opt_group g[] = {{"", zb_align_opt_table, &oc},
+                        {"", zb_stage_opt_table, &sc},
+                        {"", zb_loop_opt_table, &sc},
+                        {0}};
     json_t *how = zb_opts_json(g);
     zb_status s = o->out ? open_all(&a, err) : zb_fail(err, ZB_ERR_CONFIG, "out is needed");
     if (s == ZB_OK) {

@@ -40,6 +40,7 @@ static zb_status run_stage(const zb_train_bench *b, const char *precision, zb_st
     zb_opts_defaults((zb_opt_group[]){{"", zb_distill_opt_table, &d},
                                       {"", zb_align_opt_table, &a},
                                       {"", zb_stage_opt_table, &s},
+                                      {"", zb_loop_opt_table, &s},
                                       {0}});
     s.train = s.valid = NULL; /* random tokens */
     s.batch = b->rows;

@@ -337,7 +337,10 @@ zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, cons
     zb_memory_plan plan = {0};
     ZB_TRY(plan_memory(&d, &oc, &sc, &plan, err));
     if (so->dry_run) return ZB_OK;
-    zb_opt_group g[] = {{"", zb_distill_opt_table, &oc}, {"", zb_stage_opt_table, &sc}, {0}};
+    zb_opt_group g[] = {{"", zb_distill_opt_table, &oc},
+                        {"", zb_stage_opt_table, &sc},
+                        {"", zb_loop_opt_table, &sc},
+                        {0}};
     d.how = zb_opts_json(g);
     zb_optim *optim[] = {&d.optim};
     zb_status s = o->out ? open_all(&d, err) : zb_fail(err, ZB_ERR_CONFIG, "out is needed");

@@ -25,11 +25,21 @@ const zb_opt zb_stage_opt_table[] = {
     {ZB_OPT_F64, "short_share", 0, AT(short_share), "0", 0, 1, NULL,
      "share of the steps with short sequences"},
     {ZB_OPT_INT, "batch", 0, AT(batch), "4", 1, 1 << 20, NULL, "rows per optimiser step"},
-    {ZB_OPT_INT, "micro_batch", 0, AT(micro_batch), "0", 0, 1 << 20, NULL,
-     "rows per pass; gradients accumulate over the passes of a step (0: all at once)"},
     {ZB_OPT_F64, "lr", 0, AT(lr), "2e-4", 0, 1, NULL, "peak learning rate"},
     {ZB_OPT_F64, "warmup", 0, AT(warmup), "0.01", 0, 1, NULL,
      "share of the steps spent on linear warm-up"},
+    {ZB_OPT_F64, "scale_below", 0, AT(scale_below), "0.05", 0, 1e6, NULL,
+     "tensors whose root mean square is below this step in proportion to it (0: off)"},
+    {ZB_OPT_F64, "gate_rate", 0, AT(gate_rate), "1", 0, 1e4, NULL,
+     "learning-rate factor of decays, step sizes, gates and convolutions"},
+    {ZB_OPT_INT, "valid_tokens", 0, AT(valid_tokens), "8192", 0, 1e9, NULL,
+     "held-out tokens of a validation (0: none)"},
+    {0},
+};
+
+const zb_opt zb_loop_opt_table[] = {
+    {ZB_OPT_INT, "micro_batch", 0, AT(micro_batch), "0", 0, 1 << 20, NULL,
+     "rows or examples per pass; gradients add up over the passes of a step (0: all at once)"},
     {ZB_OPT_F64, "lr_floor", 0, AT(lr_floor), "0", 0, 1, NULL,
      "final learning rate as a share of the peak"},
     {ZB_OPT_F64, "clip", 0, AT(clip), "1", 0, 1e9, NULL, "largest gradient norm (0: no clipping)"},
@@ -38,15 +48,9 @@ const zb_opt zb_stage_opt_table[] = {
     {ZB_OPT_F64, "beta1", 0, AT(beta1), "0.9", 0, 1, NULL, "AdamW's first decay rate"},
     {ZB_OPT_F64, "beta2", 0, AT(beta2), "0.999", 0, 1, NULL, "AdamW's second decay rate"},
     {ZB_OPT_F64, "eps", 0, AT(eps), "1e-8", 0, 1, NULL, "AdamW's epsilon"},
-    {ZB_OPT_F64, "scale_below", 0, AT(scale_below), "0.05", 0, 1e6, NULL,
-     "tensors whose root mean square is below this step in proportion to it (0: off)"},
-    {ZB_OPT_F64, "gate_rate", 0, AT(gate_rate), "1", 0, 1e4, NULL,
-     "learning-rate factor of decays, step sizes, gates and convolutions"},
-    {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "order of the documents"},
+    {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "order of the documents or examples"},
     {ZB_OPT_INT, "eval_every", 0, AT(eval_every), "0", 0, 1e9, NULL,
      "steps between validations (0: only before the first and after the last)"},
-    {ZB_OPT_INT, "valid_tokens", 0, AT(valid_tokens), "8192", 0, 1e9, NULL,
-     "held-out tokens of a validation (0: none)"},
     {ZB_OPT_INT, "save_every", 0, AT(save_every), "50", 0, 1e9, NULL,
      "steps between checkpoints (0: only when interrupted)"},
     {ZB_OPT_INT, "log_every", 0, AT(log_every), "1", 1, 1e9, NULL,
@@ -107,10 +111,16 @@ static zb_status resume(zb_stage *s, zb_err *err) {
     return cut_log(s, step, err);
 }
 
+/* Units done after the given number of steps. */
+static int64_t done_at(const zb_stage *s, int64_t step) {
+    int64_t done = step * s->work.per_step;
+    return done < s->work.total ? done : s->work.total;
+}
+
 zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
                          const zb_tokenizer *t, const json_t *digest_of, zb_optim **optim,
                          int n_optims, zb_err *err) {
-    *s = (zb_stage){.o = o, .name = name, .dir = dir, .t_step = zb_seconds()};
+    *s = (zb_stage){0};
     zb_arena *a = &s->arena;
     ZB_TRY(zb_corpus_read(&s->train, o->train, t, 0, a, err));
     ZB_TRY(zb_corpus_keep_long(&s->train, o->train, o->min_document, err));
@@ -123,23 +133,35 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
         ZB_TRY(zb_packer_init(&s->valid_packer, &s->valid, length, false, 0, a, err));
         s->valid_rows = s->valid_packer.rows;
     }
-    ZB_TRY(zb_dir_make(dir, err)); /* not before the text is known to be good */
-    int64_t per_step = o->batch * o->sequence_length;
-    s->steps = (o->tokens + per_step - 1) / per_step;
-    s->log_path = zb_path_join(a, dir, "log.jsonl");
+    zb_stage_work w = {.unit = "tokens", .per_step = o->batch * o->sequence_length};
+    w.total = (o->tokens + w.per_step - 1) / w.per_step * w.per_step;
+    w.validates = s->valid_rows > 0;
+    return zb_stage_start(s, o, name, dir, &w, digest_of, optim, n_optims, err);
+}
+
+zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
+                         const zb_stage_work *work, const json_t *digest_of, zb_optim **optim,
+                         int n_optims, zb_err *err) {
+    s->o = o;
+    s->name = name;
+    s->dir = dir;
+    s->work = *work;
+    s->steps = (work->total + work->per_step - 1) / work->per_step;
+    ZB_TRY(zb_dir_make(dir, err));
+    s->log_path = zb_path_join(&s->arena, dir, "log.jsonl");
     json_t *same = json_copy((json_t *)digest_of); /* what changes no number may change */
     static const char *const free_keys[] = {"memory_limit", "dry_run", "recompute"};
     for (int i = 0; i < 3; i++) json_object_del(same, free_keys[i]);
     char *text = json_dumps(same, JSON_SORT_KEYS | JSON_COMPACT);
     json_decref(same);
     s->checkpoint = (zb_checkpoint){.run_dir = dir,
-                                    .digest = zb_digest(a, text ? text : ""),
+                                    .digest = zb_digest(&s->arena, text ? text : ""),
                                     .optim = optim,
                                     .n_optims = n_optims};
     zb_heap_resize(text, 0);
     ZB_TRY(resume(s, err));
-    zb_progress_begin(&s->progress, name, "tokens", (double)(s->step * per_step),
-                      (double)(s->steps * per_step));
+    zb_progress_begin(&s->progress, name, work->unit, (double)done_at(s, s->step),
+                      (double)work->total);
     s->t_step = zb_seconds();
     return ZB_OK;
 }
@@ -172,16 +194,17 @@ static zb_status save(zb_stage *s, zb_err *err) {
 
 zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *err) {
     double now = zb_seconds(), lr = zb_stage_lr(s);
-    int64_t per_step = s->o->batch * s->o->sequence_length;
+    int64_t before = done_at(s, s->step), done = done_at(s, s->step + 1);
+    char rate[32];
+    snprintf(rate, sizeof rate, "%s_per_second", s->work.unit);
     s->step++;
     json_object_set_new(numbers, "stage", json_string(s->name));
     json_object_set_new(numbers, "step", json_integer(s->step));
-    json_object_set_new(numbers, "tokens", json_integer(s->step * per_step));
+    json_object_set_new(numbers, s->work.unit, json_integer(done));
     json_object_set_new(numbers, "loss", json_real(loss));
     json_object_set_new(numbers, "lr", json_real(lr));
     json_object_set_new(numbers, "step_ms", json_real(1e3 * (now - s->t_step)));
-    json_object_set_new(numbers, "tokens_per_second",
-                        json_real((double)per_step / (now - s->t_step)));
+    json_object_set_new(numbers, rate, json_real((double)(done - before) / (now - s->t_step)));
     json_object_set_new(numbers, "peak_rss_mib", json_real(zb_stage_peak_rss()));
     s->t_step = now;
     if (!isfinite(loss)) {
@@ -196,7 +219,7 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *
         json_decref(numbers);
     char note[64];
     snprintf(note, sizeof note, "loss %.4g", loss);
-    zb_progress_update(&s->progress, (double)(s->step * per_step), note);
+    zb_progress_update(&s->progress, (double)done, note);
     bool stop = zb_interrupted();
     bool due = s->o->save_every > 0 && s->step % s->o->save_every == 0 && s->step < s->steps;
     if (due || stop) ZB_TRY(save(s, err));
@@ -209,7 +232,7 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *
 }
 
 bool zb_stage_eval_due(const zb_stage *s) {
-    if (s->valid_rows == 0) return false;
+    if (!s->work.validates) return false;
     return s->step == 0 || s->step == s->steps ||
            (s->o->eval_every > 0 && s->step % s->o->eval_every == 0);
 }
@@ -224,15 +247,14 @@ zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is
     }
     json_object_set_new(numbers, "stage", json_string(s->name));
     json_object_set_new(numbers, "step", json_integer(s->step));
-    json_object_set_new(numbers, "tokens",
-                        json_integer(s->step * s->o->batch * s->o->sequence_length));
+    json_object_set_new(numbers, s->work.unit, json_integer(done_at(s, s->step)));
     zb_status st = zb_log_event(s->log_path, numbers, err);
     s->t_step = zb_seconds();
     return st;
 }
 
 zb_status zb_stage_finish(zb_stage *s, zb_err *err) {
-    zb_progress_end(&s->progress, (double)(s->steps * s->o->batch * s->o->sequence_length), NULL);
+    zb_progress_end(&s->progress, (double)s->work.total, NULL);
     return zb_checkpoint_clear(s->dir, err);
 }
 

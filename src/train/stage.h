@@ -2,7 +2,8 @@
  * interruption.
  *
  * A stage is a loop over optimiser steps; each step takes `batch` rows (in micro-batches) of packed
- * text. zb_stage holds the loop's bookkeeping, the stage supplies what happens in a step. */
+ * text, or as many examples. zb_stage holds the loop's bookkeeping, the stage supplies what happens
+ * in a step. */
 #ifndef ZB_TRAIN_STAGE_H
 #define ZB_TRAIN_STAGE_H
 
@@ -28,7 +29,9 @@ typedef struct zb_stage_opts {
     bool dry_run;             /* only plan */
 } zb_stage_opts;
 
-extern const zb_opt zb_stage_opt_table[]; /* for a zb_stage_opts */
+/* For a zb_stage_opts: packed text, how much of it and at what rates; the loop of any stage. */
+extern const zb_opt zb_stage_opt_table[];
+extern const zb_opt zb_loop_opt_table[];
 
 /* Seconds of the parts of training steps, added up: the teacher's pass, the student's way forward,
  * the losses, the way back, the optimiser. Alignment's losses count as its way forward. */
@@ -36,8 +39,16 @@ typedef struct zb_step_times {
     double teacher, forward, loss, backward, update;
 } zb_step_times;
 
+/* What a stage counts: "tokens" of packed text; the last step may have fewer. */
+typedef struct zb_stage_work {
+    const char *unit;
+    int64_t per_step, total;
+    bool validates;
+} zb_stage_work;
+
 typedef struct zb_stage {
     const zb_stage_opts *o;
+    zb_stage_work work;
     const char *name, *dir; /* "align"; the stage's output folder (log, checkpoints) */
     zb_arena arena;
     zb_corpus train, valid;
@@ -57,13 +68,18 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
                          const zb_tokenizer *t, const json_t *digest_of, zb_optim **optim,
                          int n_optims, zb_err *err);
 
+/* The same for a stage that has read its data itself, into s->arena (s zeroed before). */
+zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
+                         const zb_stage_work *work, const json_t *digest_of, zb_optim **optim,
+                         int n_optims, zb_err *err);
+
 double zb_stage_lr(const zb_stage *s); /* of the current step */
 
 /* Tokens of the longest sequence of the current step, for the packer; 0: whole rows. */
 int zb_stage_longest(const zb_stage *s);
 
-/* After a step: one line of the log with the given numbers (stolen; step, tokens, lr and speed are
- * added), progress, checkpoint when due. ZB_ERR_INTERRUPTED after saving when the user asked to
+/* After a step: one line of the log with the given numbers (stolen; step, units done, lr and speed
+ * are added), progress, checkpoint when due. ZB_ERR_INTERRUPTED after saving when the user asked to
  * stop. */
 zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *err);
 bool zb_stage_eval_due(

@@ -1,6 +1,7 @@
 """Training commands from outside: plans of memory before work, and the measurement of steps."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -111,3 +112,107 @@ def test_layers_are_given_the_students_own_states(tmp_path, text):
 def test_layers_learn_from_the_students_own_states(tmp_path, text, weight):
     first, last = align(tmp_path, text, "own", "--lr", "1e-3", "--student-inputs", "1", "--hidden-weight", weight)
     assert last["valid_loss"] < first["valid_loss"]
+
+
+# ---- tuning to answers ----
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Prompts whose chosen answer repeats their last id and whose rejected one does not."""
+    path = tmp_path / "pairs.jsonl"
+    with path.open("w") as f:
+        for i in range(24):
+            prompt = [3 + (7 * i + k * k) % 90 for k in range(4 + i % 5)]
+            last = prompt[-1]
+            f.write(json.dumps({"prompt": prompt, "chosen": [last] * (2 + i % 3), "rejected": [3 + (last + 5) % 90] * 3}) + "\n")
+    return str(path)
+
+
+def tune(out, *args, status=0):
+    r = run("tune", "--student", HYBRID, "--out", str(out), "--precision", "f32", *args)
+    assert r.returncode == status, r.stderr
+    return r
+
+
+def log_of(out):
+    with open(f"{out}.train/log.jsonl") as f:
+        lines = [json.loads(line) for line in f]
+    return [x for x in lines if "loss" in x], [x for x in lines if "valid_loss" in x]
+
+
+def test_preferences_are_learnt(tmp_path, pairs):
+    out = tmp_path / "o"
+    tune(out, "--train", pairs, "--valid", pairs, "--epochs", "4", "--batch", "5", "--lr", "1e-3", "--beta", "0.1")
+    steps, valid = log_of(out)
+    assert abs(valid[0]["valid_loss"] - math.log(2)) < 1e-6 and abs(valid[0]["valid_margin"]) < 1e-6  # the student is its reference
+    assert abs(steps[0]["loss"] - math.log(2)) < 1e-6
+    assert valid[-1]["valid_loss"] < 0.5 and valid[-1]["valid_accuracy"] == 1.0 and valid[-1]["valid_margin"] > 0.3
+    assert [x["examples"] for x in steps] == [5 * (i + 1) for i in range(19)] + [96]  # 4 epochs of 24
+    assert steps[-1]["margin"] > steps[1]["margin"] and steps[-1]["logp_chosen"] > steps[0]["logp_chosen"]
+    # against the model it started from, the tuned one stands where its own validation says
+    again = tmp_path / "again"
+    r = run("tune", "--student", str(out), "--reference", HYBRID, "--out", str(again), "--train", pairs, "--valid", pairs,
+            "--epochs", "0.01", "--lr", "1e-12", "--beta", "0.1", "--precision", "f32")
+    assert r.returncode == 0, r.stderr
+    assert abs(log_of(again)[1][0]["valid_loss"] - valid[-1]["valid_loss"]) < 1e-5
+
+
+def test_passes_of_a_step_add_up(tmp_path, pairs):
+    for method in ["dpo", "sft"]:
+        losses = []
+        for piece in ["0", "1", "3"]:
+            train = pairs
+            if method == "sft":
+                train = str(tmp_path / "answers.jsonl")
+                with open(pairs) as f, open(train, "w") as g:
+                    for line in f:
+                        row = json.loads(line)
+                        g.write(json.dumps({"prompt": row["prompt"], "completion": row["chosen"]}) + "\n")
+            out = tmp_path / f"{method}-{piece}"
+            tune(out, "--method", method, "--train", train, "--batch", "6", "--micro-batch", piece, "--lr", "1e-3")
+            losses.append([x["loss"] for x in log_of(out)[0]])
+        assert len(losses[0]) == 4
+        for other in losses[1:]:
+            assert all(abs(a - b) < 1e-4 * abs(a) for a, b in zip(losses[0], other))
+
+
+def test_answers_are_learnt_and_prompts_are_not(tmp_path):
+    rows = [{"prompt": [3 + (11 * i + k) % 90 for k in range(6)], "completion": [50, 51, 52]} for i in range(16)]
+    files = {}
+    for name, key in [("answers", "completion"), ("prompts", "prompt")]:
+        files[name] = str(tmp_path / f"{name}.jsonl")
+        with open(files[name], "w") as f:
+            for row in rows:
+                f.write(json.dumps(row if key == "completion" else {"prompt": [3], "completion": row["prompt"]}) + "\n")
+    out = tmp_path / "o"
+    tune(out, "--method", "sft", "--train", files["answers"], "--valid", files["answers"], "--epochs", "20", "--batch", "4",
+         "--lr", "2e-3", "--recompute")
+    steps, valid = log_of(out)
+    assert steps[0]["learnt"] == 12
+    assert valid[-1]["valid_loss"] < 0.2 * valid[0]["valid_loss"]
+    assert abs(valid[-1]["valid_perplexity"] - math.exp(valid[-1]["valid_loss"])) < 1e-6
+    before, after = (prompt_loss(tmp_path, model, files["prompts"]) for model in (HYBRID, str(out)))
+    assert after > 0.9 * before  # what stood before the answers was not learnt
+
+
+def prompt_loss(tmp_path, model, path):
+    out = tmp_path / f"loss-{os.path.basename(model)}"
+    r = run("tune", "--student", model, "--method", "sft", "--train", path, "--valid", path, "--epochs", "0.01",
+            "--lr", "1e-12", "--out", str(out))
+    assert r.returncode == 0, r.stderr
+    return log_of(out)[1][0]["valid_loss"]
+
+
+def test_tune_refuses(tmp_path, pairs):
+    before = sorted(os.listdir(tmp_path))
+    out = tmp_path / "o"
+    for args, said in [(("--train", pairs, "--length", "64", "--prompt-length", "64"), "prompt_length: expected less than length 64"),
+                       (("--train", pairs, "--method", "sft", "--reference", HYBRID), "reference: method sft"),
+                       (("--train", pairs, "--method", "sft"), "pairs.jsonl:1: expected an object with text, messages"),
+                       (("--train", "no/such.jsonl"), "no/such.jsonl"), ((), "train and out are needed"),
+                       (("--train", pairs, "--memory-limit", "1M"), "tune: needs")]:
+        r = run("tune", "--student", HYBRID, "--out", str(out), *args)
+        assert r.returncode != 0 and said in r.stderr, r.stderr
+    assert sorted(os.listdir(tmp_path)) == before
+    r = run("tune", "--student", HYBRID, "--dry-run")
+    assert r.returncode == 0 and "reference's weights as stored" in r.stderr, r.stderr

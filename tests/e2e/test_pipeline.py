@@ -1,5 +1,6 @@
 """The whole path on a tiny model: a pipeline that is killed again and again ends with the weights of an undisturbed one."""
 import json
+import math
 import os
 import random
 import signal
@@ -19,12 +20,17 @@ compose: {{q_rank: 20, kv_rank: 12, nope_dim: 8, rope_dim: 8}}
 align: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 2, early_stop: 1, student_inputs: 0.4}}
 select: {{text: {text}, count: 2, tokens: 256, sequence_length: 64}}
 distill: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, micro_batch: 1, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5, untie: true, short_length: 16, short_share: 0.5}}
+tune: {{train: {pairs}, valid: {pairs}, epochs: 2, batch: 6, micro_batch: 2, lr: 1e-3, beta: 0.1, eval_every: 3, save_every: 2}}
 """
+
+
+def recipe_text(folder, name, text):
+    return RECIPE.format(out=folder / name, teacher=ROOT / "tests/golden/llama", text=text, pairs=text.with_name("pairs.jsonl"))
 
 
 def write_recipe(folder, name, text):
     path = folder / f"{name}.yaml"
-    path.write_text(RECIPE.format(out=folder / name, teacher=ROOT / "tests/golden/llama", text=text))
+    path.write_text(recipe_text(folder, name, text))
     return path
 
 
@@ -35,6 +41,10 @@ def make_text(folder):
         for _ in range(60):
             ids = [rng.randrange(3, 97) for _ in range(rng.randrange(5, 150))]
             f.write(json.dumps({"input_ids": ids}) + "\n")
+    with path.with_name("pairs.jsonl").open("w") as f:
+        for _ in range(23):
+            prompt, good, bad = ([rng.randrange(3, 97) for _ in range(rng.randrange(2, 12))] for _ in range(3))
+            f.write(json.dumps({"prompt": prompt, "chosen": good, "rejected": bad}) + "\n")
     return path
 
 
@@ -43,7 +53,7 @@ def run(recipe, *settings):
 
 
 def weights(folder, name):
-    return (folder / name / "student/model.safetensors").read_bytes()
+    return [(folder / name / student / "model.safetensors").read_bytes() for student in ("student", "tuned")]
 
 
 def test_killed_pipeline_ends_with_the_same_weights(tmp_path):
@@ -71,9 +81,10 @@ def test_killed_pipeline_ends_with_the_same_weights(tmp_path):
         raise AssertionError("never finished")
     assert kills >= 2, "the test must interrupt the run to say anything"
     assert weights(tmp_path, "killed") == weights(tmp_path, "whole")
-    logs = [json.loads(l) for l in (tmp_path / "killed/distill/log.jsonl").read_text().splitlines()]
-    steps = [o["step"] for o in logs if "loss" in o]
-    assert steps == sorted(set(steps)) and steps[-1] == 20
+    for stage, last in (("distill", 20), ("tune", 8)):
+        logs = [json.loads(l) for l in (tmp_path / "killed" / stage / "log.jsonl").read_text().splitlines()]
+        steps = [o["step"] for o in logs if "loss" in o]
+        assert steps == sorted(set(steps)) and steps[-1] == last
 
 
 def test_training_lowers_the_divergence_and_select_keeps_two(tmp_path):
@@ -87,13 +98,16 @@ def test_training_lowers_the_divergence_and_select_keeps_two(tmp_path):
     hybrid = json.loads((tmp_path / "one/student/hybrid_config.json").read_text())
     assert len(chosen["layers"]) == 2 and hybrid["mla_layers"] == chosen["layers"]
     again = run(tmp_path / "one.yaml")
-    assert again.returncode == 0 and again.stderr.count("done before") == 5
+    assert again.returncode == 0 and again.stderr.count("done before") == 6
+    logs = [json.loads(l) for l in (tmp_path / "one/tune/log.jsonl").read_text().splitlines()]
+    loss = [o["valid_loss"] for o in logs if "valid_loss" in o]
+    assert loss[-1] < loss[0] and abs(loss[0] - math.log(2)) < 1e-6
 
 
 def plan_recipe(folder, name, text, candidates, align):
     select = f"text: {text}, cache_percent: 60, context: 64, tokens: 256, sequence_length: 64, candidates: [{candidates}], compare: [40, 60], contexts: 64"
-    lines = RECIPE.format(out=folder / name, teacher=ROOT / "tests/golden/llama", text=text).splitlines()
-    keep = [l for l in lines if not l.startswith(("select", "distill") + (() if align else ("align", "compose")))]
+    lines = recipe_text(folder, name, text).splitlines()
+    keep = [l for l in lines if not l.startswith(("select", "distill", "tune") + (() if align else ("align", "compose")))]
     if not align:
         keep.append(f"compose: {{init: calibrated, calibration: {text}, calibration_tokens: 1024}}")
     path = folder / f"{name}.yaml"
@@ -191,6 +205,8 @@ def test_broken_recipes_are_refused(tmp_path):
     check_refused(tmp_path, text, "lr: 1e-3", "lr: -1", "lr: expected a number from 0 to 1")
     check_refused(tmp_path, text, "select:", "selekt:", "unknown section")
     check_refused(tmp_path, text, "count: 2", "out: x, count: 2", "set by the pipeline")
+    check_refused(tmp_path, text, "epochs: 2", "student: x, epochs: 2", "set by the pipeline")
+    check_refused(tmp_path, text, "epochs: 2", "prompt_length: 5000, epochs: 2", "tune: prompt_length: expected less than length")
     check_refused(tmp_path, text, str(text), "/no/such/text", "no such file")
 
 
@@ -206,7 +222,7 @@ def test_settings_replace_the_recipe(tmp_path):
     text = make_text(tmp_path)
     recipe = write_recipe(tmp_path, "set", text)
     out = tmp_path / "elsewhere"
-    done = run(recipe, f"output={out}", "align.tokens=0", "distill.tokens=0", "select.count=1")
+    done = run(recipe, f"output={out}", "align.tokens=0", "distill.tokens=0", "tune.epochs=0", "select.count=1")
     assert done.returncode == 0, done.stderr
     assert (out / "hybrid/model.safetensors").exists() and not (out / "student").exists()
     assert not (out / "mla-aligned").exists()

@@ -361,8 +361,26 @@ static void logs_of_resumed_runs(void **state) {
     }
     assert_int_equal(s.valid_kl.n, 1); /* that of step 4 went with its run */
     NEAR(s.valid_kl.y[0], 1.5);
-    assert_int_equal(s.tokens, 600);
+    assert_int_equal(s.done, 600);
+    assert_string_equal(s.unit, "tokens");
     NEAR(s.rate, 185); /* median of 160 170 180 190 200 210 */
+}
+
+/* A stage that learns from examples counts those; perplexity of answers is no perplexity of text.
+ */
+static void logs_of_examples(void **state) {
+    fixture *f = *state;
+    zb_report_stage s;
+    const char *path = put_file(f, "tune.jsonl",
+                                "{\"examples\": 0, \"valid_loss\": 0.7, \"valid_perplexity\": 2}\n"
+                                "{\"examples\": 4, \"loss\": 0.6, \"examples_per_second\": 1.5}\n"
+                                "{\"examples\": 8, \"loss\": 0.5, \"examples_per_second\": 2.5}\n");
+    assert_int_equal(zb_report_stage_read(&s, "tune", path, &f->a, NULL), ZB_OK);
+    assert_string_equal(s.unit, "examples");
+    assert_int_equal(s.done, 8);
+    assert_int_equal(s.loss.n, 2);
+    assert_int_equal(s.valid_perplexity.n, 0);
+    NEAR(s.rate, 2);
 }
 
 static void curves_thin_and_smooth(void **state) {
@@ -559,6 +577,7 @@ int main(void) {
                                        CASE(names_are_checked),
                                        CASE(inputs_are_checked),
                                        CASE(logs_of_resumed_runs),
+                                       CASE(logs_of_examples),
                                        CASE(curves_thin_and_smooth),
                                        CASE(labels),
                                        CASE(pictures),
