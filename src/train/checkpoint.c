@@ -82,12 +82,21 @@ static zb_status list_steps(const char *run_dir, zb_arena *a, int64_t **steps, i
     return ZB_OK;
 }
 
-static zb_status remove_old(const char *run_dir, int keep_last, zb_arena *a, zb_err *err) {
+static const char *digest_at(const zb_checkpoint *k, int64_t step) {
+    return k->trunk && step <= k->trunk_steps ? k->trunk : k->digest;
+}
+
+/* Leaves the last keep_last of those up to `step`, and the end of the trunk. */
+static zb_status remove_others(const zb_checkpoint *k, int64_t step, int keep_last, zb_arena *a,
+                               zb_err *err) {
     int64_t *steps;
-    int n;
-    ZB_TRY(list_steps(run_dir, a, &steps, &n, err));
-    for (int i = 0; i < n - keep_last; i++)
-        ZB_TRY(zb_dir_remove(zb_asprintf(a, "%s/%s%" PRId64, run_dir, prefix, steps[i]), err));
+    int n, kept = 0;
+    ZB_TRY(list_steps(k->run_dir, a, &steps, &n, err));
+    for (int i = n - 1; i >= 0; i--) {
+        bool trunk = k->trunk && steps[i] == k->trunk_steps;
+        if (trunk || (steps[i] <= step && kept++ < keep_last)) continue;
+        ZB_TRY(zb_dir_remove(zb_asprintf(a, "%s/%s%" PRId64, k->run_dir, prefix, steps[i]), err));
+    }
     return ZB_OK;
 }
 
@@ -110,7 +119,7 @@ zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t 
          *tmp = zb_asprintf(&a, "%s.tmp%d", final, (int)getpid());
     zb_status s = zb_dir_make(tmp, err);
     if (s == ZB_OK) s = write_tensors(k, tmp, &a, err);
-    json_t *o = json_pack("{s:I,s:s}", "step", (json_int_t)step, "digest", k->digest);
+    json_t *o = json_pack("{s:I,s:s}", "step", (json_int_t)step, "digest", digest_at(k, step));
     if (extra) json_object_set(o, "extra", (json_t *)(uintptr_t)extra);
     json_t *optim_steps = json_array();
     for (int i = 0; i < k->n_optims; i++)
@@ -121,7 +130,7 @@ zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t 
     json_decref(o);
     if (s == ZB_OK) s = zb_dir_remove(final, err);
     if (s == ZB_OK) s = zb_path_rename(tmp, final, err);
-    if (s == ZB_OK) s = remove_old(k->run_dir, keep_last > 0 ? keep_last : 1, &a, err);
+    if (s == ZB_OK) s = remove_others(k, step, keep_last > 0 ? keep_last : 1, &a, err);
     if (s != ZB_OK) zb_dir_remove(tmp, NULL);
     zb_arena_free(&a);
     return s;
@@ -181,42 +190,51 @@ static zb_status restore_watched(const zb_checkpoint *k, const json_t *in, const
     return ZB_OK;
 }
 
+/* The checkpoint at `step`: whether it fits, and then what it holds. */
+static zb_status resume_at(const zb_checkpoint *k, int64_t step, bool *fits, json_t **extra,
+                           zb_arena *a, zb_err *err) {
+    char *dir = zb_asprintf(a, "%s/%s%" PRId64, k->run_dir, prefix, step),
+         *path = zb_path_join(a, dir, "trainer_state.json");
+    const char *digest = "";
+    json_t *o = NULL;
+    zb_status s = zb_json_read(path, 1 << 24, &o, err);
+    if (s == ZB_OK) s = zb_json_str(o, path, "digest", true, &digest, err);
+    *fits = s == ZB_OK && !strcmp(digest, digest_at(k, step));
+    if (*fits) {
+        s = restore_all(k, dir, a, err);
+        json_t *os = json_object_get(o, "optimizer_steps");
+        for (int i = 0; i < k->n_optims; i++)
+            k->optim[i]->step = json_integer_value(json_array_get(os, (size_t)i));
+        if (s == ZB_OK) s = restore_watched(k, json_object_get(o, "early_stopping"), path, err);
+        if (s == ZB_OK) *extra = json_incref(json_object_get(o, "extra"));
+    }
+    json_decref(o);
+    return s;
+}
+
 zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **extra, zb_err *err) {
     zb_arena a = {0};
     int64_t *steps;
     int n;
-    json_t *o = NULL;
+    bool fits = false;
     *step = -1;
     *extra = NULL;
     zb_status s = list_steps(k->run_dir, &a, &steps, &n, err);
-    if (s == ZB_OK && n > 0) {
-        char *dir = zb_asprintf(&a, "%s/%s%" PRId64, k->run_dir, prefix, steps[n - 1]),
-             *path = zb_path_join(&a, dir, "trainer_state.json");
-        const char *digest = "";
-        s = zb_json_read(path, 1 << 24, &o, err);
-        if (s == ZB_OK) s = zb_json_str(o, path, "digest", true, &digest, err);
-        if (s == ZB_OK && strcmp(digest, k->digest)) {
-            zb_warn("%s was made with other settings or inputs; starting from the beginning", dir);
-        } else if (s == ZB_OK) {
-            s = restore_all(k, dir, &a, err);
-            json_t *os = json_object_get(o, "optimizer_steps");
-            for (int i = 0; i < k->n_optims; i++)
-                k->optim[i]->step = json_integer_value(json_array_get(os, (size_t)i));
-            if (s == ZB_OK) s = restore_watched(k, json_object_get(o, "early_stopping"), path, err);
-            if (s == ZB_OK) {
-                *step = steps[n - 1];
-                *extra = json_incref(json_object_get(o, "extra"));
-            }
-        }
+    for (int i = n - 1; i >= 0 && s == ZB_OK && !fits; i--) {
+        s = resume_at(k, steps[i], &fits, extra, &a, err);
+        if (s == ZB_OK && fits) *step = steps[i];
     }
-    json_decref(o);
+    if (s == ZB_OK && n > 0 && !fits)
+        zb_warn("%s/%s%" PRId64 " was made with other settings or inputs; starting from the "
+                "beginning",
+                k->run_dir, prefix, steps[n - 1]);
     zb_arena_free(&a);
     return s;
 }
 
-zb_status zb_checkpoint_clear(const char *run_dir, zb_err *err) {
+zb_status zb_checkpoint_clear(const zb_checkpoint *k, zb_err *err) {
     zb_arena a = {0};
-    zb_status s = remove_old(run_dir, 0, &a, err);
+    zb_status s = remove_others(k, INT64_MAX, 0, &a, err);
     zb_arena_free(&a);
     return s;
 }

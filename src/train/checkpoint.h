@@ -4,9 +4,10 @@
  * A checkpoint folder `<run>/checkpoint-<step>` holds model.safetensors (trained parameters, f32),
  * optimizer.safetensors (moments, and best weights where early stopping watches) and
  * trainer_state.json (step, a digest of the options that must not change, what early stopping has
- * seen, free numbers of the stage). It is written beside its name and renamed;
- * older ones beyond keep_last are removed afterwards. Random numbers are counter-based and data is
- * addressed by row, so the step is all that has to be remembered of them. */
+ * seen, free numbers of the stage). It is written beside its name and renamed; older ones beyond
+ * keep_last, and later ones of a run before, are removed afterwards. Random numbers are
+ * counter-based and data is addressed by row, so the step is all that has to be remembered of them.
+ */
 #ifndef ZB_TRAIN_CHECKPOINT_H
 #define ZB_TRAIN_CHECKPOINT_H
 
@@ -18,19 +19,22 @@ typedef struct zb_checkpoint {
     const char *run_dir; /* of the stage */
     const char
         *digest; /* hex text: options and inputs; a checkpoint with another digest is not resumed */
-    zb_optim **optim; /* [n_optims] trained parameters and moments; names are prefixed "<i>." */
+    const char *trunk;   /* the same without what only says how long the run is; NULL: none */
+    int64_t trunk_steps; /* up to which runs of any length are one: checkpoints up to there carry
+                            `trunk`, and the one at this step outlives the run */
+    zb_optim **optim;    /* [n_optims] trained parameters and moments; names are prefixed "<i>." */
     int n_optims;
 } zb_checkpoint;
 
 zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t *extra,
                              int keep_last, zb_err *err);
 
-/* Restores the newest complete checkpoint. *step = -1 and *extra = NULL if there is none, or none
- * with this digest (which is said). */
+/* Restores the newest checkpoint that fits. *step = -1 and *extra = NULL if there is none (which is
+ * said where there are others). */
 zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **extra, zb_err *err);
 
-/* Removes all checkpoints of a finished run. */
-zb_status zb_checkpoint_clear(const char *run_dir, zb_err *err);
+/* Removes all checkpoints of a finished run but the end of its trunk. */
+zb_status zb_checkpoint_clear(const zb_checkpoint *k, zb_err *err);
 
 /* FNV-1a over text, as 16 hex digits in the arena. */
 char *zb_digest(zb_arena *a, const char *text);

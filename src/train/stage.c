@@ -26,8 +26,8 @@ const zb_opt zb_stage_opt_table[] = {
      "share of the steps with short sequences"},
     {ZB_OPT_INT, "batch", 0, AT(batch), "4", 1, 1 << 20, NULL, "rows per optimiser step"},
     {ZB_OPT_F64, "lr", 0, AT(lr), "2e-4", 0, 1, NULL, "peak learning rate"},
-    {ZB_OPT_F64, "warmup", 0, AT(warmup), "0.01", 0, 1, NULL,
-     "share of the steps spent on linear warm-up"},
+    {ZB_OPT_F64, "warmup", 0, AT(warmup), "0.01", 0, 1e9, NULL,
+     "share of the steps spent on linear warm-up; above 1: their number"},
     {ZB_OPT_F64, "scale_below", 0, AT(scale_below), "0.05", 0, 1e6, NULL,
      "tensors whose root mean square is below this step in proportion to it (0: off)"},
     {ZB_OPT_F64, "gate_rate", 0, AT(gate_rate), "1", 0, 1e4, NULL,
@@ -40,6 +40,9 @@ const zb_opt zb_stage_opt_table[] = {
 const zb_opt zb_loop_opt_table[] = {
     {ZB_OPT_INT, "micro_batch", 0, AT(micro_batch), "0", 0, 1 << 20, NULL,
      "rows or examples per pass; gradients add up over the passes of a step (0: all at once)"},
+    {ZB_OPT_F64, "decay", 0, AT(decay), "1", 0, 1, NULL,
+     "share of the steps, the last, in which the rate falls; below 1 a run can be lengthened "
+     "later"},
     {ZB_OPT_F64, "lr_floor", 0, AT(lr_floor), "0", 0, 1, NULL,
      "final learning rate as a share of the peak"},
     {ZB_OPT_F64, "clip", 0, AT(clip), "1", 0, 1e9, NULL, "largest gradient norm (0: no clipping)"},
@@ -139,6 +142,49 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
     return zb_stage_start(s, o, name, dir, &w, digest_of, optim, n_optims, err);
 }
 
+/* Linear warm-up, then constant, then a cosine down (with decay 1 at once): Hu et al. 2024,
+ * MiniCPM, section 4. */
+static void plan_rates(zb_stage *s) {
+    double w = s->o->warmup, n = (double)s->steps;
+    s->warm = (int64_t)fmin(ceil(w > 1 ? w : w * n), n);
+    s->fall = (int64_t)fmax(n - ceil(s->o->decay * n), (double)s->warm);
+}
+
+static char *digest_of_options(const json_t *options, zb_arena *a) {
+    char *text = json_dumps(options, JSON_SORT_KEYS | JSON_COMPACT);
+    char *digest = zb_digest(a, text ? text : "");
+    zb_heap_resize(text, 0);
+    return digest;
+}
+
+static void remove_keys(json_t *o, const char *const *keys, int n) {
+    for (int i = 0; i < n; i++) json_object_del(o, keys[i]);
+}
+
+/* Which checkpoints are of this run: those made with the same options, but for what changes no
+ * number. While the rate is constant, and nothing else is a share of all steps, the run's length
+ * changes none either. */
+static void name_run(zb_stage *s, const json_t *options) {
+    static const char *const free_keys[] = {"memory_limit", "dry_run", "recompute"},
+                             *const length_keys[] = {"tokens", "epochs", "warmup", "decay",
+                                                     "lr_floor"},
+                             *const shares[] = {"short_share", "student_inputs"};
+    json_t *o = json_copy((json_t *)(uintptr_t)options);
+    remove_keys(o, free_keys, 3);
+    s->checkpoint.digest = digest_of_options(o, &s->arena);
+    bool any_length = s->o->decay < 1;
+    for (int i = 0; i < 2; i++)
+        any_length = any_length && json_number_value(json_object_get(o, shares[i])) == 0;
+    if (any_length) {
+        remove_keys(o, length_keys, 5);
+        json_object_set_new(o, "warm", json_integer((json_int_t)s->warm));
+        s->checkpoint.trunk = digest_of_options(o, &s->arena);
+        int64_t whole = s->work.total / s->work.per_step; /* the last step may be a smaller one */
+        s->checkpoint.trunk_steps = s->fall < whole ? s->fall : whole;
+    }
+    json_decref(o);
+}
+
 zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
                          const zb_stage_work *work, const json_t *digest_of, zb_optim **optim,
                          int n_optims, zb_err *err) {
@@ -149,16 +195,9 @@ zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const char *name, 
     s->steps = (work->total + work->per_step - 1) / work->per_step;
     ZB_TRY(zb_dir_make(dir, err));
     s->log_path = zb_path_join(&s->arena, dir, "log.jsonl");
-    json_t *same = json_copy((json_t *)digest_of); /* what changes no number may change */
-    static const char *const free_keys[] = {"memory_limit", "dry_run", "recompute"};
-    for (int i = 0; i < 3; i++) json_object_del(same, free_keys[i]);
-    char *text = json_dumps(same, JSON_SORT_KEYS | JSON_COMPACT);
-    json_decref(same);
-    s->checkpoint = (zb_checkpoint){.run_dir = dir,
-                                    .digest = zb_digest(&s->arena, text ? text : ""),
-                                    .optim = optim,
-                                    .n_optims = n_optims};
-    zb_heap_resize(text, 0);
+    plan_rates(s);
+    s->checkpoint = (zb_checkpoint){.run_dir = dir, .optim = optim, .n_optims = n_optims};
+    name_run(s, digest_of);
     ZB_TRY(resume(s, err));
     zb_progress_begin(&s->progress, name, work->unit, (double)done_at(s, s->step),
                       (double)work->total);
@@ -167,11 +206,12 @@ zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const char *name, 
 }
 
 double zb_stage_lr(const zb_stage *s) {
-    int64_t warm = (int64_t)ceil(s->o->warmup * (double)s->steps);
-    /* step i+1's rate, so that the first step of a warm-up is not lost at rate 0 */
-    return s->o->lr * (s->step < warm
-                           ? (double)(s->step + 1) / (double)warm
-                           : zb_schedule_cosine(s->step, warm, s->steps, s->o->lr_floor));
+    double factor = 1;
+    if (s->step < s->warm) /* step i+1's rate, so that the first step is not lost at rate 0 */
+        factor = (double)(s->step + 1) / (double)s->warm;
+    else if (s->step >= s->fall)
+        factor = zb_schedule_cosine(s->step, s->fall, s->steps, s->o->lr_floor);
+    return s->o->lr * factor;
 }
 
 int zb_stage_longest(const zb_stage *s) {
@@ -222,7 +262,8 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *
     zb_progress_update(&s->progress, (double)done, note);
     bool stop = zb_interrupted();
     bool due = s->o->save_every > 0 && s->step % s->o->save_every == 0 && s->step < s->steps;
-    if (due || stop) ZB_TRY(save(s, err));
+    bool trunk_ends = s->checkpoint.trunk && s->step == s->checkpoint.trunk_steps;
+    if (due || stop || trunk_ends) ZB_TRY(save(s, err));
     if (stop)
         return zb_fail(err, ZB_ERR_INTERRUPTED,
                        "%s: interrupted at step %lld of %lld; run the same command again to go on",
@@ -255,7 +296,7 @@ zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is
 
 zb_status zb_stage_finish(zb_stage *s, zb_err *err) {
     zb_progress_end(&s->progress, (double)s->work.total, NULL);
-    return zb_checkpoint_clear(s->dir, err);
+    return zb_checkpoint_clear(&s->checkpoint, err);
 }
 
 void zb_stage_random(zb_corpus *c, int rows, int length, int vocab, zb_arena *a) {

@@ -20,7 +20,7 @@ typedef struct zb_stage_opts {
     int64_t min_document;                        /* of training: shorter ones are left out */
     int64_t short_length;                        /* of sequences in the first short_share */
     double short_share;                          /* of the steps; 0: off */
-    double lr, warmup, lr_floor, clip, weight_decay, beta1, beta2, eps;
+    double lr, warmup, decay, lr_floor, clip, weight_decay, beta1, beta2, eps;
     int64_t seed, eval_every, valid_tokens, save_every, log_every, keep_last;
     const char *resume;       /* auto | never */
     double gate_rate;         /* learning-rate factor of decays, steps, gates and convolutions */
@@ -54,6 +54,7 @@ typedef struct zb_stage {
     zb_corpus train, valid;
     zb_packer packer, valid_packer;
     int64_t steps, step, valid_rows;
+    int64_t warm, fall; /* steps of the warm-up; the first step at a falling rate */
     zb_checkpoint checkpoint;
     char *log_path;
     json_t *best; /* {"step","value"} of the best validation, or NULL */

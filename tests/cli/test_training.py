@@ -114,6 +114,51 @@ def test_layers_learn_from_the_students_own_states(tmp_path, text, weight):
     assert last["valid_loss"] < first["valid_loss"]
 
 
+# ---- runs that are lengthened ----
+
+def distil(out, text, tokens, *args):
+    r = run("distill", "--teacher", TEACHER, "--student", HYBRID, "--out", str(out), "--train", text, "--valid", text,
+            "--tokens", str(tokens), "--sequence-length", "64", "--batch", "2", "--valid-tokens", "256", "--lr", "1e-3", "--precision", "f32",
+            "--warmup", "2", "--save-every", "3", *args)
+    assert r.returncode == 0, r.stderr
+    with open(f"{out}.train/log.jsonl") as f:
+        rates = [json.loads(line)["lr"] for line in f if '"lr"' in line]
+    return r.stderr, rates
+
+
+def weights(out):
+    return (out / "model.safetensors").read_bytes()
+
+
+def checkpoints(out):
+    return sorted(name for name in os.listdir(f"{out}.train") if name.startswith("checkpoint-"))
+
+
+def test_a_run_is_lengthened(tmp_path, text):
+    one, whole = tmp_path / "one", tmp_path / "whole"
+    said, rates = distil(one, text, 1280, "--decay", "0.4")  # 10 steps, of which 4 fall
+    assert "resuming" not in said and rates[:6] == [5e-4] + 5 * [1e-3] and rates[6:] == sorted(rates[6:], reverse=True)
+    assert rates[6] == 1e-3 and 0 < rates[9] < 2e-4 and checkpoints(one) == ["checkpoint-6"]
+    short = weights(one)
+    said, rates = distil(one, text, 2560, "--decay", "0.25")
+    assert "resuming at step 6 of 20" in said and len(rates) == 20 and rates[14] == 1e-3 > rates[16]
+    distil(whole, text, 2560, "--decay", "0.25")
+    assert weights(one) == weights(whole) != short  # as if it had never been shorter
+    assert checkpoints(one) == checkpoints(whole) == ["checkpoint-15"]
+    # what belongs to another run is not taken up: a shorter one, another rate; nor is it lost before there is something newer
+    said, rates = distil(one, text, 1280, "--decay", "0.4")
+    assert "made with other settings" in said and weights(one) == short and checkpoints(one) == ["checkpoint-6"]
+    said, _ = distil(one, text, 2560, "--decay", "0.25", "--beta2", "0.9")
+    assert "made with other settings" in said
+
+
+def test_shares_of_a_run_are_not_lengthened(tmp_path, text):
+    one = tmp_path / "one"
+    distil(one, text, 1280, "--decay", "0.4", "--short-share", "0.5", "--short-length", "16")
+    assert checkpoints(one) == []
+    assert "resuming" not in distil(one, text, 2560, "--decay", "0.4", "--short-share", "0.5", "--short-length", "16")[0]
+
+
 # ---- tuning to answers ----
 
 @pytest.fixture

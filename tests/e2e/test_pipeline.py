@@ -20,7 +20,7 @@ compose: {{q_rank: 20, kv_rank: 12, nope_dim: 8, rope_dim: 8}}
 align: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 2, early_stop: 1, student_inputs: 0.4}}
 select: {{text: {text}, count: 2, tokens: 256, sequence_length: 64}}
 distill: {{train: {text}, valid: {text}, tokens: 2560, sequence_length: 64, batch: 2, micro_batch: 1, lr: 1e-3, valid_tokens: 256, save_every: 2, eval_every: 5, untie: true, short_length: 16, short_share: 0.5}}
-tune: {{train: {pairs}, valid: {pairs}, epochs: 2, batch: 6, micro_batch: 2, lr: 1e-3, beta: 0.1, eval_every: 3, save_every: 2}}
+tune: {{train: {pairs}, valid: {pairs}, epochs: 2, batch: 6, micro_batch: 2, lr: 1e-3, beta: 0.1, decay: 0.5, eval_every: 3, save_every: 2}}
 """
 
 
