@@ -77,6 +77,7 @@ int zb_cmd_align(int argc, char **argv);
 int zb_cmd_select(int argc, char **argv);
 int zb_cmd_distill(int argc, char **argv);
 int zb_cmd_tune(int argc, char **argv);
+int zb_cmd_prune(int argc, char **argv);
 int zb_cmd_quantize(int argc, char **argv);
 int zb_cmd_eval(int argc, char **argv);
 int zb_cmd_recall(int argc, char **argv);

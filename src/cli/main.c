@@ -23,6 +23,7 @@ static const command commands[] = {
     {"select", zb_cmd_select, "choose the layers that stay MLA (SMART)"},
     {"distill", zb_cmd_distill, "train all weights against the teacher (KD)"},
     {"tune", zb_cmd_tune, "tune to preferred answers (DPO) or to answers (SFT)"},
+    {"prune", zb_cmd_prune, "a smaller model: fewer layers, heads, neurons, channels"},
     {"quantize", zb_cmd_quantize, "a model with packed weights, as a GGUF file"},
     {"eval", zb_cmd_eval, "harness tasks, perplexity, divergence from a teacher"},
     {"recall", zb_cmd_recall, "what a model still knows of a long text"},

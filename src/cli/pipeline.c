@@ -131,6 +131,8 @@ static zb_status check(zb_plan *p, zb_err *err) {
     ZB_TRY(reserve(p, p->align.students, "align.students", err));
     ZB_TRY(reserve(p, p->align.out, "align.out", err));
     ZB_TRY(reserve(p, p->select.out, "select.out", err));
+    ZB_TRY(reserve(p, p->prune.model, "prune.model", err));
+    ZB_TRY(reserve(p, p->prune.out, "prune.out", err));
     ZB_TRY(reserve(p, p->distill.out, "distill.out", err));
     ZB_TRY(reserve(p, p->distill.student, "distill.student", err));
     ZB_TRY(reserve(p, p->tune.out, "tune.out", err));
@@ -160,6 +162,7 @@ static zb_status check(zb_plan *p, zb_err *err) {
         {p->has_tune, p->tune.train ? p->tune.train : ""},
         {p->has_tune && p->tune.valid, p->tune.valid},
         {p->has_select, p->select.text},
+        {p->has_prune, p->prune.text},
         {p->has_quantize && p->quantize.calibrate, p->quantize.calibrate},
         {p->has_eval && p->suite.text, p->suite.text},
         {p->has_recall, p->recall.haystack ? p->recall.haystack : ""},
@@ -190,13 +193,15 @@ static void fill_in(zb_plan *p) {
                             &p->tune_stage.memory_limit};
     for (int i = 0; i < 3; i++)
         if (!strcmp(*limit[i], "auto")) *limit[i] = p->r.memory_limit;
-    int64_t *seed[] = {&p->compose.seed,    &p->align_stage.seed, &p->distill_stage.seed,
-                       &p->tune_stage.seed, &p->samples.seed,     &p->recall.seed};
-    for (int i = 0; i < 6; i++)
+    int64_t *seed[] = {&p->compose.seed,       &p->align_stage.seed, &p->prune.seed,
+                       &p->distill_stage.seed, &p->tune_stage.seed,  &p->samples.seed,
+                       &p->recall.seed};
+    for (int i = 0; i < 7; i++)
         if (*seed[i] == 42) *seed[i] = p->r.seed;
     p->mla = zb_plan_path(p, p->has_align ? "mla-aligned" : "mla");
     p->mamba2 = zb_plan_path(p, p->has_align ? "mamba2-aligned" : "mamba2");
-    p->distilled = zb_plan_path(p, p->has_distill ? "student" : "hybrid");
+    p->composed = zb_plan_path(p, p->has_prune ? "pruned" : "hybrid");
+    p->distilled = p->has_distill ? zb_plan_path(p, "student") : p->composed;
     p->trained = p->has_tune ? zb_plan_path(p, "tuned") : p->distilled;
     p->student = p->has_quantize ? zb_plan_path(p, "student.gguf") : p->trained;
 }
@@ -215,6 +220,7 @@ static zb_status read_recipe(zb_plan *p, zb_err *err) {
           {"", zb_loop_opt_table, &p->align_stage}},
          &p->has_align},
         {"select", {{"", zb_select_opt_table, &p->select}}, &p->has_select},
+        {"prune", {{"", zb_prune_opt_table, &p->prune}}, &p->has_prune},
         {"distill",
          {{"", zb_distill_opt_table, &p->distill},
           {"", zb_stage_opt_table, &p->distill_stage},
@@ -316,6 +322,7 @@ static zb_status run_steps(zb_plan *p, zb_err *err) {
           {"", zb_loop_opt_table, &p->align_stage}}},
         {"select", p->has_select, zb_stage_select, {{"", zb_select_opt_table, &p->select}}},
         {"assemble", true, zb_stage_assemble, {{"", zb_compose_opt_table, &p->compose}}},
+        {"prune", p->has_prune, zb_stage_prune, {{"", zb_prune_opt_table, &p->prune}}},
         {"distill",
          p->has_distill,
          zb_stage_distill,

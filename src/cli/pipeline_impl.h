@@ -5,6 +5,7 @@
 
 #include "base/opts.h"
 #include "compose/compose.h"
+#include "compose/prune.h"
 #include "compose/quantize.h"
 #include "compose/select.h"
 #include "eval/recall.h"
@@ -41,6 +42,7 @@ typedef struct zb_plan {
     zb_align_opts align;
     zb_stage_opts align_stage, distill_stage, tune_stage;
     zb_select_opts select;
+    zb_prune_opts prune;
     zb_distill_opts distill;
     zb_tune_opts tune;
     zb_quantize_opts quantize;
@@ -49,10 +51,11 @@ typedef struct zb_plan {
     zb_recall_opts recall;
     zb_samples_opts samples;
     zb_speed_opts speed;
-    bool has_compose, has_align, has_select, has_distill, has_tune, has_quantize, has_eval,
-        has_recall, has_samples, has_speed, has_report;
+    bool has_compose, has_align, has_select, has_prune, has_distill, has_tune, has_quantize,
+        has_eval, has_recall, has_samples, has_speed, has_report;
     const char *mla, *mamba2; /* pure students as they are handed on: composed, or aligned */
-    const char *distilled;    /* the hybrid behind distillation, or as it was composed */
+    const char *composed;     /* the hybrid before training, pruned where the recipe says so */
+    const char *distilled;    /* the same behind distillation */
     const char *trained;      /* the hybrid behind the last stage that changes weights */
     const char *student;      /* the same, packed where the recipe says so: what is measured */
     json_t *seconds;          /* {stage: s} */
@@ -67,6 +70,7 @@ zb_status zb_stage_students(zb_plan *p, zb_err *err);
 zb_status zb_stage_align(zb_plan *p, zb_err *err);
 zb_status zb_stage_select(zb_plan *p, zb_err *err);
 zb_status zb_stage_assemble(zb_plan *p, zb_err *err);
+zb_status zb_stage_prune(zb_plan *p, zb_err *err);
 zb_status zb_stage_distill(zb_plan *p, zb_err *err);
 zb_status zb_stage_tune(zb_plan *p, zb_err *err);
 zb_status zb_stage_quantize(zb_plan *p, zb_err *err);

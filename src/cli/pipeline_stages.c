@@ -70,9 +70,21 @@ zb_status zb_stage_assemble(zb_plan *p, zb_err *err) {
     return zb_compose_run(&o, err);
 }
 
+/* What was kept stands beside the model. */
+zb_status zb_stage_prune(zb_plan *p, zb_err *err) {
+    zb_prune_opts o = p->prune;
+    json_t *report = NULL;
+    o.model = zb_plan_path(p, "hybrid");
+    o.out = p->composed;
+    ZB_TRY(zb_prune_run(&o, &report, err));
+    zb_status s = zb_json_write(zb_plan_path(p, "pruned.json"), report, err);
+    json_decref(report);
+    return s;
+}
+
 zb_status zb_stage_distill(zb_plan *p, zb_err *err) {
     zb_distill_opts o = p->distill;
-    o.student = zb_plan_path(p, "hybrid");
+    o.student = p->composed;
     o.out = p->distilled;
     return zb_distill_run(&o, &p->distill_stage, zb_plan_path(p, "distill"), err);
 }
@@ -328,11 +340,17 @@ static json_t *report_model(const zb_plan *p, const char *name, const char *titl
     return o;
 }
 
-/* Layers, cache and state, which the report needs of every model. */
-static zb_status describe(const zb_plan *p, const char *name, const char *path, zb_err *err) {
+/* Layers, cache and state, which the report needs of every model. The share of the cache is that of
+ * `before` bytes per token (0: of the model with attention everywhere), since a pruned model has
+ * fewer layers or heads than its teacher. *bytes: of this one. */
+static zb_status describe(const zb_plan *p, const char *name, const char *path, int64_t before,
+                          int64_t *bytes, zb_err *err) {
     zb_model *m;
     ZB_TRY(zb_model_open(&m, path, ZB_MODEL_RUN, err));
     json_t *about = zb_model_describe(m);
+    *bytes = json_integer_value(json_object_get(about, "kv_bytes_per_token"));
+    if (before > 0)
+        json_object_set_new(about, "kv_percent", json_real(100 * (double)*bytes / (double)before));
     zb_status s =
         zb_json_write(zb_asprintf(p->arena, "%s/%s-model.json", p->r.output, name), about, err);
     json_decref(about);
@@ -370,8 +388,9 @@ static json_t *report_input(const zb_plan *p) {
 }
 
 zb_status zb_stage_report(zb_plan *p, zb_err *err) {
-    ZB_TRY(describe(p, "teacher", p->r.teacher, err));
-    ZB_TRY(describe(p, "student", p->student, err));
+    int64_t teacher, student;
+    ZB_TRY(describe(p, "teacher", p->r.teacher, 0, &teacher, err));
+    ZB_TRY(describe(p, "student", p->student, teacher, &student, err));
     const char *path = zb_plan_path(p, "report_input.json");
     json_t *o = report_input(p);
     zb_status s = zb_json_write(path, o, err);

@@ -16,13 +16,14 @@
 
 /* TEXT_SHARE: tokens that are read for each one used, so that the order of documents matters. */
 enum { PIECE_TOKENS = 4096, BATCH_TOKENS = 1024, TEXT_SHARE = 4 };
-static const double MLP_RIDGE = 0.3;
+static const double MLP_RIDGE = 0.3, RIDGES[] = {3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1};
+enum { N_RIDGES = sizeof RIDGES / sizeof RIDGES[0] };
 
 struct zb_calibration_state {
     zb_arena arena;
     zb_corpus corpus;
     zb_packer packer;
-    bool own;
+    bool own, choose_mlp_ridge;
     float *teacher_h, *next_h, *student_h; /* [n, D]; next_h: the teacher's behind the layer */
     float *x, *teacher_x, *target, *weight;
     zb_matmul *mm;
@@ -82,6 +83,7 @@ static zb_status open_all(zb_calibration *c, zb_model *teacher, zb_model *studen
     plan_pieces(c, (int)rows, (int)o->length);
     size_t size = (size_t)c->n * c->D;
     s->own = o->own_inputs;
+    s->choose_mlp_ridge = o->choose_mlp_ridge;
     s->teacher_h = ZB_NEW_ARRAY(&s->arena, float, size);
     s->next_h = ZB_NEW_ARRAY(&s->arena, float, size);
     s->teacher_x = ZB_NEW_ARRAY(&s->arena, float, size);
@@ -220,6 +222,13 @@ static zb_status through_mixer(zb_calibration *c, int p, float *h, float *act, z
     return ZB_OK;
 }
 
+/* A piece's tokens to both folds. */
+static void add_halves(zb_regression *r, int n, const float *f, const float *m, const float *w) {
+    int h = n / 2;
+    zb_regression_add(r, h, f, m, w);
+    zb_regression_add(r, n - h, f + (size_t)h * r->K, m + (size_t)h * r->D, w + h);
+}
+
 static zb_status refit_mlp(zb_calibration *c, const float *act, zb_err *err) {
     struct zb_calibration_state *s = c->state;
     zb_param **w = zb_runner_run(c->student)->params->layer[c->layer];
@@ -236,9 +245,17 @@ static zb_status refit_mlp(zb_calibration *c, const float *act, zb_err *err) {
         for (size_t i = 0; i < (size_t)n * D; i++) /* the teacher's MLP output */
             goal[i] = s->next_h[at + i] - s->teacher_h[at + i] - s->target[at + i] -
                       (bias ? bias[i % (size_t)D] : 0);
-        zb_regression_add(&r, n, act + (size_t)c->first[p] * F, goal, s->weight + c->first[p]);
+        const float *f = act + (size_t)c->first[p] * F, *weight = s->weight + c->first[p];
+        if (s->choose_mlp_ridge)
+            add_halves(&r, n, f, goal, weight);
+        else
+            zb_regression_add(&r, n, f, goal, weight);
     }
-    zb_status st = zb_regression_solve(&r, MLP_RIDGE, true, w[ZB_P_DOWN]->w, &error, &a, err);
+    double ridge = MLP_RIDGE;
+    zb_status st = ZB_OK;
+    if (s->choose_mlp_ridge)
+        st = zb_regression_choose(&r, RIDGES, N_RIDGES, w[ZB_P_DOWN]->w, &ridge, &a, err);
+    if (st == ZB_OK) st = zb_regression_solve(&r, ridge, true, w[ZB_P_DOWN]->w, &error, &a, err);
     zb_arena_free(&a);
     zb_debug("calibration: layer %d: MLP's relative error %.4f", c->layer, error);
     return st;
@@ -326,16 +343,8 @@ zb_status zb_calibration_head_power(zb_calibration *c, zb_param *out, int dh, do
     return s;
 }
 
-/* A piece's tokens to both folds. */
-static void add_halves(zb_regression *r, int n, const float *f, const float *m, const float *w) {
-    int h = n / 2;
-    zb_regression_add(r, h, f, m, w);
-    zb_regression_add(r, n - h, f + (size_t)h * r->K, m + (size_t)h * r->D, w + h);
-}
-
 zb_status zb_calibration_refit(zb_calibration *c, zb_param *out, int block, double ridge,
                                double *error, zb_err *err) {
-    static const double list[] = {3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1};
     ZB_ASSERT(out && out->w);
     struct zb_calibration_state *s = c->state;
     zb_arena a = {0};
@@ -354,7 +363,7 @@ zb_status zb_calibration_refit(zb_calibration *c, zb_param *out, int block, doub
     }
     if (st == ZB_OK && block) st = zb_regression_scale(&r, block, out->w, &a, err);
     if (st == ZB_OK && ridge == 0)
-        st = zb_regression_choose(&r, list, sizeof list / sizeof list[0], out->w, &ridge, &a, err);
+        st = zb_regression_choose(&r, RIDGES, N_RIDGES, out->w, &ridge, &a, err);
     if (st == ZB_OK) st = zb_regression_solve(&r, ridge, true, out->w, error, &a, err);
     s->out = out;
     s->features = f;

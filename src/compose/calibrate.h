@@ -15,6 +15,7 @@ typedef struct zb_calibration_opts {
     const char *text;       /* JSONL or .txt */
     int64_t tokens, length; /* tokens in all, and of a row; whole rows are used */
     bool own_inputs;        /* the student's states, else the teacher's */
+    bool choose_mlp_ridge;  /* of an MLP's down map, on half of the text; else a strong one */
     uint64_t seed;          /* order of the documents */
 } zb_calibration_opts;
 

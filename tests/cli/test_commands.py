@@ -18,7 +18,7 @@ ZEBRA = (ROOT / os.environ.get("ZB_BUILD", "build/release")) / "src/cli/zebra"
 GOLDEN = ROOT / "tests/golden"
 SMOLLM2 = ROOT / "data/model/SmolLM2-135M-Instruct.Q4_1.gguf"
 COMMANDS = ["pipeline", "compose", "align", "select", "distill", "eval", "report", "generate", "chat", "tokenize",
-            "score", "inspect", "bench", "quantize", "recall", "tune"]
+            "score", "inspect", "bench", "quantize", "recall", "tune", "prune"]
 OK, USAGE, IO, FORMAT, CONFIG, MEMORY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
 
 real_model = pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2} is fetched by ./run test")

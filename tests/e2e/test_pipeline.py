@@ -198,6 +198,24 @@ def test_the_packed_student_is_what_is_measured(tmp_path):
         assert refused.returncode == 5 and "set by the pipeline" in refused.stderr
 
 
+def test_a_pruned_model_is_distilled(tmp_path):
+    text = make_text(tmp_path)
+    recipe = tmp_path / "small.yaml"
+    stage = f"train: {text}, valid: {text}, sequence_length: 64, valid_tokens: 256"
+    recipe.write_text(f"output: {tmp_path / 'out'}\nteacher: {ROOT / 'tests/golden/llama'}\nprecision: f32\n"
+                      f"compose: {{default_kind: attention}}\nprune: {{layers: 3, kv_heads: 1, text: {text}, tokens: 512, length: 64, depth_tokens: 128}}\n"
+                      f"distill: {{{stage}, tokens: 1280, batch: 2, lr: 1e-3}}\neval: {{tasks: '', text: {text}, text_tokens: 256, sequence_length: 64}}\nreport:\n")
+    done = run(recipe)
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((tmp_path / "out/pruned.json").read_text())
+    assert len(kept["layers"]) == 3 and kept["kv_heads"] == 1 and kept["heads"] == 3 and kept["cache_percent"] == 37.5
+    student = json.loads((tmp_path / "out/report.json").read_text())["student"]
+    assert student["kv_percent"] == 37.5 and student["parameters"] == kept["parameters"]  # of the teacher's, not of a model of its own size
+    logs = [json.loads(l) for l in (tmp_path / "out/distill/log.jsonl").read_text().splitlines()]
+    kl = [o["valid_kl"] for o in logs if "valid_kl" in o]
+    assert kl[-1] < kl[0]
+
+
 def test_broken_recipes_are_refused(tmp_path):
     text = make_text(tmp_path)
     check_refused(tmp_path, text, "seed: 7", "sead: 7", 'unknown option "sead" (did you mean "seed"?)')
