@@ -132,6 +132,9 @@ def test_quality_row_and_plot(tmp_path, quality):
     row = quality.read_rows(tmp_path / "q.csv", quality.COLUMNS)[1]
     assert (row["tokens"], row["seconds"], row["retained_percent"], row["bytes_2k"]) == ("1000", "15", "75.0", str(2048 * 1800 + 4096))
     assert row["recall_128"] == "0.25" and row["teacher_recall_128"] == ""
+    (tmp_path / "distill").mkdir()  # a run that went on from a shorter one: all its steps count
+    (tmp_path / "distill/log.jsonl").write_text('{"step": 0, "valid_kl": 1}\n{"step": 1, "step_ms": 20000}\n{"step": 2, "step_ms": 30000.4}\n')
+    assert quality.row_of("zebra", 2000, o, tmp_path, True)["seconds"] == 60
     assert quality.mean_recall(row) == 25
     assert row["piqa_acc"] == "0.6" and row["piqa_acc_norm"] == ""
     (tmp_path / "report.json").write_text(json.dumps(quality_report(tasks={"piqa": {"acc": 0.6}})))

@@ -89,7 +89,7 @@ def test_version_and_unknown_option_of_each_command(command):
     fails(USAGE, "--threads: expected a value", command, "--threads")
     fails(USAGE, "threads: expected an integer from 0 to", command, "--threads", "-3")
     # training keeps exact products
-    choices = "auto|f32|bf16" if command in ("align", "select", "distill") else "auto|f32|bf16|int8"
+    choices = "auto|f32|bf16" if command in ("align", "select", "distill", "tune") else "auto|f32|bf16|int8"
     fails(USAGE, f"expected one of {choices}, found", command, "--precision", "f8")
 
 
