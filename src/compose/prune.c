@@ -3,9 +3,11 @@
 
 #include "base/log.h"
 #include "compose/calibrate.h"
+#include "model/loss.h"
 
-#include <stdlib.h>
 #include <string.h>
+
+enum { HELD_TOKENS = 4096 }; /* that a repair is judged by */
 
 #define AT(field) offsetof(zb_prune_opts, field)
 const zb_opt zb_prune_opt_table[] = {
@@ -28,7 +30,7 @@ const zb_opt zb_prune_opt_table[] = {
      "tokens of it for each trial without a layer"},
     {ZB_OPT_INT, "length", 0, AT(length), "512", 2, 1 << 20, NULL, "tokens of a row"},
     {ZB_OPT_BOOL, "repair", 0, AT(repair), "true", 0, 0, NULL,
-     "solve the last maps of attention and MLP anew where heads or neurons went"},
+     "solve the last maps of attention and MLP anew where heads or neurons went, if that helps"},
     {ZB_OPT_F64, "ridge", 0, AT(ridge), "0", 0, 1e6, NULL,
      "of attention's repaired maps (0: chosen on half of the text)"},
     {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "order of the documents"},
@@ -44,8 +46,9 @@ typedef struct pruner {
     zb_arena arena;
     zb_corpus corpus;
     zb_packer packer;
-    zb_kept kept; /* of the model with fewer layers */
-    int *layers;  /* [L] of the original */
+    zb_kept kept;           /* of the model with fewer layers */
+    int *layers;            /* [L] of the original */
+    double plain, repaired; /* divergence without and with repair; 0: not measured */
 } pruner;
 
 static zb_model *present(const pruner *p) { return p->shallow ? p->shallow : p->from; }
@@ -147,10 +150,9 @@ static zb_prune_text rows_of(pruner *p, int64_t tokens) {
 
 static zb_status read_text(pruner *p, zb_err *err) {
     const zb_prune_opts *o = p->o;
-    int64_t tokens = o->tokens > o->depth_tokens ? o->tokens : o->depth_tokens;
     ZB_TRY(zb_model_tokenizer(&p->tokenizer, o->model, err));
-    /* more than is used, so that the order of documents matters */
-    ZB_TRY(zb_corpus_read(&p->corpus, o->text, p->tokenizer, 4 * tokens, &p->arena, err));
+    /* as much as a calibration reads, so that its rows are known and others are held out */
+    ZB_TRY(zb_corpus_read(&p->corpus, o->text, p->tokenizer, 4 * o->tokens, &p->arena, err));
     return zb_packer_init(&p->packer, &p->corpus, (int)o->length, true, (uint64_t)o->seed,
                           &p->arena, err);
 }
@@ -200,7 +202,7 @@ static zb_status repair(pruner *p, zb_err *err) {
         if (s == ZB_OK && heads)
             s = zb_calibration_refit(cal, zb_params_find(zb_model_params(p->small), name), 0,
                                      p->o->ridge, &error, err);
-        if (s == ZB_OK) s = zb_calibration_leave(cal, true, err);
+        if (s == ZB_OK) s = zb_calibration_leave(cal, small->F < c->F, err);
         if (s == ZB_OK && zb_interrupted())
             s = zb_fail(err, ZB_ERR_INTERRUPTED, "prune: interrupted");
         zb_progress_update(&bar, l + 1, NULL);
@@ -208,6 +210,60 @@ static zb_status repair(pruner *p, zb_err *err) {
     if (s == ZB_OK) zb_progress_end(&bar, c->L, NULL);
     zb_calibration_free(cal);
     return s;
+}
+
+static zb_status pass(zb_runner *r, const zb_batch *b, float *out, zb_err *err) {
+    ZB_TRY(zb_runner_begin(r, b, err));
+    zb_runner_forward(r, out, NULL);
+    return ZB_OK;
+}
+
+/* KL(present || small), nats per token, on rows that the repair has not seen; 0: there are none. */
+static zb_status divergence(pruner *p, double *kl, zb_err *err) {
+    zb_runner *big = NULL, *small = NULL;
+    int64_t first = rows_of(p, p->o->tokens).rows, last = first + HELD_TOKENS / p->o->length;
+    int D = zb_model_config(present(p))->D, d = zb_model_config(p->small)->D;
+    if (last > p->packer.rows) last = p->packer.rows;
+    zb_vocab_sums sums = {0};
+    zb_arena a = {0};
+    zb_status s = zb_runner_new(&big, present(p), ZB_PREC_F32, err);
+    if (s == ZB_OK) s = zb_runner_new(&small, p->small, ZB_PREC_F32, err);
+    for (int64_t r = first; r < last && s == ZB_OK; r++) {
+        zb_mark mark = zb_arena_mark(&a);
+        zb_batch b = zb_packer_batch(&p->packer, r, 1, &a);
+        float *x = ZB_RAW_ARRAY(&a, float, (size_t)b.n *D),
+              *y = ZB_RAW_ARRAY(&a, float, (size_t)b.n *d);
+        s = pass(big, &b, x, err);
+        if (s == ZB_OK) s = pass(small, &b, y, err);
+        if (s == ZB_OK)
+            zb_vocab_loss_run(&(zb_vocab_loss){.student = small,
+                                               .teacher = big,
+                                               .hidden = y,
+                                               .teacher_hidden = x,
+                                               .n = b.n,
+                                               .weights = {.kl = 1}},
+                              &sums);
+        zb_arena_pop(&a, mark);
+    }
+    *kl = sums.tokens ? sums.kl / (double)sums.tokens : 0;
+    zb_runner_free(big);
+    zb_runner_free(small);
+    zb_arena_free(&a);
+    return s;
+}
+
+/* A layer that errs less need not make a better model: the repair stays if the divergence falls. */
+static zb_status try_repair(pruner *p, zb_err *err) {
+    ZB_TRY(divergence(p, &p->plain, err));
+    ZB_TRY(repair(p, err));
+    ZB_TRY(divergence(p, &p->repaired, err));
+    bool better = p->repaired <= p->plain;
+    zb_info("prune: KL %.4f, with last maps solved anew %.4f: %s", p->plain, p->repaired,
+            better ? "these are kept" : "they are left as they were");
+    if (better) return ZB_OK;
+    zb_model_free(p->small);
+    p->small = NULL;
+    return zb_prune_cut(&p->small, present(p), &p->kept, NULL, err);
 }
 
 static zb_status narrow(pruner *p, zb_err *err) {
@@ -221,7 +277,7 @@ static zb_status narrow(pruner *p, zb_err *err) {
     if (hidden) ZB_TRY(zb_prune_norms(norm, present(p), &p->kept, &t, err));
     ZB_TRY(zb_prune_cut(&p->small, present(p), &p->kept, norm, err));
     /* with other hidden channels there is no telling what a layer should give */
-    return o->repair && !hidden ? repair(p, err) : ZB_OK;
+    return o->repair && !hidden ? try_repair(p, err) : ZB_OK;
 }
 
 static json_t *report_of(const pruner *p, zb_model *result) {
@@ -232,11 +288,16 @@ static json_t *report_of(const pruner *p, zb_model *result) {
     for (int l = 0; l < c->L; l++) cache += zb_config_cache(c, l);
     const zb_config *b = zb_model_config(p->from);
     for (int l = 0; l < b->L; l++) before += zb_config_cache(b, l);
-    return json_pack("{s:s,s:I,s:I,s:o,s:i,s:i,s:i,s:i,s:f}", "out", p->o->out, "parameters",
-                     (json_int_t)zb_params_total(zb_model_params(result)), "parameters_before",
-                     (json_int_t)zb_params_total(zb_model_params(p->from)), "layers", layers, "mlp",
-                     c->F, "heads", c->H, "kv_heads", c->G, "hidden", c->D, "cache_percent",
-                     before ? 100.0 * (double)cache / (double)before : 0);
+    json_t *o = json_pack("{s:s,s:I,s:I,s:o,s:i,s:i,s:i,s:i,s:f}", "out", p->o->out, "parameters",
+                          (json_int_t)zb_params_total(zb_model_params(result)), "parameters_before",
+                          (json_int_t)zb_params_total(zb_model_params(p->from)), "layers", layers,
+                          "mlp", c->F, "heads", c->H, "kv_heads", c->G, "hidden", c->D,
+                          "cache_percent", before ? 100.0 * (double)cache / (double)before : 0);
+    if (p->repaired > 0) {
+        json_object_set_new(o, "kl_plain", json_real(p->plain));
+        json_object_set_new(o, "kl_repaired", json_real(p->repaired));
+    }
+    return o;
 }
 
 static zb_status run(pruner *p, json_t **report, zb_err *err) {

@@ -5,7 +5,7 @@
  * the mean over tokens of |activation|. Layers go first, then widths are chosen on the model
  * without them. What remains of attention's and the MLP's last maps is solved anew on the same
  * text, so that it gives what all heads and neurons gave (ridge regression towards the present
- * weights). */
+ * weights), where that lowers the divergence on text that was held out. */
 #ifndef ZB_COMPOSE_PRUNE_H
 #define ZB_COMPOSE_PRUNE_H
 
@@ -68,7 +68,8 @@ zb_status zb_prune_depth(int *kept, int *n, int want, zb_model *m, const zb_prun
                          zb_err *err);
 
 /* Does what the options say. *report: {"out", "parameters", "parameters_before", "layers": kept,
- * "mlp", "heads", "kv_heads", "hidden", "kv_percent_before"}; new reference. */
+ * "mlp", "heads", "kv_heads", "hidden", "cache_percent", and where a repair was tried "kl_plain",
+ * "kl_repaired"}; new reference. */
 zb_status zb_prune_run(const zb_prune_opts *o, json_t **report, zb_err *err);
 
 #endif

@@ -157,9 +157,18 @@ def test_repair_helps(tmp_path, text, sizes):
     held = tmp_path / "held.jsonl"  # other documents than the repair has seen
     held.write_text("".join(json.dumps({"input_ids": [3 + (d * 17 + i * i * 5) % 94 for i in range(64)]}) + "\n" for d in range(20)))
     prune(tmp_path / "plain", text, *sizes, "--no-repair")
-    prune(tmp_path / "repaired", text, *sizes)
+    report = prune(tmp_path / "repaired", text, *sizes)
     plain, repaired = (divergence(tmp_path, tmp_path / name, held) for name in ("plain", "repaired"))
     assert 0 < repaired < 0.9 * plain, (repaired, plain)
+    assert 0 < report["kl_repaired"] < 0.9 * report["kl_plain"]
+
+
+def test_a_repair_that_harms_is_not_kept(tmp_path, text):
+    few = ("--heads", 4, "--tokens", "64", "--length", "64", "--ridge", "1e-6")  # fits noise
+    report = prune(tmp_path / "out", text, *few)
+    prune(tmp_path / "plain", text, *few, "--no-repair")
+    assert report["kl_repaired"] > report["kl_plain"] > 0
+    assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "plain/model.safetensors").read_bytes()
 
 
 def test_layers_and_widths_together(tmp_path, text):
