@@ -147,10 +147,6 @@ static zb_status plan_memory(align *a, zb_stage_opts *so, zb_memory_plan *p, zb_
 
 /* ---- the stage ---- */
 
-static int rows_per_pass(const zb_stage_opts *so) {
-    return (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
-}
-
 static zb_status open_student(align *a, const char *path, const char *out, zb_precision prec,
                               zb_err *err) {
     student *s = a->s[a->n++] = ZB_NEW(&a->arena, student);
@@ -364,7 +360,7 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
     zb_arena scratch = {0};
     clear_sums(a);
     double tokens = 0;
-    int64_t most = rows_per_pass(a->so);
+    int64_t most = zb_stage_per_pass(a->so);
     zb_status s = ZB_OK;
     for (int64_t r = 0; r < st->valid_rows && s == ZB_OK; r += most) {
         int64_t rows = st->valid_rows - r < most ? st->valid_rows - r : most;
@@ -405,7 +401,7 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
 static zb_status step(align *a, zb_packer *packer, int64_t first, double lr, zb_err *err) {
     zb_arena scratch = {0};
     const zb_stage_opts *so = a->so;
-    int rows = rows_per_pass(so);
+    int rows = zb_stage_per_pass(so);
     double tokens = (double)(so->batch * so->sequence_length);
     clear_sums(a);
     zb_status s = ZB_OK;

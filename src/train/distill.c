@@ -127,10 +127,6 @@ static zb_status plan_memory(const distill *d, zb_distill_opts *o, zb_stage_opts
 
 /* ---- the stage ---- */
 
-static int rows_per_pass(const zb_stage_opts *so) {
-    return (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
-}
-
 static zb_status open_all(distill *d, zb_err *err) {
     const zb_distill_opts *o = d->o;
     zb_precision prec, teacher_prec;
@@ -252,7 +248,7 @@ static zb_status validate(distill *d, zb_stage *st, zb_err *err) {
     zb_arena scratch = {0};
     zb_vocab_sums sums = {0};
     zb_status s = ZB_OK;
-    int64_t most = rows_per_pass(d->so);
+    int64_t most = zb_stage_per_pass(d->so);
     for (int64_t r = 0; r < st->valid_rows && s == ZB_OK; r += most) {
         int64_t rows = st->valid_rows - r < most ? st->valid_rows - r : most;
         zb_mark mark = zb_arena_mark(&scratch);
@@ -283,7 +279,7 @@ static zb_status step(distill *d, zb_packer *packer, int64_t first, double lr, z
                       double *norm, zb_err *err) {
     zb_arena scratch = {0};
     const zb_stage_opts *so = d->so;
-    int rows = rows_per_pass(so);
+    int rows = zb_stage_per_pass(so);
     double tokens = (double)(so->batch * so->sequence_length);
     zb_status s = ZB_OK;
     for (int r = 0; r < so->batch && s == ZB_OK; r += rows) {
@@ -295,11 +291,7 @@ static zb_status step(distill *d, zb_packer *packer, int64_t first, double lr, z
     zb_arena_free(&scratch);
     if (s != ZB_OK) return s;
     double start = zb_seconds();
-    *norm = zb_optim_grad_norm(&d->optim);
-    if (isfinite(*norm))
-        zb_optim_step(&d->optim, lr, so->clip > 0 && *norm > so->clip ? so->clip / *norm : 1);
-    else
-        zb_optim_clear_grads(&d->optim);
+    *norm = zb_optim_step_clipped(&d->optim, lr, so->clip);
     d->times.update += zb_seconds() - start;
     return ZB_OK;
 }

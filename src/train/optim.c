@@ -137,6 +137,15 @@ void zb_optim_clear_grads(zb_optim *o) {
         memset(o->slot[i].param->grad, 0, (size_t)zb_param_count(o->slot[i].param) * sizeof(float));
 }
 
+double zb_optim_step_clipped(zb_optim *o, double lr, double clip) {
+    double norm = zb_optim_grad_norm(o);
+    if (isfinite(norm))
+        zb_optim_step(o, lr, clip > 0 && norm > clip ? clip / norm : 1);
+    else
+        zb_optim_clear_grads(o);
+    return norm;
+}
+
 double zb_schedule_cosine(int64_t i, int64_t warmup, int64_t total, double floor) {
     if (i < warmup) return (double)i / (double)(warmup > 1 ? warmup : 1);
     double span = (double)(total - warmup > 1 ? total - warmup : 1),

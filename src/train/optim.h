@@ -54,6 +54,9 @@ double zb_optim_grad_norm(const zb_optim *o);
 /* One step with gradients multiplied by grad_scale; leaves them zero for the next step. */
 void zb_optim_step(zb_optim *o, double lr, double grad_scale);
 void zb_optim_clear_grads(zb_optim *o);
+/* One step with the global norm clipped to `clip` (0: not); gradients that are not finite are
+ * dropped. Returns the norm. */
+double zb_optim_step_clipped(zb_optim *o, double lr, double clip);
 
 /* Cosine with linear warm-up, as transformers' get_cosine_schedule_with_warmup: factor of step i of
  * `total`. `floor` is the final factor (0 there). */

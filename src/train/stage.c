@@ -205,6 +205,10 @@ zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const char *name, 
     return ZB_OK;
 }
 
+int zb_stage_per_pass(const zb_stage_opts *o) {
+    return (int)(o->micro_batch > 0 ? o->micro_batch : o->batch);
+}
+
 double zb_stage_lr(const zb_stage *s) {
     double factor = 1;
     if (s->step < s->warm) /* step i+1's rate, so that the first step is not lost at rate 0 */

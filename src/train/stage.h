@@ -74,7 +74,8 @@ zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const char *name, 
                          const zb_stage_work *work, const json_t *digest_of, zb_optim **optim,
                          int n_optims, zb_err *err);
 
-double zb_stage_lr(const zb_stage *s); /* of the current step */
+int zb_stage_per_pass(const zb_stage_opts *o); /* rows or examples that pass at once */
+double zb_stage_lr(const zb_stage *s);         /* of the current step */
 
 /* Tokens of the longest sequence of the current step, for the packer; 0: whole rows. */
 int zb_stage_longest(const zb_stage *s);

@@ -131,10 +131,6 @@ static zb_status plan_memory(const tuner *t, zb_tune_opts *o, zb_stage_opts *so,
 
 /* ---- the stage ---- */
 
-static int examples_per_pass(const zb_stage_opts *so) {
-    return (int)(so->micro_batch > 0 ? so->micro_batch : so->batch);
-}
-
 static zb_status open_reference(tuner *t, zb_precision prec, zb_err *err) {
     const char *path = t->o->reference ? t->o->reference : t->o->student;
     ZB_TRY(zb_model_open(&t->reference, path, ZB_MODEL_RUN, err));
@@ -205,6 +201,7 @@ static void compare_pairs(const tuner *t, int n, const double *policy, const dou
     }
 }
 
+/* logp [n_spans] of the batch by a model in a pass of its own. */
 static zb_status reference_logp(tuner *t, const zb_batch *b, const uint8_t *learnt, double *logp,
                                 zb_err *err) {
     zb_arena *a = zb_runner_arena(t->ref);
@@ -220,61 +217,78 @@ static zb_status reference_logp(tuner *t, const zb_batch *b, const uint8_t *lear
     return s;
 }
 
-/* `whole`: pairs of the step (dpo), learnt tokens of the step (sft); 0: evaluation. Sums are added
- * to. */
-static zb_status pass(tuner *t, const zb_batch *b, const uint8_t *learnt, double whole, sums *out,
-                      zb_err *err) {
+/* Pairs: both answers' sums give the slopes, with which the gradient is taken. */
+static zb_status learn_pairs(tuner *t, zb_answer_pass *p, double whole, double *slope, sums *out,
+                             zb_err *err) {
     zb_arena *a = zb_runner_arena(t->run);
-    zb_mark mark = zb_arena_mark(a);
-    bool train = whole > 0, pairs = has_pairs(t->o);
+    double *ref = ZB_NEW_ARRAY(a, double, p->batch->n_spans);
+    ZB_TRY(reference_logp(t, p->batch, p->learnt, ref, err));
+    zb_answer_logp(p);
+    compare_pairs(t, p->batch->n_spans / 2, p->logp, ref, whole, slope, out);
+    if (!p->dhidden) return ZB_OK;
+    p->slope = slope;
+    zb_answer_logp(p);
+    return ZB_OK;
+}
+
+/* Answers: every slope is known before. */
+static void learn_answers(zb_answer_pass *p, double whole, double *slope, sums *out) {
+    int n = p->batch->n_spans;
+    for (int i = 0; i < n; i++) slope[i] = -1 / whole;
+    p->slope = p->dhidden ? slope : NULL;
+    zb_answer_logp(p);
+    for (int i = 0; i < n; i++) out->loss -= p->logp[i];
+}
+
+/* `whole`: pairs of the step (dpo), learnt tokens of the step (sft), which gradients are divided
+ * by; train false: evaluation. Sums are added to. */
+static zb_status pass(tuner *t, const zb_batch *b, const uint8_t *learnt, bool train, double whole,
+                      sums *out, zb_err *err) {
+    zb_arena *a = zb_runner_arena(t->run);
+    bool pairs = has_pairs(t->o);
     size_t size = (size_t)b->n * zb_model_config(t->student)->D;
-    float *hidden = ZB_RAW_ARRAY(a, float, size), *dh = train ? ZB_NEW_ARRAY(a, float, size) : NULL;
-    double *logp = ZB_NEW_ARRAY(a, double, b->n_spans), *ref = ZB_NEW_ARRAY(a, double, b->n_spans),
-           *slope = ZB_NEW_ARRAY(a, double, b->n_spans);
-    zb_answer_pass p = {
-        .runner = t->run, .batch = b, .learnt = learnt, .hidden = hidden, .logp = logp};
+    float *hidden = ZB_RAW_ARRAY(a, float, size);
+    double *slope = ZB_NEW_ARRAY(a, double, b->n_spans);
+    zb_answer_pass p = {.runner = t->run,
+                        .batch = b,
+                        .learnt = learnt,
+                        .hidden = hidden,
+                        .logp = ZB_NEW_ARRAY(a, double, b->n_spans),
+                        .dhidden = train ? ZB_NEW_ARRAY(a, float, size) : NULL};
     zb_tape *tape = NULL;
-    zb_status s = pairs ? reference_logp(t, b, learnt, ref, err) : ZB_OK;
-    if (s == ZB_OK) s = zb_runner_begin(t->run, b, err);
-    if (s == ZB_OK) {
-        if (train)
-            tape = zb_runner_forward_train(t->run, hidden, t->o->recompute);
-        else
-            zb_runner_forward(t->run, hidden, NULL);
-        if (pairs) {
-            zb_answer_logp(&p);
-            compare_pairs(t, b->n_spans / 2, logp, ref, train ? whole : 1, slope, out);
-        }
-        for (int i = 0; !pairs && i < b->n_spans; i++) slope[i] = train ? -1 / whole : 0;
-        p.slope = train ? slope : NULL;
-        p.dhidden = dh;
-        if (train || !pairs) zb_answer_logp(&p);
-        for (int i = 0; !pairs && i < b->n_spans; i++) out->loss -= logp[i];
-        if (train) zb_runner_backward(t->run, tape, dh, NULL);
-        out->examples += b->n_spans / (pairs ? 2 : 1);
-        out->learnt += zb_answer_count(b, learnt);
-    }
-    zb_arena_pop(a, mark);
-    return s;
+    ZB_TRY(zb_runner_begin(t->run, b, err));
+    if (train)
+        tape = zb_runner_forward_train(t->run, hidden, t->o->recompute);
+    else
+        zb_runner_forward(t->run, hidden, NULL);
+    if (pairs)
+        ZB_TRY(learn_pairs(t, &p, whole, slope, out, err));
+    else
+        learn_answers(&p, whole, slope, out);
+    if (train) zb_runner_backward(t->run, tape, p.dhidden, NULL);
+    out->examples += b->n_spans / (pairs ? 2 : 1);
+    out->learnt += zb_answer_count(b, learnt);
+    return ZB_OK;
 }
 
 /* Examples first .. first+n-1 of `from` in passes. */
 static zb_status passes(tuner *t, zb_answers *from, int64_t first, int64_t n, bool train, sums *out,
                         zb_err *err) {
-    zb_arena scratch = {0};
+    zb_arena scratch = {0}, *a = zb_runner_arena(t->run);
     uint8_t *learnt;
     zb_status s = ZB_OK;
-    int64_t most = examples_per_pass(t->so);
-    double whole = 0;
-    if (train) {
+    int64_t most = zb_stage_per_pass(t->so);
+    double whole = (double)n;
+    if (train && !has_pairs(t->o)) {
         zb_batch b = zb_answers_batch(from, first, (int)n, true, &learnt, &scratch);
-        whole = has_pairs(t->o) ? (double)n : (double)zb_answer_count(&b, learnt);
+        whole = (double)zb_answer_count(&b, learnt);
     }
     for (int64_t at = 0; at < n && s == ZB_OK; at += most) {
-        zb_mark mark = zb_arena_mark(&scratch);
+        zb_mark mark = zb_arena_mark(&scratch), inner = zb_arena_mark(a);
         int now = (int)(n - at < most ? n - at : most);
         zb_batch b = zb_answers_batch(from, first + at, now, train, &learnt, &scratch);
-        s = pass(t, &b, learnt, whole, out, err);
+        s = pass(t, &b, learnt, train, whole, out, err);
+        zb_arena_pop(a, inner);
         zb_arena_pop(&scratch, mark);
     }
     zb_arena_free(&scratch);
@@ -300,11 +314,7 @@ static zb_status train_step(tuner *t, zb_stage *st, zb_err *err) {
     int64_t first = st->step * t->o->batch, left = st->work.total - first;
     sums s = {0};
     ZB_TRY(passes(t, &t->train, first, left < t->o->batch ? left : t->o->batch, true, &s, err));
-    double norm = zb_optim_grad_norm(&t->optim), clip = t->so->clip;
-    if (isfinite(norm))
-        zb_optim_step(&t->optim, zb_stage_lr(st), clip > 0 && norm > clip ? clip / norm : 1);
-    else
-        zb_optim_clear_grads(&t->optim);
+    double norm = zb_optim_step_clipped(&t->optim, zb_stage_lr(st), t->so->clip);
     json_t *o = has_pairs(t->o) ? pair_numbers(&s) : json_object();
     json_object_set_new(o, "grad_norm", json_real(norm));
     json_object_set_new(o, "learnt", json_integer((json_int_t)s.learnt));

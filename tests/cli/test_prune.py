@@ -90,14 +90,11 @@ def test_dead_neurons_go(tmp_path, text, model):
 
 
 @pytest.mark.parametrize("heads", [3, 2])
-def test_dead_groups_and_heads_go(tmp_path, text, model, heads):
+def test_dead_groups_go(tmp_path, text, model, heads):
     w = Weights(model)
     for l in range(L):
         group = l % G
         w.clear(f"model.layers.{l}.self_attn.v_proj.weight", rows=range(group * DH, (group + 1) * DH))
-        if heads == 2:  # of the other group one head that nobody listens to, and that has most of the input
-            head = (1 - group) * (H // G) + l % 3
-            w.clear(f"model.layers.{l}.self_attn.o_proj.weight", cols=range(head * DH, (head + 1) * DH))
     w.save()
     report = prune(tmp_path / "out", text, "--kv-heads", 1, "--heads", heads, model=model)
     assert (report["kv_heads"], report["heads"]) == (1, heads) and report["cache_percent"] == 50

@@ -64,6 +64,19 @@ static inline void randomise(zb_model *m, uint64_t seed) {
     }
 }
 
+/* A copy of all gradients, one after the other. */
+static inline float *all_gradients(zb_model *m, zb_arena *a, int64_t *n) {
+    const zb_param_table *p = zb_model_params(m);
+    *n = zb_params_total(p);
+    float *out = ZB_NEW_ARRAY(a, float, *n);
+    int64_t at = 0;
+    for (int i = 0; i < p->n; i++) {
+        memcpy(out + at, p->item[i].grad, (size_t)zb_param_count(&p->item[i]) * sizeof(float));
+        at += zb_param_count(&p->item[i]);
+    }
+    return out;
+}
+
 /* A loss to differentiate: value in f64 and the noise that f32 leaves in it. */
 typedef struct grad_loss {
     double (*value)(void *arg, double *noise);

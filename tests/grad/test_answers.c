@@ -130,18 +130,6 @@ static void preference_by_differences(void **state) {
     close_trial(&t);
 }
 
-static float *all_gradients(trial *t, int64_t *n) {
-    const zb_param_table *p = zb_model_params(t->model);
-    *n = zb_params_total(p);
-    float *out = ZB_NEW_ARRAY(&t->arena, float, *n);
-    int64_t at = 0;
-    for (int i = 0; i < p->n; i++) {
-        memcpy(out + at, p->item[i].grad, (size_t)zb_param_count(&p->item[i]) * sizeof(float));
-        at += zb_param_count(&p->item[i]);
-    }
-    return out;
-}
-
 /* The vocabulary loss over all rows, most without a label. */
 static double cross_entropy(trial *t) {
     zb_arena *a = zb_runner_arena(t->run);
@@ -175,10 +163,11 @@ static void supervised_is_cross_entropy(void **state) {
     int64_t n;
     open_trial(&t);
     double want = cross_entropy(&t);
-    float *g = all_gradients(&t, &n);
+    float *g = all_gradients(t.model, &t.arena, &n);
     zb_model_zero_grads(t.model);
     assert_true(fabs(backward(&t, true) - want) < 1e-6 * want);
-    compare_rms("supervised gradients", all_gradients(&t, &n), g, n, f32_tolerance(4, GRAD_TOKENS));
+    compare_rms("supervised gradients", all_gradients(t.model, &t.arena, &n), g, n,
+                f32_tolerance(4, GRAD_TOKENS));
     close_trial(&t);
 }
 

@@ -141,19 +141,6 @@ static double trial_backward(trial *t, bool recompute) {
     return total_of(t, &s, match.sum);
 }
 
-/* A copy of all gradients, one after the other. */
-static float *all_gradients(trial *t, int64_t *n) {
-    const zb_param_table *p = zb_model_params(t->student);
-    *n = zb_params_total(p);
-    float *out = ZB_NEW_ARRAY(&t->arena, float, *n);
-    int64_t at = 0;
-    for (int i = 0; i < p->n; i++) {
-        memcpy(out + at, p->item[i].grad, (size_t)zb_param_count(&p->item[i]) * sizeof(float));
-        at += zb_param_count(&p->item[i]);
-    }
-    return out;
-}
-
 static void test_differences(void **state) {
     (void)state;
     for (int tied = 0; tied < 2; tied++) {
@@ -204,14 +191,14 @@ static void test_recompute(void **state) {
     int64_t n;
     open_trial(&t, true);
     double kept = trial_backward(&t, false);
-    float *want = all_gradients(&t, &n);
+    float *want = all_gradients(t.student, &t.arena, &n);
     zb_model_zero_grads(t.student);
     assert_true(trial_backward(&t, true) == kept);
-    assert_memory_equal(all_gradients(&t, &n), want, (size_t)n * sizeof(float));
+    assert_memory_equal(all_gradients(t.student, &t.arena, &n), want, (size_t)n * sizeof(float));
     /* and again: the same pass gives the same bits */
     zb_model_zero_grads(t.student);
     trial_backward(&t, false);
-    assert_memory_equal(all_gradients(&t, &n), want, (size_t)n * sizeof(float));
+    assert_memory_equal(all_gradients(t.student, &t.arena, &n), want, (size_t)n * sizeof(float));
     close_trial(&t);
 }
 
@@ -227,7 +214,7 @@ static void test_threads(void **state) {
         open_trial(&t[k], true);
         assert_int_equal(zb_runner_run(t[k].run)->threads, k + 1);
         trial_backward(&t[k], false);
-        g[k] = all_gradients(&t[k], &n);
+        g[k] = all_gradients(t[k].student, &t[k].arena, &n);
     }
     compare_rms("gradients with two threads", g[1], g[0], n, f32_tolerance(4, GRAD_TOKENS));
     for (int k = 0; k < 2; k++) close_trial(&t[k]);
@@ -242,7 +229,7 @@ static void test_spans_add_up(void **state) {
     int64_t n;
     open_trial(&t, true);
     double whole = trial_backward(&t, false), parts = 0;
-    float *want = all_gradients(&t, &n);
+    float *want = all_gradients(t.student, &t.arena, &n);
     zb_model_zero_grads(t.student);
     for (int s = 0; s < GRAD_SPANS; s++) {
         zb_span one = {0, grad_spans[s].n, NULL};
@@ -252,7 +239,7 @@ static void test_spans_add_up(void **state) {
         parts += trial_backward(&t, s % 2);
     }
     assert_true(fabs(whole - parts) < 1e-6 * whole);
-    compare_rms("gradients of single documents", all_gradients(&t, &n), want, n,
+    compare_rms("gradients of single documents", all_gradients(t.student, &t.arena, &n), want, n,
                 f32_tolerance(4, GRAD_TOKENS));
     close_trial(&t);
 }
@@ -270,15 +257,15 @@ static void test_gradient_of_one_document_alone(void **state) {
         if (!in) t.mask[i] = 0, t.labels[i] = -1;
     }
     trial_backward(&t, false);
-    float *packed = all_gradients(&t, &n);
+    float *packed = all_gradients(t.student, &t.arena, &n);
     zb_model_zero_grads(t.student);
     zb_span one = {0, grad_spans[2].n, NULL};
     t.first = grad_spans[2].start;
     t.batch = (zb_batch){t.ids + t.first, one.n, &one, 1};
     CHECK(zb_runner_begin(t.run, &t.batch, &err));
     trial_backward(&t, false);
-    compare_rms("gradients of the document alone", packed, all_gradients(&t, &n), n,
-                f32_tolerance(4, GRAD_TOKENS));
+    compare_rms("gradients of the document alone", packed, all_gradients(t.student, &t.arena, &n),
+                n, f32_tolerance(4, GRAD_TOKENS));
     close_trial(&t);
 }
 
