@@ -37,6 +37,27 @@ zb_status zb_json_read(const char *path, size_t limit, json_t **out, zb_err *err
     return s;
 }
 
+zb_status zb_json_lines(const char *path, size_t line_limit, zb_json_take take, void *user,
+                        zb_err *err) {
+    zb_lines *l;
+    ZB_TRY(zb_lines_open(&l, path, line_limit, err));
+    zb_status s;
+    zb_str line;
+    bool more, enough = false;
+    while (!enough && (s = zb_lines_next(l, &line, &more, err)) == ZB_OK && more) {
+        char where[512];
+        json_t *value = NULL;
+        if (zb_str_trim(line).n == 0) continue;
+        snprintf(where, sizeof where, "%.480s:%lld", path, (long long)zb_lines_number(l));
+        s = zb_json_parse(line.p, line.n, where, &value, err);
+        if (s == ZB_OK) s = take(user, value, where, &enough, err);
+        json_decref(value);
+        if (s != ZB_OK) break;
+    }
+    zb_lines_close(l);
+    return s;
+}
+
 zb_status zb_json_write(const char *path, const json_t *value, zb_err *err) {
     char *text = json_dumps(value, JSON_INDENT(1) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(10));
     if (!text) return zb_fail(err, ZB_ERR_INTERNAL, "%s: value cannot be written as JSON", path);

@@ -15,6 +15,12 @@
 
 zb_status zb_json_read(const char *path, size_t limit, json_t **out, zb_err *err);
 zb_status zb_json_parse(const char *text, size_t n, const char *where, json_t **out, zb_err *err);
+/* The values of a file's lines, one after the other, to `take`: borrowed, with "path:line". Blank
+ * lines are passed over. *enough: no more are read. A line over the limit is an error. */
+typedef zb_status (*zb_json_take)(void *user, json_t *value, const char *where, bool *enough,
+                                  zb_err *err);
+zb_status zb_json_lines(const char *path, size_t line_limit, zb_json_take take, void *user,
+                        zb_err *err);
 zb_status zb_json_write(const char *path, const json_t *value, zb_err *err); /* indented, atomic */
 
 zb_status zb_json_int(const json_t *o, const char *where, const char *key, bool required,

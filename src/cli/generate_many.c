@@ -106,35 +106,18 @@ static zb_status add_row(many *k, const json_t *row, const char *where) {
     return ZB_OK;
 }
 
-static zb_status add_line(many *k, zb_str line, const char *where) {
-    json_t *row;
-    ZB_TRY(zb_json_parse(line.p, line.n, where, &row, &k->cli->err));
-    zb_status s = json_is_object(row)
-                      ? add_row(k, row, where)
-                      : zb_fail(&k->cli->err, ZB_ERR_FORMAT, "%s: expected an object, found %s",
-                                where, zb_json_type(row));
-    json_decref(row);
-    return s;
+static zb_status add_line(void *user, json_t *row, const char *where, bool *enough, zb_err *err) {
+    (void)enough;
+    if (json_is_object(row)) return add_row(user, row, where);
+    return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
+                   zb_json_type(row));
 }
 
 static zb_status read_all(many *k) {
-    zb_lines *lines;
     zb_err *err = &k->cli->err;
-    ZB_TRY(zb_lines_open(&lines, k->m->path, LINE_MAX_BYTES, err));
-    zb_status s;
-    zb_str line;
-    bool more;
-    while ((s = zb_lines_next(lines, &line, &more, err)) == ZB_OK && more) {
-        char where[512];
-        snprintf(where, sizeof where, "%.480s:%lld", k->m->path, (long long)zb_lines_number(lines));
-        if (zb_str_trim(line).n == 0) continue;
-        s = add_line(k, line, where);
-        if (s != ZB_OK) break;
-    }
-    zb_lines_close(lines);
-    if (s == ZB_OK && k->n == 0)
-        s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected prompts, found none", k->m->path);
-    return s;
+    ZB_TRY(zb_json_lines(k->m->path, LINE_MAX_BYTES, add_line, k, err));
+    if (k->n > 0) return ZB_OK;
+    return zb_fail(err, ZB_ERR_FORMAT, "%s: expected prompts, found none", k->m->path);
 }
 
 /* Text of all chosen tokens as a JSON string. */

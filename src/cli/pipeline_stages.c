@@ -221,34 +221,18 @@ static zb_status answer(const zb_plan *p, zb_engine *e, const char *prompt, json
     return s;
 }
 
-static zb_status read_prompts(const char *path, json_t *list, zb_err *err) {
-    zb_lines *l;
-    ZB_TRY(zb_lines_open(&l, path, 1 << 20, err));
-    zb_str line;
-    bool more;
-    zb_status s;
-    while ((s = zb_lines_next(l, &line, &more, err)) == ZB_OK && more) {
-        char where[512];
-        json_t *o;
-        const char *text;
-        snprintf(where, sizeof where, "%s:%lld", path, (long long)zb_lines_number(l));
-        if (zb_str_trim(line).n == 0) continue;
-        s = zb_json_parse(line.p, line.n, where, &o, err);
-        if (s == ZB_OK) {
-            s = zb_json_str(o, where, "prompt", true, &text, err);
-            if (s == ZB_OK) json_array_append_new(list, json_pack("{s:s}", "prompt", text));
-            json_decref(o);
-        }
-        if (s != ZB_OK) break;
-    }
-    zb_lines_close(l);
-    return s;
+static zb_status add_prompt(void *list, json_t *o, const char *where, bool *enough, zb_err *err) {
+    const char *text;
+    (void)enough;
+    ZB_TRY(zb_json_str(o, where, "prompt", true, &text, err));
+    json_array_append_new(list, json_pack("{s:s}", "prompt", text));
+    return ZB_OK;
 }
 
 zb_status zb_stage_samples(zb_plan *p, zb_err *err) {
     const char *names[] = {"teacher", "student"}, *paths[] = {p->r.teacher, p->student};
     json_t *list = json_array();
-    zb_status s = read_prompts(p->samples.prompts, list, err);
+    zb_status s = zb_json_lines(p->samples.prompts, 1 << 20, add_prompt, list, err);
     for (int m = 0; m < 2 && s == ZB_OK; m++) {
         zb_engine *e;
         s = zb_engine_open(

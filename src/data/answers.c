@@ -5,15 +5,15 @@
  * of the text with it. */
 #include "data/answers.h"
 
-#include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/rng.h"
+#include "data/corpus.h"
 #include "format/conversation.h"
 
 #include <string.h>
 
-enum { LINE_MAX_BYTES = 64 << 20, ID_MAX = 1 << 24 };
+enum { LINE_MAX_BYTES = 64 << 20 };
 
 typedef struct reader {
     zb_answers *out;
@@ -176,11 +176,12 @@ static zb_status add_text(reader *r, int64_t item, zb_str prompt, zb_str answer,
 static zb_status add_list(reader *r, const json_t *list, size_t from, size_t to, bool learnt,
                           zb_err *err) {
     for (size_t i = from; i < to; i++) {
+        int32_t id;
         json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= ID_MAX)
+        if (!zb_corpus_id(v, &id))
             return zb_fail(err, ZB_ERR_FORMAT, "%s: entry %zu: expected a token id, found %s",
                            r->where, i, zb_json_type(v));
-        add_one(r, (int32_t)json_integer_value(v), learnt);
+        add_one(r, id, learnt);
     }
     return ZB_OK;
 }
@@ -293,46 +294,25 @@ static zb_status add_pair(reader *r, int64_t item, const json_t *o, bool *kept, 
     return ZB_OK;
 }
 
-static zb_status add_example(reader *r, const json_t *o, zb_err *err) {
+static zb_status add_example(void *user, json_t *o, const char *where, bool *enough, zb_err *err) {
+    reader *r = user;
     zb_answers *out = r->out;
     int64_t item = out->n * out->per;
     bool kept = true;
+    r->where = where;
     begin_item(r, item);
-    if (r->f->pairs) {
-        ZB_TRY(add_pair(r, item, o, &kept, err));
-    } else {
-        ZB_TRY(add_single(r, item, o, err));
-        kept = end_item(r, item);
-    }
+    zb_status s = r->f->pairs ? add_pair(r, item, o, &kept, err) : add_single(r, item, o, err);
+    zb_arena_free(&r->scratch);
+    if (s != ZB_OK) return s;
+    if (!r->f->pairs) kept = end_item(r, item);
     if (kept) {
         out->n++;
     } else {
         out->n_ids = out->start[item];
         r->left_out++;
     }
+    *enough = r->f->n_max > 0 && out->n >= r->f->n_max;
     return ZB_OK;
-}
-
-static zb_status read_lines(reader *r, const char *path, zb_err *err) {
-    zb_lines *l;
-    ZB_TRY(zb_lines_open(&l, path, LINE_MAX_BYTES, err));
-    zb_status s;
-    bool more;
-    zb_str line;
-    while ((s = zb_lines_next(l, &line, &more, err)) == ZB_OK && more) {
-        char where[512];
-        json_t *o = NULL;
-        if (zb_str_trim(line).n == 0) continue;
-        snprintf(where, sizeof where, "%s:%lld", path, (long long)zb_lines_number(l));
-        r->where = where;
-        s = zb_json_parse(line.p, line.n, where, &o, err);
-        if (s == ZB_OK) s = add_example(r, o, err);
-        json_decref(o);
-        zb_arena_free(&r->scratch);
-        if (s != ZB_OK || (r->f->n_max > 0 && r->out->n >= r->f->n_max)) break;
-    }
-    zb_lines_close(l);
-    return s;
 }
 
 zb_status zb_answers_read(zb_answers *out, const char *path, const zb_tokenizer *t,
@@ -340,7 +320,7 @@ zb_status zb_answers_read(zb_answers *out, const char *path, const zb_tokenizer 
     *out = (zb_answers){.per = f->pairs ? 2 : 1, .seed = f->seed, .epoch = -1};
     reader r = {.out = out, .f = f, .t = t, .a = a};
     if (t) ZB_TRY(zb_conversation_open(&r.chat, t, a, err));
-    ZB_TRY(read_lines(&r, path, err));
+    ZB_TRY(zb_json_lines(path, LINE_MAX_BYTES, add_example, &r, err));
     if (r.left_out)
         zb_warn("%s: left out, because nothing is learnt from them or both answers are equal: %lld",
                 path, (long long)r.left_out);

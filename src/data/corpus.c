@@ -14,6 +14,7 @@ typedef struct reader {
     const zb_tokenizer *t;
     zb_arena *a;
     int32_t separator;
+    int64_t tokens_max; /* 0: all */
     size_t cap_tokens, cap_docs;
 } reader;
 
@@ -48,6 +49,13 @@ static zb_status add_text(reader *r, zb_str text, zb_err *err) {
     return s;
 }
 
+bool zb_corpus_id(const json_t *v, int32_t *id) {
+    if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= ID_MAX)
+        return false;
+    *id = (int32_t)json_integer_value(v);
+    return true;
+}
+
 static zb_status add_ids(reader *r, const json_t *list, const char *where, zb_err *err) {
     zb_arena scratch = {0};
     size_t n = json_array_size(list);
@@ -55,49 +63,30 @@ static zb_status add_ids(reader *r, const json_t *list, const char *where, zb_er
     zb_status s = ZB_OK;
     for (size_t i = 0; i < n && s == ZB_OK; i++) {
         json_t *v = json_array_get(list, i);
-        if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) >= ID_MAX)
+        if (!zb_corpus_id(v, &ids[i]))
             s = zb_fail(err, ZB_ERR_FORMAT, "%s: input_ids[%zu]: expected a token id, found %s",
                         where, i, zb_json_type(v));
-        else
-            ids[i] = (int32_t)json_integer_value(v);
     }
     if (s == ZB_OK) add_document(r, ids, n);
     zb_arena_free(&scratch);
     return s;
 }
 
-static zb_status add_line(reader *r, zb_str line, const char *where, zb_err *err) {
-    json_t *o;
-    ZB_TRY(zb_json_parse(line.p, line.n, where, &o, err));
+static zb_status add_line(void *user, json_t *o, const char *where, bool *enough, zb_err *err) {
+    reader *r = user;
     json_t *ids = json_object_get(o, "input_ids"), *text = json_object_get(o, "text");
-    zb_status s;
-    if (json_is_array(ids))
-        s = add_ids(r, ids, where, err);
-    else if (json_is_string(text))
-        s = r->t ? add_text(r, (zb_str){json_string_value(text), json_string_length(text)}, err)
-                 : zb_fail(err, ZB_ERR_CONFIG, "%s: text needs a model with a tokenizer", where);
-    else
-        s = zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object with \"text\" or \"input_ids\"",
-                    where);
-    json_decref(o);
-    return s;
-}
-
-static zb_status read_lines(reader *r, const char *path, int64_t tokens_max, zb_err *err) {
-    zb_lines *l;
-    ZB_TRY(zb_lines_open(&l, path, LINE_MAX_BYTES, err));
-    zb_status s;
-    bool more;
-    zb_str line;
-    while ((s = zb_lines_next(l, &line, &more, err)) == ZB_OK && more) {
-        char where[512];
-        snprintf(where, sizeof where, "%s:%lld", path, (long long)zb_lines_number(l));
-        if (zb_str_trim(line).n == 0) continue;
-        s = add_line(r, line, where, err);
-        if (s != ZB_OK || (tokens_max > 0 && r->c->n_tokens >= tokens_max)) break;
+    if (json_is_array(ids)) {
+        ZB_TRY(add_ids(r, ids, where, err));
+    } else if (json_is_string(text)) {
+        if (!r->t)
+            return zb_fail(err, ZB_ERR_CONFIG, "%s: text needs a model with a tokenizer", where);
+        ZB_TRY(add_text(r, (zb_str){json_string_value(text), json_string_length(text)}, err));
+    } else {
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object with \"text\" or \"input_ids\"",
+                       where);
     }
-    zb_lines_close(l);
-    return s;
+    *enough = r->tokens_max > 0 && r->c->n_tokens >= r->tokens_max;
+    return ZB_OK;
 }
 
 static zb_status read_plain(reader *r, const char *path, zb_err *err) {
@@ -114,11 +103,16 @@ static zb_status read_plain(reader *r, const char *path, zb_err *err) {
 zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int64_t tokens_max,
                          zb_arena *a, zb_err *err) {
     *c = (zb_corpus){0};
-    reader r = {.c = c, .t = t, .a = a, .separator = t ? zb_corpus_separator(t) : -1};
+    reader r = {.c = c,
+                .t = t,
+                .a = a,
+                .tokens_max = tokens_max,
+                .separator = t ? zb_corpus_separator(t) : -1};
     c->doc = zb_grow(a, NULL, &r.cap_docs, 2, sizeof *c->doc);
     zb_str name = zb_str_from(path);
-    ZB_TRY(zb_str_ends(name, ZB_STR(".txt")) ? read_plain(&r, path, err)
-                                             : read_lines(&r, path, tokens_max, err));
+    ZB_TRY(zb_str_ends(name, ZB_STR(".txt"))
+               ? read_plain(&r, path, err)
+               : zb_json_lines(path, LINE_MAX_BYTES, add_line, &r, err));
     if (tokens_max > 0 && c->n_tokens > tokens_max) { /* cut the last document */
         c->n_tokens = tokens_max;
         c->doc[c->n_docs] = tokens_max;

@@ -14,6 +14,8 @@
 #include "format/tokenizer.h"
 #include "tensor/batch.h"
 
+#include <jansson.h>
+
 typedef struct zb_corpus {
     int32_t *token;
     int64_t n_tokens;
@@ -29,6 +31,9 @@ zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, 
 /* Drops documents of fewer than `shortest` tokens, the separator among them; an error, naming the
  * path, where none is left. */
 zb_status zb_corpus_keep_long(zb_corpus *c, const char *path, int64_t shortest, zb_err *err);
+
+/* False where the value is no token id. */
+bool zb_corpus_id(const json_t *v, int32_t *id);
 
 /* <|endoftext|> or its like where the vocabulary has it, else EOS, else -1. */
 int32_t zb_corpus_separator(const zb_tokenizer *t);

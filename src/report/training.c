@@ -5,7 +5,6 @@
  * points at or after it are dropped, and the later values stand. */
 #include "report/training.h"
 
-#include "base/file.h"
 #include "base/json.h"
 
 #include <math.h>
@@ -32,8 +31,13 @@ typedef struct reading {
     double last;
 } reading;
 
-static zb_status take_line(reading *r, const json_t *line, const char *where, zb_err *err) {
+static zb_status take_line(void *user, json_t *line, const char *where, bool *enough, zb_err *err) {
+    reading *r = user;
     zb_report_stage *s = r->stage;
+    (void)enough;
+    if (!json_is_object(line))
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
+                       zb_json_type(line));
     bool examples = json_object_get(line, "examples") != NULL;
     const struct {
         const char *key;
@@ -75,31 +79,7 @@ zb_status zb_report_stage_read(zb_report_stage *s, const char *name, const char 
                                zb_err *err) {
     *s = (zb_report_stage){.name = name, .unit = "tokens"};
     reading r = {.stage = s, .arena = a, .last = -1};
-    zb_lines *lines = NULL;
-    ZB_TRY(zb_lines_open(&lines, path, LINE_MAX_BYTES, err));
-    for (;;) {
-        zb_str text;
-        bool more = false;
-        zb_status status = zb_lines_next(lines, &text, &more, err);
-        if (status == ZB_OK && !more) break;
-        if (status == ZB_OK && zb_str_trim(text).n == 0) continue;
-        char where[512];
-        json_t *line = NULL;
-        if (status == ZB_OK) {
-            snprintf(where, sizeof where, "%s:%lld", path, (long long)zb_lines_number(lines));
-            status = zb_json_parse(text.p, text.n, where, &line, err);
-        }
-        if (status == ZB_OK && !json_is_object(line))
-            status = zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
-                             zb_json_type(line));
-        if (status == ZB_OK) status = take_line(&r, line, where, err);
-        json_decref(line);
-        if (status != ZB_OK) {
-            zb_lines_close(lines);
-            return status;
-        }
-    }
-    zb_lines_close(lines);
+    ZB_TRY(zb_json_lines(path, LINE_MAX_BYTES, take_line, &r, err));
     s->rate = median(&r.rate);
     return ZB_OK;
 }
