@@ -7,29 +7,23 @@
 
 #include "base/log.h"
 #include "kernels/kernels.h"
+#include "model/optim.h"
 
 #include <math.h>
-#include <string.h>
 
 enum { HELD_SHARE = 8 };
-static const double BETA1 = 0.9, BETA2 = 0.95, PI = 3.14159265358979323846;
-
-typedef struct slot {
-    zb_param *p;
-    float *m, *v, *best;
-    double rate;
-} slot;
+static const double BETA1 = 0.9, BETA2 = 0.95, EPS = 1e-12, PI = 3.14159265358979323846;
 
 typedef struct descent {
     zb_calibration *c;
-    slot slot[ZB_SLOTS];
-    int n_slots, step;
-    zb_arena a;
+    zb_optim optim;
+    zb_arena a; /* gradients */
 } descent;
 
-static void open_slots(descent *d, double rate) {
+static void open_descent(descent *d, double rate) {
     zb_param **layer = zb_runner_run(d->c->student)->params->layer[d->c->layer];
     const zb_kernels *kn = zb_kernels_get();
+    zb_optim_init(&d->optim, BETA1, BETA2, EPS);
     for (int i = ZB_P_MIXER; i < ZB_SLOTS; i++) {
         zb_param *p = layer[i];
         if (!p) continue;
@@ -37,38 +31,14 @@ static void open_slots(descent *d, double rate) {
         double size = sqrt(kn->sum_squares((int64_t)n, p->w) / (double)n);
         if (size == 0) size = 1 / sqrt((double)p->cols); /* zeros: outputs as large as inputs */
         p->grad = ZB_NEW_ARRAY(&d->a, float, n);
-        d->slot[d->n_slots++] =
-            (slot){p, ZB_NEW_ARRAY(&d->a, float, n), ZB_NEW_ARRAY(&d->a, float, n),
-                   ZB_NEW_ARRAY(&d->a, float, n), rate * size};
+        zb_optim_add(&d->optim, p, rate * size, 0);
     }
 }
 
-static void close_slots(descent *d) {
-    for (int i = 0; i < d->n_slots; i++) d->slot[i].p->grad = NULL;
+static void close_descent(descent *d) {
+    for (int i = 0; i < d->optim.n; i++) d->optim.slot[i].param->grad = NULL;
+    zb_optim_free(&d->optim);
     zb_arena_free(&d->a);
-}
-
-static void step_all(descent *d, double factor) {
-    const zb_kernels *kn = zb_kernels_get();
-    d->step++;
-    for (int i = 0; i < d->n_slots; i++) {
-        slot *s = &d->slot[i];
-        int64_t n = zb_param_count(s->p);
-        zb_adamw_args g = {.n = n,
-                           .w = s->p->w,
-                           .m = s->m,
-                           .v = s->v,
-                           .grad = s->p->grad,
-                           .grad_scale = 1,
-                           .lr = (float)(s->rate * factor),
-                           .beta1 = (float)BETA1,
-                           .beta2 = (float)BETA2,
-                           .eps = 1e-12f};
-        g.bias1 = (float)(1 - pow(BETA1, d->step));
-        g.bias2 = (float)(1 - pow(BETA2, d->step));
-        kn->adamw(&g);
-        memset(s->p->grad, 0, (size_t)n * sizeof(float));
-    }
 }
 
 /* Σ w ‖y - m‖² and Σ w ‖m‖² of a batch; y [n, D] becomes the first one's slope. */
@@ -129,27 +99,12 @@ static double schedule(int i, int steps) {
     return fmin(1, (i + 1) / 5.0) * (0.05 + 0.95 * fall);
 }
 
-/* Remembers the mixer's weights; go_back brings them back. */
-static void keep(descent *d) {
-    for (int i = 0; i < d->n_slots; i++) {
-        zb_param *p = d->slot[i].p;
-        memcpy(d->slot[i].best, p->w, (size_t)zb_param_count(p) * sizeof(float));
-    }
-}
-
-static void go_back(descent *d) {
-    for (int i = 0; i < d->n_slots; i++) {
-        zb_param *p = d->slot[i].p;
-        memcpy(p->w, d->slot[i].best, (size_t)zb_param_count(p) * sizeof(float));
-    }
-}
-
 static zb_status one_pass(descent *d, int pass, int passes, int seen, zb_err *err) {
     double sum = 0;
     for (int b = 0; b < seen; b++) {
         double error = 0, all = 0;
         ZB_TRY(pass_batch(d, b, true, &error, &all, err));
-        step_all(d, schedule(pass * seen + b, passes * seen));
+        zb_optim_step(&d->optim, schedule(pass * seen + b, passes * seen), 1);
         sum += error / all;
     }
     if (isfinite(sum)) return ZB_OK;
@@ -160,25 +115,26 @@ static zb_status one_pass(descent *d, int pass, int passes, int seen, zb_err *er
  * short text all is used, and the last pass. */
 static zb_status descend_all(zb_calibration *c, const zb_fit_opts *o, zb_err *err) {
     descent d = {.c = c};
-    int held = c->batches / HELD_SHARE, seen = c->batches - held, best = 0;
-    open_slots(&d, o->rate);
-    double least = INFINITY, error = 0;
-    zb_status s = held ? held_out(&d, seen, &least, err) : ZB_OK;
-    keep(&d);
-    for (int i = 0; s == ZB_OK && i < o->passes; i++) {
-        s = one_pass(&d, i, (int)o->passes, seen, err);
-        if (s == ZB_OK && held) s = held_out(&d, seen, &error, err);
-        if (s != ZB_OK || (held && error >= least)) continue;
-        least = error;
-        best = i + 1;
-        keep(&d);
+    int held = c->batches / HELD_SHARE, seen = c->batches - held, passes = (int)o->passes;
+    double error = 0;
+    zb_status s = ZB_OK;
+    open_descent(&d, o->rate);
+    if (held) {
+        zb_optim_watch(&d.optim);
+        s = held_out(&d, seen, &error, err);
+        if (s == ZB_OK) zb_optim_judge(&d.optim, error, passes);
     }
-    go_back(&d);
-    close_slots(&d);
-    zb_calibration_touch(c);
+    for (int i = 0; s == ZB_OK && i < passes; i++) {
+        s = one_pass(&d, i, passes, seen, err);
+        if (s == ZB_OK && held) s = held_out(&d, seen, &error, err);
+        if (s == ZB_OK && held) zb_optim_judge(&d.optim, error, passes);
+    }
+    if (held) zb_optim_back(&d.optim);
     if (s == ZB_OK && held)
-        zb_debug("calibration: layer %d: pass %d of %lld is best, held-out error %.4f", c->layer,
-                 best, (long long)o->passes, least);
+        zb_debug("calibration: layer %d: pass %d of %d is best, held-out error %.4f", c->layer,
+                 passes - d.optim.waited, passes, d.optim.least);
+    close_descent(&d);
+    zb_calibration_touch(c);
     return s;
 }
 

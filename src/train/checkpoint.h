@@ -11,7 +11,7 @@
 #ifndef ZB_TRAIN_CHECKPOINT_H
 #define ZB_TRAIN_CHECKPOINT_H
 
-#include "train/optim.h"
+#include "model/optim.h"
 
 #include <jansson.h>
 

@@ -7,7 +7,7 @@
 #include "golden.h"
 
 #include "model/loss.h"
-#include "train/optim.h"
+#include "model/optim.h"
 
 enum { ROWS = 10, V = 301, D = 24 };
 

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
-#include "train/optim.h"
+#include "model/optim.h"
 
 /* A parameter of n values in `a`, with values and gradients of the given streams. */
 static zb_param make(zb_arena *a, int n, uint64_t seed) {

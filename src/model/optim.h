@@ -3,8 +3,8 @@
  * Masters, moments and gradients are f32. A zb_optim owns the moments (one arena); parameters are
  * borrowed. Frozen parameters (no gradient, rate factor 0) take no moments. One thread calls; the
  * work is shared inside. */
-#ifndef ZB_TRAIN_OPTIM_H
-#define ZB_TRAIN_OPTIM_H
+#ifndef ZB_MODEL_OPTIM_H
+#define ZB_MODEL_OPTIM_H
 
 #include "base/arena.h"
 #include "model/params.h"

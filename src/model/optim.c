@@ -1,5 +1,5 @@
 /* optim.c - AdamW (Loshchilov & Hutter 2019) and its schedule (contract in optim.h). */
-#include "train/optim.h"
+#include "model/optim.h"
 
 #include "kernels/kernels.h"
 
