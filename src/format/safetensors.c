@@ -313,6 +313,12 @@ zb_status zb_safetensors_open_dir(zb_safetensors **out, const char *dir, zb_err 
         st = zb_json_read(index, INDEX_MAX, &root, err);
         if (st == ZB_OK) st = add_shards(s, dir, root, index, err);
         json_decref(root);
+    } else if (zb_file_exists(zb_path_join(&s->arena, dir, "pytorch_model.bin")) ||
+               zb_file_exists(zb_path_join(&s->arena, dir, "pytorch_model.bin.index.json"))) {
+        st = zb_fail(err, ZB_ERR_UNSUPPORTED,
+                     "%s: expected model.safetensors, found pytorch_model.bin: Python objects are "
+                     "not read; save the model's tensors as safetensors first",
+                     dir);
     } else {
         st = zb_fail(err, ZB_ERR_IO,
                      "%s: expected a folder with model.safetensors or "

@@ -55,17 +55,23 @@ void zb_rope_defaults(zb_rope *r) {
     *r = (zb_rope){.theta = 10000, .factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1};
 }
 
-/* rope_scaling of a configuration file; absent or null: plain. */
-static zb_status read_rope(const json_t *o, const char *where, zb_rope *r, zb_err *err) {
+/* rope_scaling of a configuration file; absent or null: plain. `beside`: a type given next to
+ * rope_scaling, or NULL: the published hybrids copy the teacher's rope_scaling as it is (llama3)
+ * and name yarn beside it, which they then compute from the same factor and context. */
+static zb_status read_rope(const json_t *o, const char *where, const char *beside, zb_rope *r,
+                           zb_err *err) {
     json_t *s = NULL;
     ZB_TRY(zb_json_f64(o, where, "rope_theta", false, &r->theta, err));
     ZB_TRY(zb_json_object(o, where, "rope_scaling", false, &s, err));
     if (!s) ZB_TRY(zb_json_object(o, where, "rope_parameters", false, &s, err));
     if (!s) return ZB_OK;
     ZB_TRY(zb_json_f64(s, where, "rope_theta", false, &r->theta, err));
-    const char *type = "default";
+    const char *type = "";
     ZB_TRY(zb_json_str(s, where, "type", false, &type, err));
     ZB_TRY(zb_json_str(s, where, "rope_type", false, &type, err));
+    bool copied = !*type || !strcmp(type, "llama3");
+    if (beside && copied && !strcmp(beside, "yarn")) type = beside;
+    if (!*type) type = "default";
     /* dynamic scaling changes nothing within the trained context */
     if (!strcmp(type, "default") || !strcmp(type, "dynamic")) return ZB_OK;
     if (!strcmp(type, "linear"))
@@ -142,7 +148,7 @@ static zb_status read_base(zb_config *c, const json_t *o, const char *where, zb_
     ZB_TRY(zb_json_int(o, where, "bos_token_id", false, 0, VOCAB_MAX, &bos, err));
     c->bos = (int)bos;
     ZB_TRY(read_eos(o, where, c, err));
-    return read_rope(o, where, &c->rope, err);
+    return read_rope(o, where, NULL, &c->rope, err);
 }
 
 /* Marks the listed layers with a kind; returns how many there were. */
@@ -364,7 +370,9 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
         ZB_TRY(read_mla_sizes(c, o, where, &sizes, err));
         zb_rope_defaults(&c->mla_rope);
         c->mla_rope.theta = c->rope.theta;
-        ZB_TRY(read_rope(o, where, &c->mla_rope, err));
+        const char *beside = NULL;
+        ZB_TRY(zb_json_str(o, where, "rope_type", false, &beside, err));
+        ZB_TRY(read_rope(o, where, beside, &c->mla_rope, err));
         for (int i = 0; i < n_mla; i++) r_kv[i] = sizes.r_kv, r_q[i] = sizes.r_q;
         ZB_TRY(read_rank_list(o, where, mla, n_mla, r_q, r_kv, err));
         ZB_TRY(read_ranks(o, where, "kv_lora_ranks", n_mla, r_kv, err));

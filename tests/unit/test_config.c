@@ -143,6 +143,34 @@ static void test_zebra(void **state) {
     assert_int_equal(zb_mamba2_in_rows(&c, 1), 2 * 2048 + 2 * 512 + 32);
 }
 
+/* The teacher's rope_scaling copied as it is, and yarn named beside it; null stays plain. */
+static void test_zebra_rope_beside(void **state) {
+    (void)state;
+    static const char *const scaling[] = {
+        "{\"factor\":32.0,\"high_freq_factor\":4.0,\"low_freq_factor\":1.0,"
+        "\"original_max_position_embeddings\":8192,\"rope_type\":\"llama3\"}",
+        "{\"factor\":32.0,\"original_max_position_embeddings\":8192}"};
+    zb_config inside = parsed(llama32, zebra);
+    for (int i = 0; i < 3; i++) {
+        json_t *b = tree(llama32), *h = tree(zebra);
+        json_object_set_new(h, "rope_scaling", i < 2 ? tree(scaling[i]) : json_null());
+        zb_config c;
+        zb_err err = {0};
+        if (zb_config_parse(&c, b, h, "test", &err) != ZB_OK) fail_msg("%s", err.msg);
+        const zb_rope *r = &c.mla_rope;
+        assert_int_equal(r->type, i < 2 ? ZB_ROPE_YARN : ZB_ROPE_PLAIN);
+        if (i < 2)
+            assert_true(r->factor == 32 && r->old_context == 8192 &&
+                        r->mscale == inside.mla_rope.mscale);
+        json_object_set_new(h, "rope_scaling", tree(scaling[0]));
+        json_object_set_new(h, "rope_type", json_string("default")); /* as our own files say it */
+        if (zb_config_parse(&c, b, h, "test", &err) != ZB_OK) fail_msg("%s", err.msg);
+        assert_int_equal(c.mla_rope.type, ZB_ROPE_LLAMA3);
+        json_decref(b);
+        json_decref(h);
+    }
+}
+
 static void test_mamba_in_llama(void **state) {
     (void)state;
     zb_config c = parsed(llama32, mamba_in_llama);
@@ -482,12 +510,13 @@ static void test_kinds(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),           cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_zebra),           cmocka_unit_test(test_mamba_in_llama),
-        cmocka_unit_test(test_ranks_per_layer), cmocka_unit_test(test_broken),
-        cmocka_unit_test(test_check),           cmocka_unit_test(test_write_and_read),
-        cmocka_unit_test(test_retrieval_heads), cmocka_unit_test(test_provenance),
-        cmocka_unit_test(test_missing_files),   cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_llama),          cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_zebra),          cmocka_unit_test(test_zebra_rope_beside),
+        cmocka_unit_test(test_mamba_in_llama), cmocka_unit_test(test_ranks_per_layer),
+        cmocka_unit_test(test_broken),         cmocka_unit_test(test_check),
+        cmocka_unit_test(test_write_and_read), cmocka_unit_test(test_retrieval_heads),
+        cmocka_unit_test(test_provenance),     cmocka_unit_test(test_missing_files),
+        cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

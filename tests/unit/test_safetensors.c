@@ -349,6 +349,11 @@ static void refuses_wrong_indexes(void **state) {
     make_many(t, v, names);
     refuses_dir(dir, NULL,
                 "expected a folder with model.safetensors or model.safetensors.index.json");
+    const char *bin = zb_path_join(&a, dir, "pytorch_model.bin");
+    zb_err err = {0};
+    assert_int_equal(zb_file_write(bin, "x", 1, &err), ZB_OK);
+    refuses_dir(dir, NULL, "expected model.safetensors, found pytorch_model.bin");
+    remove(bin);
     zb_safetensors_write(zb_path_join(&a, dir, "a.safetensors"), t, 2, NULL, NULL);
     zb_safetensors_write(zb_path_join(&a, dir, "b.safetensors"), t + 1, 1, NULL, NULL);
     refuses_dir(dir, "[]", "key \"weight_map\" is missing");
