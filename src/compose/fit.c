@@ -85,11 +85,12 @@ static zb_status pass_batch(descent *d, int at, bool train, double *error, doubl
     return ZB_OK;
 }
 
-/* Relative error of the batches from `from` on, which descent does not see. */
-static zb_status held_out(descent *d, int from, double *error, zb_err *err) {
+/* The relative error of the batches from `from` on, which descent does not see, judges the weights;
+ * where there are none, nothing does. */
+static zb_status judge(descent *d, int from, int passes, zb_err *err) {
     double e = 0, all = 0;
     for (int b = from; b < d->c->batches; b++) ZB_TRY(pass_batch(d, b, false, &e, &all, err));
-    *error = e / all;
+    if (from < d->c->batches) zb_optim_judge(&d->optim, e / all, passes);
     return ZB_OK;
 }
 
@@ -116,20 +117,14 @@ static zb_status one_pass(descent *d, int pass, int passes, int seen, zb_err *er
 static zb_status descend_all(zb_calibration *c, const zb_fit_opts *o, zb_err *err) {
     descent d = {.c = c};
     int held = c->batches / HELD_SHARE, seen = c->batches - held, passes = (int)o->passes;
-    double error = 0;
-    zb_status s = ZB_OK;
     open_descent(&d, o->rate);
-    if (held) {
-        zb_optim_watch(&d.optim);
-        s = held_out(&d, seen, &error, err);
-        if (s == ZB_OK) zb_optim_judge(&d.optim, error, passes);
-    }
+    if (held) zb_optim_watch(&d.optim);
+    zb_status s = judge(&d, seen, passes, err);
     for (int i = 0; s == ZB_OK && i < passes; i++) {
         s = one_pass(&d, i, passes, seen, err);
-        if (s == ZB_OK && held) s = held_out(&d, seen, &error, err);
-        if (s == ZB_OK && held) zb_optim_judge(&d.optim, error, passes);
+        if (s == ZB_OK) s = judge(&d, seen, passes, err);
     }
-    if (held) zb_optim_back(&d.optim);
+    zb_optim_back(&d.optim);
     if (s == ZB_OK && held)
         zb_debug("calibration: layer %d: pass %d of %d is best, held-out error %.4f", c->layer,
                  passes - d.optim.waited, passes, d.optim.least);

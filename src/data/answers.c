@@ -365,3 +365,12 @@ zb_batch zb_answers_batch(zb_answers *s, int64_t first, int n, bool shuffle, uin
     }
     return (zb_batch){ids, total, span, spans};
 }
+
+int64_t zb_answers_learnt(zb_answers *s, int64_t first, int64_t n, bool shuffle) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t *from = s->start + example_at(s, first + i, shuffle) * s->per;
+        for (int64_t k = from[0]; k < from[s->per]; k++) sum += s->learnt[k];
+    }
+    return sum;
+}

@@ -47,5 +47,7 @@ zb_status zb_answers_read(zb_answers *out, const char *path, const zb_tokenizer 
  * order where not shuffled) as a batch of items; ids, spans and marks in the arena. */
 zb_batch zb_answers_batch(zb_answers *s, int64_t first, int n, bool shuffle, uint8_t **learnt,
                           zb_arena *a);
+/* Ids that are learnt in these examples. */
+int64_t zb_answers_learnt(zb_answers *s, int64_t first, int64_t n, bool shuffle);
 
 #endif

@@ -324,13 +324,8 @@ static double report(const align *a, double tokens, json_t *out) {
 
 static void update(align *a, double lr) {
     double start = zb_seconds();
-    for (int i = 0; i < a->n; i++) {
-        for (int l = 0; l < a->L; l++) {
-            zb_optim *o = &a->s[i]->optim[l];
-            double norm = a->so->clip > 0 ? zb_optim_grad_norm(o) : 0;
-            zb_optim_step(o, lr, a->so->clip > 0 && norm > a->so->clip ? a->so->clip / norm : 1);
-        }
-    }
+    for (int i = 0; i < a->n; i++)
+        for (int l = 0; l < a->L; l++) zb_optim_step_clipped(&a->s[i]->optim[l], lr, a->so->clip);
     a->times.update += zb_seconds() - start;
 }
 

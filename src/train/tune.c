@@ -279,10 +279,7 @@ static zb_status passes(tuner *t, zb_answers *from, int64_t first, int64_t n, bo
     zb_status s = ZB_OK;
     int64_t most = zb_stage_per_pass(t->so);
     double whole = (double)n;
-    if (train && !has_pairs(t->o)) {
-        zb_batch b = zb_answers_batch(from, first, (int)n, true, &learnt, &scratch);
-        whole = (double)zb_answer_count(&b, learnt);
-    }
+    if (train && !has_pairs(t->o)) whole = (double)zb_answers_learnt(from, first, n, true);
     for (int64_t at = 0; at < n && s == ZB_OK; at += most) {
         zb_mark mark = zb_arena_mark(&scratch), inner = zb_arena_mark(a);
         int now = (int)(n - at < most ? n - at : most);

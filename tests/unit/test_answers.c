@@ -246,6 +246,7 @@ static void batches(void **unused) {
     zb_batch edge = zb_answers_batch(&s, EXAMPLES - 1, 2, true, &learnt, &a);
     assert_int_equal(edge.ids[0] - 10, order[0][EXAMPLES - 1]);
     assert_int_equal(edge.ids[7] - 10, order[1][0]);
+    assert_int_equal(zb_answers_learnt(&s, EXAMPLES - 1, 2, true), 2 * 3);
     zb_batch plain = zb_answers_batch(&s, 0, EXAMPLES, false, &learnt, &a);
     for (int i = 0; i < EXAMPLES; i++) assert_int_equal(plain.ids[7 * i], 10 + i);
     zb_arena_free(&a);

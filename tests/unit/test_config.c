@@ -143,32 +143,34 @@ static void test_zebra(void **state) {
     assert_int_equal(zb_mamba2_in_rows(&c, 1), 2 * 2048 + 2 * 512 + 32);
 }
 
+/* The zebra configuration with this rope_scaling, and rope_type beside it. */
+static zb_rope rope_beside(const char *scaling, const char *type) {
+    zb_config c;
+    zb_err err = {0};
+    json_t *b = tree(llama32), *h = tree(zebra);
+    json_object_set_new(h, "rope_scaling", scaling ? tree(scaling) : json_null());
+    json_object_set_new(h, "rope_type", json_string(type));
+    if (zb_config_parse(&c, b, h, "test", &err) != ZB_OK) fail_msg("%s", err.msg);
+    json_decref(b);
+    json_decref(h);
+    return c.mla_rope;
+}
+
 /* The teacher's rope_scaling copied as it is, and yarn named beside it; null stays plain. */
 static void test_zebra_rope_beside(void **state) {
     (void)state;
-    static const char *const scaling[] = {
+    static const char llama3[] =
         "{\"factor\":32.0,\"high_freq_factor\":4.0,\"low_freq_factor\":1.0,"
-        "\"original_max_position_embeddings\":8192,\"rope_type\":\"llama3\"}",
-        "{\"factor\":32.0,\"original_max_position_embeddings\":8192}"};
+        "\"original_max_position_embeddings\":8192,\"rope_type\":"
+        "\"llama3\"}";
+    static const char untyped[] = "{\"factor\":32.0,\"original_max_position_embeddings\":8192}";
     zb_config inside = parsed(llama32, zebra);
-    for (int i = 0; i < 3; i++) {
-        json_t *b = tree(llama32), *h = tree(zebra);
-        json_object_set_new(h, "rope_scaling", i < 2 ? tree(scaling[i]) : json_null());
-        zb_config c;
-        zb_err err = {0};
-        if (zb_config_parse(&c, b, h, "test", &err) != ZB_OK) fail_msg("%s", err.msg);
-        const zb_rope *r = &c.mla_rope;
-        assert_int_equal(r->type, i < 2 ? ZB_ROPE_YARN : ZB_ROPE_PLAIN);
-        if (i < 2)
-            assert_true(r->factor == 32 && r->old_context == 8192 &&
-                        r->mscale == inside.mla_rope.mscale);
-        json_object_set_new(h, "rope_scaling", tree(scaling[0]));
-        json_object_set_new(h, "rope_type", json_string("default")); /* as our own files say it */
-        if (zb_config_parse(&c, b, h, "test", &err) != ZB_OK) fail_msg("%s", err.msg);
-        assert_int_equal(c.mla_rope.type, ZB_ROPE_LLAMA3);
-        json_decref(b);
-        json_decref(h);
-    }
+    zb_rope rope[] = {rope_beside(llama3, "yarn"), rope_beside(untyped, "yarn")};
+    for (int i = 0; i < 2; i++)
+        assert_true(rope[i].type == ZB_ROPE_YARN && rope[i].factor == 32 &&
+                    rope[i].old_context == 8192 && rope[i].mscale == inside.mla_rope.mscale);
+    assert_int_equal(rope_beside(NULL, "yarn").type, ZB_ROPE_PLAIN);
+    assert_int_equal(rope_beside(llama3, "default").type, ZB_ROPE_LLAMA3); /* as we write it */
 }
 
 static void test_mamba_in_llama(void **state) {

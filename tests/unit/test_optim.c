@@ -121,6 +121,33 @@ static void test_norm(void **state) {
     zb_arena_free(&a);
 }
 
+/* Clipping scales the whole gradient; gradients that are not finite change nothing and are gone. */
+static void test_clipped(void **state) {
+    (void)state;
+    enum { N = 5 };
+    zb_arena a = {0};
+    zb_param p = make(&a, N, 50), q = make(&a, N, 50);
+    zb_optim o, same;
+    zb_optim_init(&o, 0.9, 0.95, 1e-8);
+    zb_optim_init(&same, 0.9, 0.95, 1e-8);
+    zb_optim_add(&o, &p, 1, 0);
+    zb_optim_add(&same, &q, 1, 0);
+    double norm = zb_optim_grad_norm(&o), clip = norm / 3;
+    assert_true(zb_optim_step_clipped(&o, 0.1, clip) == norm);
+    zb_optim_step(&same, 0.1, clip / norm);
+    assert_memory_equal(p.w, q.w, sizeof(float) * N);
+    float bad[] = {INFINITY, NAN};
+    for (int i = 0; i < 2; i++) {
+        p.grad[2] = bad[i];
+        assert_false(isfinite(zb_optim_step_clipped(&o, 0.1, clip)));
+        assert_memory_equal(p.w, q.w, sizeof(float) * N);
+        assert_true(p.grad[2] == 0);
+    }
+    zb_optim_free(&o);
+    zb_optim_free(&same);
+    zb_arena_free(&a);
+}
+
 /* Many slots: the list grows and keeps its moments. */
 static void test_growth(void **state) {
     (void)state;
@@ -208,8 +235,9 @@ static void test_early_stop(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_slots),    cmocka_unit_test(test_small_tensors),
-        cmocka_unit_test(test_norm),     cmocka_unit_test(test_growth),
-        cmocka_unit_test(test_schedule), cmocka_unit_test(test_early_stop)};
+        cmocka_unit_test(test_slots),     cmocka_unit_test(test_small_tensors),
+        cmocka_unit_test(test_norm),      cmocka_unit_test(test_clipped),
+        cmocka_unit_test(test_growth),    cmocka_unit_test(test_schedule),
+        cmocka_unit_test(test_early_stop)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
