@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -156,9 +157,33 @@ zb_status zb_path_rename(const char *from, const char *to, zb_err *err) {
     return ZB_OK;
 }
 
+/* Devices, pipes and what the process has open already are written to as they are: a rename would
+ * put a plain file in their place. A link stays, what it points to is replaced. */
+static bool is_special(const char *path) {
+    struct stat st;
+    return !strncmp(path, "/dev/", 5) || !strncmp(path, "/proc/", 6) ||
+           (stat(path, &st) == 0 && !S_ISREG(st.st_mode));
+}
+
+char *zb_path_target(zb_arena *a, const char *path) {
+    char target[PATH_MAX];
+    struct stat st;
+    bool is_link = lstat(path, &st) == 0 && S_ISLNK(st.st_mode);
+    return zb_strdup(a, is_link && realpath(path, target) ? target : path);
+}
+
+bool zb_path_same(const char *a, const char *b) {
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 zb_status zb_writer_open(zb_writer *w, const char *path, zb_arena *a, zb_err *err) {
-    *w = (zb_writer){.path = zb_strdup(a, path),
-                     .tmp = zb_asprintf(a, "%s.tmp%d", path, (int)getpid())};
+    *w = (zb_writer){0};
+    if (zb_dir_exists(path))
+        return zb_fail(err, ZB_ERR_IO, "%s: expected a file, found a folder", path);
+    w->in_place = is_special(path);
+    w->path = w->in_place ? zb_strdup(a, path) : zb_path_target(a, path);
+    w->tmp = w->in_place ? w->path : zb_asprintf(a, "%s.tmp%d", w->path, (int)getpid());
     w->f = fopen(w->tmp, "wb");
     if (!w->f) return io_fail(err, "create", w->tmp);
     return ZB_OK;
@@ -171,10 +196,12 @@ zb_status zb_writer_add(zb_writer *w, const void *bytes, size_t n, zb_err *err) 
 }
 
 zb_status zb_writer_close(zb_writer *w, zb_err *err) {
-    bool ok = !ferror(w->f) && fflush(w->f) == 0 && fsync(fileno(w->f)) == 0;
+    bool ok = !ferror(w->f) && fflush(w->f) == 0;
+    if (ok && !w->in_place) ok = fsync(fileno(w->f)) == 0; /* pipes cannot be synced */
     zb_status s = ok ? ZB_OK : io_fail(err, "write", w->tmp);
     if (fclose(w->f) != 0 && s == ZB_OK) s = io_fail(err, "write", w->tmp);
     w->f = NULL;
+    if (w->in_place) return s;
     if (s == ZB_OK) s = zb_path_rename(w->tmp, w->path, err);
     if (s != ZB_OK) unlink(w->tmp);
     return s;
@@ -184,7 +211,7 @@ void zb_writer_abort(zb_writer *w) {
     if (!w->f) return;
     fclose(w->f);
     w->f = NULL;
-    unlink(w->tmp);
+    if (!w->in_place) unlink(w->tmp);
 }
 
 zb_status zb_file_write(const char *path, const void *bytes, size_t n, zb_err *err) {

@@ -1,8 +1,9 @@
 /* file.h - files and paths.
  *
- * Reading: whole files into an arena, or a read-only mapping. Writing: always to a temporary beside
- * the target, synced, then renamed, so that a reader or a crash never sees half a file. Every error
- * names the path. Large files (weights) are written piecewise through zb_writer, same guarantee. */
+ * Reading: whole files into an arena, or a read-only mapping. Writing: to a temporary beside the
+ * target, synced, then renamed, so that a reader or a crash never sees half a file; devices and
+ * pipes are written to as they are, links keep pointing where they do. Every error names the path.
+ * Large files (weights) are written piecewise through zb_writer, same guarantee. */
 #ifndef ZB_BASE_FILE_H
 #define ZB_BASE_FILE_H
 
@@ -32,7 +33,10 @@ zb_status zb_path_rename(const char *from, const char *to, zb_err *err); /* and 
 
 /* "dir/name" in the arena. */
 char *zb_path_join(zb_arena *a, const char *dir, const char *name);
-const char *zb_path_base(const char *path); /* after the last slash */
+const char *zb_path_base(const char *path);      /* after the last slash */
+bool zb_path_same(const char *a, const char *b); /* one and the same existing file or folder */
+/* Where the links of `path` lead; `path` itself where it is no link or leads nowhere. */
+char *zb_path_target(zb_arena *a, const char *path);
 
 /* Entries of a folder whose names start with `prefix`, sorted by name; count in *n. */
 zb_status zb_dir_list(const char *path, const char *prefix, zb_arena *a, char ***names, size_t *n,
@@ -43,6 +47,7 @@ zb_status zb_dir_list(const char *path, const char *prefix, zb_arena *a, char **
 typedef struct zb_writer {
     FILE *f;
     char *tmp, *path; /* in the arena given at open */
+    bool in_place;    /* no temporary: the target is no regular file */
     uint64_t written;
 } zb_writer;
 

@@ -54,7 +54,10 @@ int zb_cmd_eval(int argc, char **argv) {
     zb_buf out;
     zb_buf_init(&out, 1 << 24);
     zb_status s = o.compare ? compare(&cli, &out) : evaluate(&cli, &m, &e, &out);
-    if (s == ZB_OK && out.n) s = zb_cli_print(&cli, out.p, out.n);
+    if (out.n) { /* also where only the files of the results could not be written */
+        zb_status printed = zb_cli_print(&cli, out.p, out.n);
+        if (s == ZB_OK) s = printed;
+    }
     zb_buf_free(&out);
     status = zb_cli_end(&cli, s);
     zb_shard_end(&e.shard, s != ZB_OK);

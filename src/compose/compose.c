@@ -568,6 +568,8 @@ void zb_compose_all_of(zb_compose_opts *o, const zb_candidate *c) {
 
 zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
     if (!o->teacher || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher and out are needed");
+    ZB_TRY(zb_model_save_check(
+        o->out, ZB_INPUTS(o->teacher, o->mla_from, o->mamba2_from, o->selection), err));
     composer k = {.o = o, .init = zb_init_find(o->init)};
     ZB_ASSERT(k.init);
     zb_status s = zb_model_open(&k.teacher, o->teacher, ZB_MODEL_RUN, err);

@@ -321,6 +321,7 @@ zb_status zb_prune_run(const zb_prune_opts *o, json_t **report, zb_err *err) {
     pruner p = {.o = &sized};
     *report = NULL;
     if (!o->model || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "model and out are needed");
+    ZB_TRY(zb_model_save_check(o->out, ZB_INPUTS(o->model), err));
     ZB_TRY(zb_model_open(&p.from, o->model, ZB_MODEL_RUN, err));
     zb_status s = check_sizes(zb_model_config(p.from), &sized, err);
     if (s == ZB_OK) s = run(&p, report, err);

@@ -7,6 +7,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "compose/random_rows.h"
 #include "model/save_gguf.h"
 #include "tensor/quant.h"
@@ -192,7 +193,9 @@ static zb_status check_opts(const zb_quantize_opts *o, zb_err *err) {
     if (o->dry_run) return ZB_OK;
     if (!o->out) return zb_fail(err, ZB_ERR_CONFIG, "out is needed");
     bool plain = !strcmp(o->type, "f32") || !strcmp(o->type, "bf16");
-    if (is_file(o->out) || (plain && !o->random)) return ZB_OK;
+    if (is_file(o->out))
+        return zb_output_file(o->out, ZB_INPUTS(o->model, o->random, o->calibrate), err);
+    if (plain && !o->random) return zb_model_save_check(o->out, ZB_INPUTS(o->model), err);
     return zb_fail(err, ZB_ERR_CONFIG,
                    "%s: expected a name that ends in .gguf: folders hold f32 or bf16 weights of a "
                    "model, packed types and random weights go into a GGUF file",

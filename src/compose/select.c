@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "compose/budget.h"
 #include "compose/smart.h"
 #include "compose/init.h"
@@ -263,6 +264,7 @@ static zb_status select_layers(const zb_select_opts *o, zb_err *err) {
 }
 
 zb_status zb_select_run(const zb_select_opts *o, zb_err *err) {
+    if (o->out) ZB_TRY(zb_output_file(o->out, ZB_INPUTS(o->teacher, o->text), err));
     zb_select_opts full = *o;
     bool budget = zb_select_by_budget(o), auto_method = !strcmp(o->method, "auto");
     if (auto_method) full.method = budget ? "plan" : "smart";

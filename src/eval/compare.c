@@ -212,8 +212,14 @@ static zb_status compare_folders(const char *a, const char *b, zb_arena *arena, 
         if (!task || strcmp(find_task(name_a, n_a, task, arena), name_a[i]) != 0) continue;
         other = find_task(name_b, n_b, task, arena);
         if (!other) continue;
-        ZB_TRY(compare_files(task, zb_path_join(arena, a, name_a[i]), zb_path_join(arena, b, other),
-                             &sum, out, err));
+        const char *path_a = zb_path_join(arena, a, name_a[i]),
+                   *path_b = zb_path_join(arena, b, other);
+        if (zb_path_same(path_a, path_b))
+            return zb_fail(err, ZB_ERR_USAGE,
+                           "%s: both evaluations have this samples file, which the later one "
+                           "wrote: give each a folder of its own (--log-samples)",
+                           path_a);
+        ZB_TRY(compare_files(task, path_a, path_b, &sum, out, err));
     }
     if (sum.tasks == 0)
         return zb_fail(err, ZB_ERR_FORMAT,

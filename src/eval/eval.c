@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "eval/request.h"
 #include "eval/sample.h"
 
@@ -264,6 +265,22 @@ static zb_status read_picked(const char *samples, json_t **out, zb_err *err) {
                          zb_json_type(*out));
 }
 
+/* Every task that has numbers must be one of those that run. */
+static zb_status check_picked(const json_t *picked, const zb_task *task, int n, zb_err *err) {
+    const char *name;
+    json_t *v;
+    json_object_foreach((json_t *)picked, name, v) {
+        bool found = false;
+        for (int i = 0; i < n && !found; i++)
+            for (int l = 0; l < task[i].n_leaves && !found; l++)
+                found = task[i].leaf[l].selected && !strcmp(task[i].leaf[l].name, name);
+        if (!found)
+            return zb_fail(err, ZB_ERR_USAGE,
+                           "samples: expected names of the tasks that run, found \"%.64s\"", name);
+    }
+    return ZB_OK;
+}
+
 static zb_status run_all(work *w, const zb_tokenizer *t, zb_eval_result *out, zb_err *err) {
     const zb_eval_opts *o = w->opts;
     zb_task *task;
@@ -284,8 +301,31 @@ static zb_status run_all(work *w, const zb_tokenizer *t, zb_eval_result *out, zb
     out->max_length = w->rules.max_length;
     ZB_TRY(zb_task_select(o->tasks ? o->tasks : "", o->tasks_dir, o->profile, &out->arena, &task,
                           &n, err));
+    ZB_TRY(check_picked(w->picked, task, n, err));
     for (int i = 0; i < n; i++) ZB_TRY(run_task(w, &task[i], out, err));
     return ZB_OK;
+}
+
+static zb_status check_outputs(const zb_eval_opts *o, zb_err *err) {
+    if (o->shard.rank > 0) return ZB_OK; /* the first process alone writes */
+    if (o->output && *o->output) ZB_TRY(zb_output_file(o->output, ZB_INPUTS(o->samples), err));
+    if (o->log_samples && *o->log_samples) ZB_TRY(zb_output_folder(o->log_samples, err));
+    return o->cache && *o->cache ? zb_output_folder(o->cache, err) : ZB_OK;
+}
+
+zb_status zb_eval_check(const zb_eval_opts *o, zb_err *err) {
+    zb_arena a = {0};
+    json_t *picked = NULL;
+    zb_task *task;
+    int n;
+    zb_status s = check_outputs(o, err);
+    if (s == ZB_OK)
+        s = zb_task_select(o->tasks ? o->tasks : "", o->tasks_dir, o->profile, &a, &task, &n, err);
+    if (s == ZB_OK) s = read_picked(o->samples, &picked, err);
+    if (s == ZB_OK) s = check_picked(picked, task, n, err);
+    json_decref(picked);
+    zb_arena_free(&a);
+    return s;
 }
 
 zb_status zb_eval_run(const zb_eval_opts *o, const zb_tokenizer *t, const zb_scorer *s,
@@ -293,7 +333,8 @@ zb_status zb_eval_run(const zb_eval_opts *o, const zb_tokenizer *t, const zb_sco
     double start = zb_seconds();
     *out = (zb_eval_result){.limit = o->limit};
     work w = {.opts = o, .scorer = s};
-    zb_status status = run_all(&w, t, out, err);
+    zb_status status = check_outputs(o, err);
+    if (status == ZB_OK) status = run_all(&w, t, out, err);
     json_decref(w.picked);
     ZB_TRY(status);
     out->seconds = zb_seconds() - start;

@@ -36,7 +36,12 @@ typedef struct zb_eval_opts {
 /* Start from {0} and zb_opts_defaults(): the last three are in no table. */
 extern const zb_opt zb_eval_opt_table[];
 
-/* zb_eval_result_free must be called, also after an error. */
+/* What zb_eval_run would refuse before its first task: names of tasks, samples, places of outputs.
+ */
+zb_status zb_eval_check(const zb_eval_opts *o, zb_err *err);
+
+/* Results that cannot be written are an error with *out complete (seconds > 0).
+ * zb_eval_result_free must be called, also after an error. */
 zb_status zb_eval_run(const zb_eval_opts *o, const zb_tokenizer *t, const zb_scorer *s,
                       zb_eval_result *out, zb_err *err);
 

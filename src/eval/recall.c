@@ -8,6 +8,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "eval/cache.h"
 #include "eval/model_scorer.h"
 #include "eval/recall_pairs.h"
@@ -520,13 +521,21 @@ static zb_status run_all(work *w, zb_err *err) {
     return ZB_OK;
 }
 
+static zb_status check_outputs(const zb_recall_opts *o, zb_err *err) {
+    if (o->shard.rank > 0) return ZB_OK; /* the first process alone writes */
+    if (o->output && *o->output) ZB_TRY(zb_output_file(o->output, ZB_INPUTS(o->haystack), err));
+    if (o->log_samples && *o->log_samples) ZB_TRY(zb_output_folder(o->log_samples, err));
+    return o->cache && *o->cache ? zb_output_folder(o->cache, err) : ZB_OK;
+}
+
 zb_status zb_recall_run(const zb_recall_opts *o, const zb_tokenizer *t, const zb_scorer *s,
                         zb_recall_result *out, zb_err *err) {
     double start = zb_seconds();
     *out = (zb_recall_result){0};
     work w = {.o = o, .tokenizer = t, .scorer = s, .out = out};
     w.shard = o->shard.size ? o->shard : (zb_shard){0, 1};
-    zb_status status = run_all(&w, err);
+    zb_status status = check_outputs(o, err);
+    if (status == ZB_OK) status = run_all(&w, err);
     zb_arena_free(&w.arena);
     ZB_TRY(status);
     out->seconds = zb_seconds() - start;
@@ -567,6 +576,7 @@ zb_status zb_recall_model(const zb_recall_opts *o, const char *model, const char
     zb_recall_opts named = *o;
     zb_precision p;
     char key[65];
+    ZB_TRY(check_outputs(o, err)); /* before the model is read */
     ZB_TRY(zb_precision_choose(precision, &p, err));
     named.model = model;
     zb_status s = open_model(&x, model, p, cache_type, err);
@@ -579,7 +589,7 @@ zb_status zb_recall_model(const zb_recall_opts *o, const char *model, const char
         named.vocab = zb_model_config(x.model)->V;
         s = zb_recall_run(&named, x.tokenizer, &scorer, &r, err);
     }
-    if (s == ZB_OK && named.shard.rank == 0) zb_recall_table(&r, table);
+    if ((s == ZB_OK || r.seconds > 0) && named.shard.rank == 0) zb_recall_table(&r, table);
     zb_recall_result_free(&r);
     zb_model_scorer_free(x.scorer);
     zb_runner_free(x.runner);

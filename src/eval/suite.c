@@ -2,6 +2,7 @@
 #include "eval/suite.h"
 
 #include "base/json.h"
+#include "base/output.h"
 #include "eval/cache.h"
 #include "eval/model_scorer.h"
 #include "eval/table.h"
@@ -89,7 +90,7 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
     zb_scorer scorer = zb_model_scorer_get(m);
     zb_eval_result r = {0};
     zb_status s = zb_eval_run(&named, x->tokenizer, &scorer, &r, err);
-    if (s == ZB_OK && e->shard.rank == 0) zb_eval_table(&r, table);
+    if ((s == ZB_OK || r.seconds > 0) && e->shard.rank == 0) zb_eval_table(&r, table);
     zb_eval_result_free(&r);
     zb_model_scorer_free(m);
     return s;
@@ -97,9 +98,13 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
 
 zb_status zb_suite_run(const zb_suite_opts *o, const zb_eval_opts *e, zb_buf *table, zb_err *err) {
     opened x = {0};
+    bool tasks = e->tasks && e->tasks[0];
+    if (tasks) ZB_TRY(zb_eval_check(e, err));
+    if (o->perplexity_out && e->shard.rank == 0)
+        ZB_TRY(zb_output_file(o->perplexity_out, ZB_INPUTS(o->text), err));
     zb_status s = open_all(o, &x, err);
     if (s == ZB_OK && o->text && e->shard.rank == 0) s = run_text(o, &x, table, err);
-    if (s == ZB_OK && e->tasks && e->tasks[0]) s = run_tasks(o, e, &x, table, err);
+    if (s == ZB_OK && tasks) s = run_tasks(o, e, &x, table, err);
     zb_runner_free(x.runner);
     zb_runner_free(x.teacher_runner);
     zb_model_free(x.model);

@@ -8,6 +8,7 @@
 #define ZB_MODEL_MODEL_H
 
 #include "model/layer.h"
+#include "base/output.h"
 #include "format/tokenizer.h"
 #include "model/mixer.h"
 
@@ -38,6 +39,10 @@ bool zb_model_is_quantised(const zb_model *m); /* some matrix is held in packed 
  * NULL: none). Provenance goes into the configuration. */
 zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char *tokenizer_from,
                         const json_t *provenance, zb_err *err);
+
+/* Asked before work whose result zb_model_save writes: `dir` is new, empty or a model folder with
+ * nothing else in it, holds none of the inputs, and can be created. */
+zb_status zb_model_save_check(const char *dir, zb_inputs inputs, zb_err *err);
 
 /* The tokenizer that belongs to a model folder or .gguf file; *out NULL where it has none. */
 zb_status zb_model_tokenizer(zb_tokenizer **out, const char *path, zb_err *err);

@@ -2,11 +2,16 @@
  *
  * Written into a folder beside the target and renamed, so that a reader never sees half a model. */
 #include "base/file.h"
+#include "base/output.h"
 #include "format/tokenizer.h"
 #include "model/model_impl.h"
 
 #include <string.h>
 #include <unistd.h>
+
+static const char *const tokenizer_files[] = {"tokenizer.json", "tokenizer_config.json",
+                                              "special_tokens_map.json", "chat_template.jinja",
+                                              "generation_config.json"};
 
 static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_arena *a,
                               zb_err *err) {
@@ -41,14 +46,11 @@ static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_a
 }
 
 static zb_status copy_tokenizer(const char *from, const char *dir, zb_arena *a, zb_err *err) {
-    static const char *const files[] = {"tokenizer.json", "tokenizer_config.json",
-                                        "special_tokens_map.json", "chat_template.jinja",
-                                        "generation_config.json"};
     if (zb_dir_exists(from)) {
-        for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
-            char *path = zb_path_join(a, from, files[i]);
+        for (size_t i = 0; i < sizeof tokenizer_files / sizeof tokenizer_files[0]; i++) {
+            char *path = zb_path_join(a, from, tokenizer_files[i]);
             if (zb_file_exists(path))
-                ZB_TRY(zb_file_copy(path, zb_path_join(a, dir, files[i]), err));
+                ZB_TRY(zb_file_copy(path, zb_path_join(a, dir, tokenizer_files[i]), err));
         }
         return ZB_OK;
     }
@@ -59,10 +61,26 @@ static zb_status copy_tokenizer(const char *from, const char *dir, zb_arena *a, 
     return s;
 }
 
+/* Names that a model folder has, ours or one that was fetched. */
+static bool is_part(const char *name) {
+    static const char *const names[] = {"config.json", "hybrid_config.json", "added_tokens.json",
+                                        "vocab.json",  "merges.txt",         "tokenizer.model"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (!strcmp(name, names[i])) return true;
+    for (size_t i = 0; i < sizeof tokenizer_files / sizeof tokenizer_files[0]; i++)
+        if (!strcmp(name, tokenizer_files[i])) return true;
+    return zb_str_ends(zb_str_from(name), ZB_STR(".safetensors")) ||
+           !strcmp(name, "model.safetensors.index.json");
+}
+
+zb_status zb_model_save_check(const char *dir, zb_inputs inputs, zb_err *err) {
+    return zb_output_replaced(dir, is_part, inputs, err);
+}
+
 zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char *tokenizer_from,
                         const json_t *provenance, zb_err *err) {
     zb_arena a = {0};
-    char *clean = zb_strdup(&a, dir);
+    char *clean = zb_path_target(&a, dir);
     for (size_t n = strlen(clean); n > 1 && clean[n - 1] == '/'; n--) clean[n - 1] = 0;
     char *tmp = zb_asprintf(&a, "%s.tmp%d", clean, (int)getpid()),
          *old = zb_asprintf(&a, "%s.old%d", clean, (int)getpid());
@@ -70,8 +88,13 @@ zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char
     if (s == ZB_OK) s = zb_config_write(&m->config, tmp, provenance, err);
     if (s == ZB_OK) s = save_weights(m, tmp, dtype, &a, err);
     if (s == ZB_OK && tokenizer_from) s = copy_tokenizer(tokenizer_from, tmp, &a, err);
-    if (s == ZB_OK && zb_dir_exists(clean)) s = zb_path_rename(clean, old, err);
-    if (s == ZB_OK) s = zb_path_rename(tmp, clean, err);
+    bool replaces = zb_dir_exists(clean);
+    if (s == ZB_OK && replaces) s = zb_output_replaced(clean, is_part, (zb_inputs){0}, err);
+    if (s == ZB_OK && replaces) s = zb_path_rename(clean, old, err);
+    if (s == ZB_OK) {
+        s = zb_path_rename(tmp, clean, err);
+        if (s != ZB_OK && replaces) zb_path_rename(old, clean, NULL);
+    }
     if (s == ZB_OK)
         s = zb_dir_remove(old, err);
     else

@@ -183,6 +183,11 @@ static zb_status open_all(align *a, zb_err *err) {
             err, ZB_ERR_CONFIG,
             "students, out: expected 1 to %d folders and as many outputs, found %d and %d",
             STUDENTS_MAX, n_in, n_out);
+    for (int i = 0; i < n_out; i++) {
+        zb_inputs students = {(const char *const *)in, n_in};
+        ZB_TRY(zb_model_save_check(out[i], students, err));
+        ZB_TRY(zb_model_save_check(out[i], ZB_INPUTS(a->o->teacher, i ? out[0] : NULL), err));
+    }
     zb_precision prec;
     ZB_TRY(zb_precision_choose(a->o->precision, &prec, err));
     ZB_TRY(zb_model_open(&a->teacher, a->o->teacher, ZB_MODEL_RUN, err));

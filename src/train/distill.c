@@ -335,7 +335,9 @@ zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, cons
                         {0}};
     d.how = zb_opts_json(g);
     zb_optim *optim[] = {&d.optim};
-    zb_status s = o->out ? open_all(&d, err) : zb_fail(err, ZB_ERR_CONFIG, "out is needed");
+    zb_status s = o->out ? zb_model_save_check(o->out, ZB_INPUTS(o->teacher, o->student), err)
+                         : zb_fail(err, ZB_ERR_CONFIG, "out is needed");
+    if (s == ZB_OK) s = open_all(&d, err);
     if (s == ZB_OK) s = zb_stage_begin(&st, &sc, "distill", dir, d.tokenizer, d.how, optim, 1, err);
     if (s == ZB_OK) s = loop(&d, &st, err);
     if (s == ZB_OK) s = save(&d, o->out, err);

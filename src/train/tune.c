@@ -392,6 +392,7 @@ zb_status zb_tune_run(const zb_tune_opts *o, const zb_stage_opts *loop_opts, con
     ZB_TRY(plan_memory(&t, &oc, &sc, err));
     if (sc.dry_run) return ZB_OK;
     if (!o->out || !o->train) return zb_fail(err, ZB_ERR_CONFIG, "train and out are needed");
+    ZB_TRY(zb_model_save_check(o->out, ZB_INPUTS(o->student, o->reference), err));
     zb_opt_group g[] = {{"", zb_tune_opt_table, &oc}, {"", zb_loop_opt_table, &sc}, {0}};
     t.how = zb_opts_json(g);
     zb_stage st = {0};

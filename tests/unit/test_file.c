@@ -1,11 +1,13 @@
 /* test_file.c - mappings, atomic writing, folders, lines (plain and .gz). */
 #include "base/file.h"
 
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <signal.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -138,6 +140,30 @@ static void failed_write_keeps_the_old_file(void **state) {
     assert_int_equal(files_in(dir), before);
 }
 
+/* A link keeps pointing where it does; a pipe is written to, not replaced. */
+static void links_and_pipes_stay(void **state) {
+    (void)state;
+    zb_err err;
+    zb_str s;
+    struct stat st;
+    char *target = in_dir("target"), *link = in_dir("link"), *pipe = in_dir("pipe"), got[8];
+    assert_int_equal(zb_file_write(target, "old", 3, &err), ZB_OK);
+    assert_int_equal(symlink(target, link), 0);
+    assert_int_equal(zb_file_write(link, "new", 3, &err), ZB_OK);
+    assert_true(lstat(link, &st) == 0 && S_ISLNK(st.st_mode));
+    assert_int_equal(zb_file_read(target, 100, &arena, &s, &err), ZB_OK);
+    assert_true(zb_str_is(s, "new"));
+    assert_true(zb_path_same(link, target) && !zb_path_same(link, dir));
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    int fd = open(pipe, O_RDONLY | O_NONBLOCK);
+    assert_int_equal(zb_file_write(pipe, "12345", 5, &err), ZB_OK);
+    assert_int_equal(read(fd, got, sizeof got), 5);
+    close(fd);
+    assert_true(stat(pipe, &st) == 0 && S_ISFIFO(st.st_mode));
+    assert_int_equal(zb_file_write(dir, "x", 1, &err), ZB_ERR_IO);
+    assert_non_null(strstr(err.msg, "expected a file, found a folder"));
+}
+
 static void folders(void **state) {
     (void)state;
     zb_err err;
@@ -256,6 +282,7 @@ int main(void) {
         cmocka_unit_test(errors_name_the_path),
         cmocka_unit_test(writer_is_atomic),
         cmocka_unit_test(failed_write_keeps_the_old_file),
+        cmocka_unit_test(links_and_pipes_stay),
         cmocka_unit_test(folders),
         cmocka_unit_test(paths),
         cmocka_unit_test(lines),
