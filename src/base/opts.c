@@ -236,24 +236,35 @@ zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *fi
     return ZB_OK;
 }
 
-void zb_opts_help(const zb_opt_group *g, FILE *out) {
+/* Whether an earlier group, which wins, has the name; the letter likewise (letter 0: none). */
+static bool taken(const zb_opt_group *first, const zb_opt_group *g, const char *name, char letter) {
+    for (; first != g; first++)
+        for (const zb_opt *o = first->table; o->type; o++)
+            if ((name && !strcmp(o->name, name)) || (letter && o->letter == letter)) return true;
+    return false;
+}
+
+static void help_row(const zb_opt *o, char letter, FILE *out) {
     static const char *const values[] = {"", "", " N", " X", " TEXT", ""};
-    for (; g->table; g++) {
+    char left[128], name[64], flag[8] = "    ";
+    snprintf(name, sizeof name, "%s", o->name);
+    for (char *p = name; *p; p++)
+        if (*p == '_') *p = '-';
+    if (letter) snprintf(flag, sizeof flag, "-%c, ", letter);
+    snprintf(left, sizeof left, "  %s--%s%s%s", flag, name,
+             o->type == ZB_OPT_CHOICE ? " " : values[o->type],
+             o->type == ZB_OPT_CHOICE ? o->choices : "");
+    fprintf(out, "%-34s %s", left, o->help);
+    if (o->def && *o->def) fprintf(out, " [%s]", o->def);
+    fputc('\n', out);
+}
+
+void zb_opts_help(const zb_opt_group *g, FILE *out) {
+    for (const zb_opt_group *first = g; g->table; g++) {
         fprintf(out, "\n%s:\n", g->title);
-        for (const zb_opt *o = g->table; o->type; o++) {
-            char left[128], name[64];
-            snprintf(name, sizeof name, "%s", o->name);
-            for (char *p = name; *p; p++)
-                if (*p == '_') *p = '-';
-            char letter[8] = "    ";
-            if (o->letter) snprintf(letter, sizeof letter, "-%c, ", o->letter);
-            snprintf(left, sizeof left, "  %s--%s%s%s", letter, name,
-                     o->type == ZB_OPT_CHOICE ? " " : values[o->type],
-                     o->type == ZB_OPT_CHOICE ? o->choices : "");
-            fprintf(out, "%-34s %s", left, o->help);
-            if (o->def && *o->def) fprintf(out, " [%s]", o->def);
-            fputc('\n', out);
-        }
+        for (const zb_opt *o = g->table; o->type; o++)
+            if (!taken(first, g, o->name, 0))
+                help_row(o, taken(first, g, NULL, o->letter) ? 0 : o->letter, out);
     }
 }
 

@@ -57,6 +57,7 @@ zb_status zb_opts_argv(const zb_opt_group *g, int argc, char **argv, const char 
 zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *file, zb_arena *a,
                        zb_err *err);
 
+/* Options and letters that an earlier group has are left out: the parser takes the earlier. */
 void zb_opts_help(const zb_opt_group *g, FILE *out);
 json_t *zb_opts_json(const zb_opt_group *g); /* resolved values, by name */
 

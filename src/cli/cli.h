@@ -16,7 +16,7 @@
 
 #include <stdbool.h>
 
-enum { ZB_CLI_POS_MAX = 16 };
+enum { ZB_CLI_POS_MAX = 256 };
 
 typedef struct zb_cli {
     const char *name;

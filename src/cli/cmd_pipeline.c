@@ -8,9 +8,10 @@ static const zb_cli_about about = {
     "Runs all stages of a recipe, resuming where an earlier run stopped, and prints the table of "
     "results.",
     "A recipe has the keys output, teacher, title, seed, precision, memory_limit and the sections\n"
-    "compose, align, select, distill, quantize, eval, recall, generate, bench, report, whose keys "
-    "are the "
-    "options of the commands of those names (docs/RECIPES.md).\n"
+    "compose, align, select, prune, distill, tune, quantize, eval, recall, generate, bench, "
+    "report.\n"
+    "Keys of a section are the options of the command of that name; docs/RECIPES.md has those of\n"
+    "generate and bench.\n"
     "What follows the recipe replaces its values:\n"
     "zebra pipeline recipes/zebra.yaml output=out/long distill.tokens=1000000",
 };

@@ -1,5 +1,5 @@
-/* pipeline_impl.h - the pipeline's plan, shared by pipeline.c (reading, order, records) and
- * pipeline_stages.c (what each stage does). */
+/* pipeline_impl.h - the pipeline's plan, shared by pipeline_recipe.c (reading and checks),
+ * pipeline.c (order, records) and pipeline_stages.c (what each stage does). */
 #ifndef ZB_CLI_PIPELINE_IMPL_H
 #define ZB_CLI_PIPELINE_IMPL_H
 
@@ -62,6 +62,12 @@ typedef struct zb_plan {
     zb_buf *table;
     const char *page;
 } zb_plan;
+
+extern const zb_opt zb_samples_opt_table[], zb_speed_opt_table[];
+
+/* Fills the plan from its recipe and settings. What can be known to fail before the first stage is
+ * an error here. */
+zb_status zb_plan_read(zb_plan *p, zb_err *err);
 
 char *zb_plan_path(const zb_plan *p, const char *name); /* <output>/name */
 

@@ -99,7 +99,7 @@ static zb_status read_numbers(const char *list, const char *what, int low, int h
     return ZB_OK;
 }
 
-static zb_status read_options(work *w, zb_err *err) {
+static zb_status read_sizes(work *w, zb_err *err) {
     const zb_recall_opts *o = w->o;
     ZB_TRY(read_numbers(o->lengths, "lengths", LENGTH_MIN, LENGTH_MAX, &w->lengths, err));
     if (!o->depths || strcmp(o->depths, "random") != 0)
@@ -112,6 +112,12 @@ static zb_status read_options(work *w, zb_err *err) {
     } else {
         ZB_TRY(read_numbers(o->distances, "distances", 2, LENGTH_MAX, &w->distances, err));
     }
+    return ZB_OK;
+}
+
+static zb_status read_options(work *w, zb_err *err) {
+    const zb_recall_opts *o = w->o;
+    ZB_TRY(read_sizes(w, err));
     int32_t bos = zb_tokenizer_bos(w->tokenizer);
     bool on = !strcmp(o->add_bos, "on");
     if (on && bos < 0)
@@ -528,6 +534,17 @@ static zb_status check_outputs(const zb_recall_opts *o, zb_err *err) {
     return o->cache && *o->cache ? zb_output_folder(o->cache, err) : ZB_OK;
 }
 
+zb_status zb_recall_check(const zb_recall_opts *o, zb_err *err) {
+    work w = {.o = o};
+    zb_recall_task *task;
+    int n;
+    zb_status s = check_outputs(o, err);
+    if (s == ZB_OK) s = read_tests(&w, &task, &n, err);
+    if (s == ZB_OK) s = read_sizes(&w, err);
+    zb_arena_free(&w.arena);
+    return s;
+}
+
 zb_status zb_recall_run(const zb_recall_opts *o, const zb_tokenizer *t, const zb_scorer *s,
                         zb_recall_result *out, zb_err *err) {
     double start = zb_seconds();
@@ -576,7 +593,7 @@ zb_status zb_recall_model(const zb_recall_opts *o, const char *model, const char
     zb_recall_opts named = *o;
     zb_precision p;
     char key[65];
-    ZB_TRY(check_outputs(o, err)); /* before the model is read */
+    ZB_TRY(zb_recall_check(o, err)); /* before the model is read */
     ZB_TRY(zb_precision_choose(precision, &p, err));
     named.model = model;
     zb_status s = open_model(&x, model, p, cache_type, err);

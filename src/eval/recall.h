@@ -38,6 +38,9 @@ typedef struct zb_recall_opts {
 /* Start from {0} and zb_opts_defaults(). */
 extern const zb_opt zb_recall_opt_table[];
 
+/* What zb_recall_run would refuse before its first test: names, sizes, places of outputs. */
+zb_status zb_recall_check(const zb_recall_opts *o, zb_err *err);
+
 /* zb_recall_result_free must be called, also after an error. */
 zb_status zb_recall_run(const zb_recall_opts *o, const zb_tokenizer *t, const zb_scorer *s,
                         zb_recall_result *out, zb_err *err);

@@ -80,6 +80,10 @@ def test_help_of_each_command(command):
     assert text == ok("help", command)
     assert text == ok(command, "--no-such-option", "-h")  # help wins
     assert max(len(line) for line in text.splitlines()) <= 160
+    rows = [line for line in text.splitlines() if re.match("  (-.,|   ) --", line)]
+    for pattern in ("--[a-z0-9-]+", "^  -."):  # each option and each letter once
+        found = [m[0] for m in (re.search(pattern, line) for line in rows) if m]
+        assert len(found) == len(set(found)), (command, found)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -226,6 +227,51 @@ def test_broken_recipes_are_refused(tmp_path):
     check_refused(tmp_path, text, "epochs: 2", "student: x, epochs: 2", "set by the pipeline")
     check_refused(tmp_path, text, "epochs: 2", "prompt_length: 5000, epochs: 2", "tune: prompt_length: expected less than length")
     check_refused(tmp_path, text, str(text), "/no/such/text", "no such file")
+
+
+def test_measuring_stages_are_checked_before_any_work(tmp_path):
+    text = make_text(tmp_path)
+    recipe = write_recipe(tmp_path, "late", text)
+    for setting, said in (("eval.tasks=piqqa", "piqqa"), ("eval.samples=[1]", "samples: expected"), ("recall.tests=nothing", "nothing"),
+                          ("recall.distances=12,x", "distances"), (f"output={text}/below", "is no folder")):
+        done = run(recipe, setting)
+        assert done.returncode > 0 and said in done.stderr, (setting, done.stderr)
+        assert not (tmp_path / "late").exists()
+
+
+def test_the_heads_seed_is_every_sections_unless_it_has_its_own(tmp_path):
+    recipe = write_recipe(tmp_path, "seeds", make_text(tmp_path))
+    off = ["align.tokens=0", "distill.tokens=0", "tune.epochs=0"]
+    assert run(recipe, *off, "compose.seed=42").returncode == 0
+    own = json.loads((tmp_path / "seeds/hybrid/hybrid_config.json").read_text())
+    assert run(recipe, *off, "seed=42", f"output={tmp_path / 'head'}").returncode == 0
+    head = json.loads((tmp_path / "head/hybrid/hybrid_config.json").read_text())
+    assert run(recipe, *off, f"output={tmp_path / 'seven'}").returncode == 0
+    model = "hybrid/model.safetensors"
+    assert json.dumps(own).count('"seed": 42') == json.dumps(head).count('"seed": 42') >= 1
+    assert (tmp_path / "seeds" / model).read_bytes() == (tmp_path / "head" / model).read_bytes() != (tmp_path / "seven" / model).read_bytes()
+
+
+def test_a_result_that_is_gone_is_made_again(tmp_path):
+    recipe = write_recipe(tmp_path, "gone", make_text(tmp_path))
+    off, out = ["tune.epochs=0"], tmp_path / "gone"
+    assert run(recipe, *off).returncode == 0
+    student = (out / "student/model.safetensors").read_bytes()
+    for name in ("mla", "mamba2", "hybrid"):  # nothing needs them any more
+        shutil.rmtree(out / name)
+    done = run(recipe, *off)
+    assert done.returncode == 0 and not (out / "hybrid").exists() and "gone" not in done.stderr.replace(str(out), ""), done.stderr
+    shutil.rmtree(out / "student")
+    done = run(recipe, *off)
+    assert done.returncode == 0, done.stderr
+    assert "distill: done before, but its result is gone" in done.stderr and (out / "hybrid").exists()
+    assert (out / "student/model.safetensors").read_bytes() == student
+
+
+def test_many_settings(tmp_path):
+    recipe = write_recipe(tmp_path, "many", make_text(tmp_path))
+    done = run(recipe, *["seed=7"] * 60, "sead=7")
+    assert done.returncode > 0 and 'setting "sead=7"' in done.stderr, done.stderr
 
 
 def test_early_stop_needs_validations(tmp_path):
