@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/text.h"
+#include "model/config_ecomla.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -406,16 +407,36 @@ zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid
     return zb_config_check(c, where, err);
 }
 
+/* *out stays NULL where the folder has no such file. */
+static zb_status read_beside(json_t **out, const char *dir, const char *name, zb_err *err) {
+    zb_arena a = {0};
+    char *path = zb_path_join(&a, dir, name);
+    zb_status s = zb_file_exists(path) ? zb_json_read(path, JSON_MAX, out, err) : ZB_OK;
+    zb_arena_free(&a);
+    return s;
+}
+
+static zb_status read_ecomla(json_t **out, const char *dir, zb_err *err) {
+    json_t *model = NULL, *layer = NULL;
+    zb_status s = read_beside(&model, dir, "MLA_config.json", err);
+    if (s == ZB_OK && model) s = read_beside(&layer, dir, "mla_layer_config.json", err);
+    if (s == ZB_OK && model && !layer)
+        s = zb_fail(err, ZB_ERR_IO, "%s: expected mla_layer_config.json beside MLA_config.json",
+                    dir);
+    if (s == ZB_OK && model) s = zb_config_from_ecomla(out, model, layer, dir, err);
+    json_decref(model);
+    json_decref(layer);
+    return s;
+}
+
 zb_status zb_config_read(zb_config *c, const char *dir, zb_err *err) {
-    static const char *const names[] = {"hybrid_config.json", "mamba_config.json"};
     zb_arena a = {0};
     json_t *base = NULL, *hybrid = NULL;
     char *path = zb_path_join(&a, dir, "config.json");
     zb_status s = zb_json_read(path, JSON_MAX, &base, err);
-    for (int i = 0; i < 2 && s == ZB_OK && !hybrid; i++) {
-        char *extra = zb_path_join(&a, dir, names[i]);
-        if (zb_file_exists(extra)) s = zb_json_read(extra, JSON_MAX, &hybrid, err);
-    }
+    if (s == ZB_OK) s = read_beside(&hybrid, dir, "hybrid_config.json", err);
+    if (s == ZB_OK && !hybrid) s = read_beside(&hybrid, dir, "mamba_config.json", err);
+    if (s == ZB_OK && !hybrid) s = read_ecomla(&hybrid, dir, err);
     if (s == ZB_OK) s = zb_config_parse(c, base, hybrid, hybrid ? dir : path, err);
     json_decref(base);
     json_decref(hybrid);

@@ -1,9 +1,10 @@
 /* config.h - what a model is made of: sizes, rotary embedding, the kind and sizes of each layer.
  *
- * Read from a Hugging Face folder (config.json, and hybrid_config.json or mamba_config.json for a
- * hybrid) or from a GGUF file; every value is checked before use. A plain struct without pointers:
- * copy it freely. Letters are those of the papers (design: D hidden, L layers, H query heads, G
- * key/value heads, dh head size, F MLP size, V vocabulary). */
+ * Read from a Hugging Face folder (config.json, and for a hybrid hybrid_config.json,
+ * mamba_config.json or the pair MLA_config.json and mla_layer_config.json) or from a GGUF file;
+ * every value is checked before use. A plain struct without pointers: copy it freely. Letters are
+ * those of the papers (design: D hidden, L layers, H query heads, G key/value heads, dh head size,
+ * F MLP size, V vocabulary). */
 #ifndef ZB_MODEL_CONFIG_H
 #define ZB_MODEL_CONFIG_H
 

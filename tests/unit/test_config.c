@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -207,6 +208,64 @@ static void test_ranks_per_layer(void **state) {
                 c.layer[10].r_q == 1344 && c.layer[14].r_kv == 64 && c.layer[14].r_q == 808);
     json_decref(b);
     json_decref(h);
+}
+
+/* An X-EcoMLA folder for the Llama base: what its training code writes, with two layers kept. */
+static const char ecomla_model[] =
+    "{\"d_model\":2048,\"rms_norm_eps\":1e-05,\"vocab_size\":null,\"d_inner\":2048,\"d_xb\":512,"
+    "\"intermediate_size\":8192,\"hidden_act\":\"silu\",\"n_layer\":16,\"attn_layers\":[3,8]}";
+static const char ecomla_layer[] =
+    "{\"hidden_size\":2048,\"num_attention_heads\":32,\"llama_num_key_value_heads\":8,"
+    "\"mla_num_key_value_heads\":32,\"kv_lora_rank\":72,\"q_lora_rank\":864,"
+    "\"use_lora_layer_norm\":false,\"qk_rope_head_dim\":32,\"v_head_dim\":64,"
+    "\"qk_nope_head_dim\":32,\"qkv_rank_divisor\":8,\"max_position_embeddings\":131072,"
+    "\"layer_rank_list\":{\"0\":{\"q_rank\":664,\"kv_rank\":48},"
+    "\"15\":{\"q_rank\":864,\"kv_rank\":72}},\"rope_theta\":500000.0,"
+    "\"rope_scaling\":{\"factor\":32.0,\"high_freq_factor\":4.0,\"low_freq_factor\":1.0,"
+    "\"original_max_position_embeddings\":8192,\"rope_type\":\"llama3\"},\"rope_type\":\"yarn\"}";
+
+static void put(const char *dir, const char *name, const char *text) {
+    zb_arena a = {0};
+    zb_err err = {0};
+    json_t *o = tree(text);
+    if (zb_json_write(zb_path_join(&a, dir, name), o, &err) != ZB_OK) fail_msg("%s", err.msg);
+    json_decref(o);
+    zb_arena_free(&a);
+}
+
+static void test_ecomla(void **state) {
+    (void)state;
+    const char *dir = "build/test-config-ecomla";
+    zb_config c;
+    zb_err err = {0};
+    zb_dir_remove(dir, NULL);
+    assert_int_equal(zb_dir_make(dir, &err), ZB_OK);
+    put(dir, "config.json", llama32);
+    put(dir, "MLA_config.json", ecomla_model);
+    assert_int_equal(zb_config_read(&c, dir, &err), ZB_ERR_IO);
+    assert_non_null(strstr(err.msg, "expected mla_layer_config.json beside MLA_config.json"));
+    put(dir, "mla_layer_config.json", ecomla_layer);
+    if (zb_config_read(&c, dir, &err) != ZB_OK) fail_msg("%s", err.msg);
+    assert_true(c.hybrid);
+    for (int l = 0; l < 16; l++) {
+        const zb_layer_config *m = &c.layer[l];
+        assert_int_equal(m->kind, l == 3 || l == 8 ? ZB_ATTENTION : ZB_MLA);
+        if (m->kind == ZB_MLA)
+            assert_true(m->r_q == (l ? 864 : 664) && m->r_kv == (l ? 72 : 48) && m->d_rope == 32 &&
+                        m->d_nope == 32 && m->d_v == 64 && m->full_kv_head && !m->lora_norm);
+    }
+    assert_true(c.rope.type == ZB_ROPE_LLAMA3 && c.mla_rope.type == ZB_ROPE_YARN &&
+                c.mla_rope.factor == 32 && c.mla_rope.old_context == 8192 &&
+                c.mla_rope.theta == 500000);
+    json_t *layer = tree(ecomla_layer); /* its type goes before the teacher's, whatever that is */
+    json_object_set_new(layer, "rope_type", json_string("linear"));
+    char *text = json_dumps(layer, 0);
+    put(dir, "mla_layer_config.json", text);
+    assert_int_equal(zb_config_read(&c, dir, &err), ZB_OK);
+    assert_int_equal(c.mla_rope.type, ZB_ROPE_LINEAR);
+    free(text);
+    json_decref(layer);
+    zb_dir_remove(dir, NULL);
 }
 
 /* One key set to a JSON text (NULL: removed) in the base or the hybrid, and the message that must
@@ -512,13 +571,13 @@ static void test_kinds(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),          cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_zebra),          cmocka_unit_test(test_zebra_rope_beside),
-        cmocka_unit_test(test_mamba_in_llama), cmocka_unit_test(test_ranks_per_layer),
-        cmocka_unit_test(test_broken),         cmocka_unit_test(test_check),
-        cmocka_unit_test(test_write_and_read), cmocka_unit_test(test_retrieval_heads),
-        cmocka_unit_test(test_provenance),     cmocka_unit_test(test_missing_files),
-        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_llama),           cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_zebra),           cmocka_unit_test(test_zebra_rope_beside),
+        cmocka_unit_test(test_mamba_in_llama),  cmocka_unit_test(test_ranks_per_layer),
+        cmocka_unit_test(test_ecomla),          cmocka_unit_test(test_broken),
+        cmocka_unit_test(test_check),           cmocka_unit_test(test_write_and_read),
+        cmocka_unit_test(test_retrieval_heads), cmocka_unit_test(test_provenance),
+        cmocka_unit_test(test_missing_files),   cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
