@@ -59,10 +59,11 @@ class Mla(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.c, H, h = c, c["H"], c["hybrid"]
-        self.H, self.dn, self.dr, self.dv, self.r = H, h["qk_nope_head_dim"], h["qk_rope_head_dim"], h["v_head_dim"], h["kv_lora_rank"]
+        ranks = next(iter(h.get("layer_rank_list", {}).values()), {"q_rank": h["q_lora_rank"], "kv_rank": h["kv_lora_rank"]})
+        self.H, self.dn, self.dr, self.dv, self.r = H, h["qk_nope_head_dim"], h["qk_rope_head_dim"], h["v_head_dim"], ranks["kv_rank"]
         self.G = H if h["use_full_kv_head"] else c["G"]
-        self.qa = nn.Linear(c["D"], h["q_lora_rank"], bias=False)
-        self.qb = nn.Linear(h["q_lora_rank"], H * (self.dn + self.dr), bias=False)
+        self.qa = nn.Linear(c["D"], ranks["q_rank"], bias=False)
+        self.qb = nn.Linear(ranks["q_rank"], H * (self.dn + self.dr), bias=False)
         self.kva = nn.Linear(c["D"], self.r + self.dr, bias=False)
         self.kvb = nn.Linear(self.r, self.G * (self.dn + self.dv), bias=False)
         self.o = nn.Linear(H * self.dv, c["D"], bias=False)

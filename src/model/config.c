@@ -1,12 +1,13 @@
 /* config.c - reading, checking and sizing a model's description (contract in config.h).
  *
- * The published hybrid layout gives one set of MLA sizes for all MLA layers; ours adds, under keys
- * that the original code ignores, `attention_layers` (layers kept from the base), `kv_lora_ranks`
- * and `q_lora_ranks` (one per entry of mla_layers),
+ * The published hybrid layout gives one set of MLA sizes for all MLA layers, and their ranks one by
+ * one in layer_rank_list. Keys of ours, which the original code refuses and which are written only
+ * where a model needs them: `attention_layers` (layers kept from the base),
  * `sliding_window_layers`, `windowed_mamba2_layers`, `gated_deltanet_layers`,
  * `windowed_deltanet_layers`, `retrieval_heads` (with `retrieval_key_dim` and
  * `retrieval_value_dim`), `sliding_window` (tokens) and
- * `attention_sinks`. */
+ * `attention_sinks`. Read but no longer written: `kv_lora_ranks` and `q_lora_ranks` (one per entry
+ * of mla_layers). */
 #include "model/config.h"
 
 #include "base/file.h"
@@ -194,7 +195,7 @@ static zb_status read_ranks(const json_t *o, const char *where, const char *key,
     return ZB_OK;
 }
 
-/* The original's own form of ranks per layer: {"3": {"q_rank": 8, "kv_rank": 16}, ...}. */
+/* {"3": {"q_rank": 8, "kv_rank": 16}, ...}; q_rank null: no low rank there. */
 static zb_status read_rank_list(const json_t *o, const char *where, const int *mla, int n, int *r_q,
                                 int *r_kv, zb_err *err) {
     json_t *list = NULL;
@@ -206,7 +207,10 @@ static zb_status read_rank_list(const json_t *o, const char *where, const int *m
         ZB_TRY(zb_json_object(list, where, key, false, &ranks, err));
         if (!ranks) continue;
         ZB_TRY(read_size(ranks, where, "kv_rank", true, SIZE_MAX_ANY, &r_kv[i], err));
-        if (r_q[i]) ZB_TRY(read_size(ranks, where, "q_rank", true, SIZE_MAX_ANY, &r_q[i], err));
+        if (json_is_null(json_object_get(ranks, "q_rank")))
+            r_q[i] = 0;
+        else if (r_q[i])
+            ZB_TRY(read_size(ranks, where, "q_rank", true, SIZE_MAX_ANY, &r_q[i], err));
     }
     return ZB_OK;
 }

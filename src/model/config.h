@@ -102,7 +102,7 @@ zb_status zb_config_to_gguf(const zb_config *c, zb_gguf_writer *w, const json_t 
 zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err);
 
 /* config.json (and hybrid_config.json if hybrid) in the published layout; provenance, if given,
- * goes under the key "zebra" of the hybrid's file (borrowed). */
+ * goes under the key "zebra" of config.json (borrowed). */
 zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
                           zb_err *err);
 

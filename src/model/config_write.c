@@ -2,7 +2,12 @@
  * config.h).
  *
  * Written so that the reader of config.c gives back the same struct: a test compares them byte for
- * byte. */
+ * byte. And so that the original code takes hybrid_config.json, whose class knows a fixed set of
+ * keys and refuses any other: provenance stands in config.json, keys of ours (config.c) only where
+ * a model needs them. A model of MLA and Mamba2 layers with plain, linear or YaRN rotary embedding
+ * needs none, unless its Mamba2 layers have a calibrated start (conv_activation, gate_bias). What
+ * the original cannot say, our keys do: kept attention beside MLA or Mamba2, windows, retrieval
+ * heads, gated DeltaNet. It has no Llama 3 scaling in MLA layers either. */
 #include "base/file.h"
 #include "base/json.h"
 #include "model/config.h"
@@ -10,12 +15,13 @@
 #include <stdio.h>
 #include <string.h>
 
+static const char *const rope_names[] = {"default", "linear", "llama3", "yarn"};
+
 static json_t *rope_json(const zb_rope *r) {
     if (r->type == ZB_ROPE_PLAIN) return json_null();
-    static const char *const names[] = {"default", "linear", "llama3", "yarn"};
     json_t *o = json_object();
-    json_object_set_new(o, "rope_type", json_string(names[r->type]));
-    json_object_set_new(o, "type", json_string(names[r->type]));
+    json_object_set_new(o, "rope_type", json_string(rope_names[r->type]));
+    json_object_set_new(o, "type", json_string(rope_names[r->type]));
     json_object_set_new(o, "factor", json_real(r->factor));
     if (r->type == ZB_ROPE_LLAMA3) {
         json_object_set_new(o, "low_freq_factor", json_real(r->low));
@@ -67,32 +73,45 @@ json_t *zb_config_base_json(const zb_config *c) {
     return o;
 }
 
-/* Sizes shared by all MLA layers, and per-layer ranks where they differ. */
+/* The original wants one pair of ranks that are multiples of 8, and takes what a layer really has,
+ * any number, from layer_rank_list. */
+static int rounded(int rank) { return rank ? (rank + 7) / 8 * 8 : 8; }
+
+/* {"q_rank": ..., "kv_rank": ...}; a null q_rank is a query map without a low rank. */
+static json_t *ranks_json(const zb_layer_config *m) {
+    json_t *o = json_object();
+    json_object_set_new(o, "q_rank", m->r_q ? json_integer(m->r_q) : json_null());
+    json_object_set_new(o, "kv_rank", json_integer(m->r_kv));
+    return o;
+}
+
+/* Sizes shared by all MLA layers, and per-layer ranks where those do not say them. */
 static void add_mla(json_t *o, const zb_config *c) {
-    const zb_layer_config *first = NULL;
-    bool same = true;
-    json_t *kv = json_array(), *q = json_array();
+    const zb_layer_config none = {.r_q = 8, .r_kv = 8, .d_nope = c->dh, .d_rope = 2, .d_v = c->dh},
+                          *first = NULL;
+    json_t *list = json_object();
+    bool listed = false;
     for (int l = 0; l < c->L; l++) {
         const zb_layer_config *m = &c->layer[l];
+        char name[16];
         if (m->kind != ZB_MLA) continue;
         if (!first) first = m;
-        same = same && m->r_kv == first->r_kv && m->r_q == first->r_q;
-        json_array_append_new(kv, json_integer(m->r_kv));
-        json_array_append_new(q, json_integer(m->r_q));
+        listed = listed || m->r_kv != rounded(first->r_kv) || m->r_q != rounded(first->r_q);
+        snprintf(name, sizeof name, "%d", l);
+        json_object_set_new(list, name, ranks_json(m));
     }
-    zb_layer_config none = {.r_kv = 1, .d_nope = c->dh, .d_rope = 2, .d_v = c->dh};
     const zb_layer_config *m = first ? first : &none;
-    json_object_set_new(o, "kv_lora_rank", json_integer(m->r_kv));
-    json_object_set_new(o, "q_lora_rank", m->r_q ? json_integer(m->r_q) : json_null());
+    json_object_set_new(o, "kv_lora_rank", json_integer(rounded(m->r_kv)));
+    json_object_set_new(o, "q_lora_rank", json_integer(rounded(m->r_q)));
+    json_object_set_new(o, "qkv_rank_divisor", json_integer(8));
     json_object_set_new(o, "use_lora_layer_norm", json_boolean(m->lora_norm));
     json_object_set_new(o, "use_full_kv_head", json_boolean(m->full_kv_head));
+    json_object_set_new(o, "num_key_value_heads", json_integer(m->full_kv_head ? c->H : c->G));
     json_object_set_new(o, "qk_rope_head_dim", json_integer(m->d_rope));
     json_object_set_new(o, "v_head_dim", json_integer(m->d_v));
     json_object_set_new(o, "qk_nope_head_dim", json_integer(m->d_nope));
-    if (!same) json_object_set(o, "kv_lora_ranks", kv);
-    if (!same && m->r_q) json_object_set(o, "q_lora_ranks", q);
-    json_decref(kv);
-    json_decref(q);
+    if (listed) json_object_set(o, "layer_rank_list", list);
+    json_decref(list);
 }
 
 json_t *zb_config_retrieval_json(const zb_config *c, int l) {
@@ -172,15 +191,13 @@ json_t *zb_config_hybrid_json(const zb_config *c) {
     add_deltanet(o, c);
     json_object_set_new(o, "rms_norm_eps", json_real(c->eps));
     json_object_set_new(o, "num_attention_heads", json_integer(c->H));
-    json_object_set_new(o, "num_key_value_heads", json_integer(c->G));
     add_mla(o, c);
-    json_object_set_new(o, "qkv_rank_divisor", json_integer(1));
     json_object_set_new(o, "max_position_embeddings", json_integer(c->context_max));
     json_object_set_new(o, "rope_theta", json_real(c->mla_rope.theta));
     json_object_set_new(o, "rope_scaling", rope_json(&c->mla_rope));
-    json_object_set_new(o, "rope_type",
-                        json_string(c->mla_rope.type == ZB_ROPE_YARN ? "yarn" : "default"));
-    json_object_set_new(o, "attention_bias", json_boolean(c->qkv_bias));
+    json_object_set_new(o, "rope_type", json_string(rope_names[c->mla_rope.type]));
+    /* of the MLA layers, which never have one; attention layers follow config.json */
+    json_object_set_new(o, "attention_bias", json_false());
     json_object_set_new(o, "attention_dropout", json_real(0));
     json_object_set_new(o, "d_model", json_integer(c->D));
     json_t *cfg = json_pack("{s:i,s:i,s:i,s:b}", "expand", 1, "ngroups", c->H, "d_state", c->dh,
@@ -197,8 +214,7 @@ zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *pro
                           zb_err *err) {
     zb_arena a = {0};
     json_t *base = zb_config_base_json(c), *hybrid = c->hybrid ? zb_config_hybrid_json(c) : NULL;
-    if (provenance)
-        json_object_set(hybrid ? hybrid : base, "zebra", (json_t *)(uintptr_t)provenance);
+    if (provenance) json_object_set(base, "zebra", (json_t *)(uintptr_t)provenance);
     zb_status s = zb_json_write(zb_path_join(&a, dir, "config.json"), base, err);
     if (s == ZB_OK && hybrid)
         s = zb_json_write(zb_path_join(&a, dir, "hybrid_config.json"), hybrid, err);

@@ -137,7 +137,8 @@ def test_plan_under_a_budget_composed_anew(tmp_path):
     chosen = check_plan(tmp_path, "fresh")
     ranks = [int(row["candidate"][4:].split("+")[0]) for row in chosen["plan"] if row["kind"] == "mla"]
     hybrid = json.loads((tmp_path / "fresh/hybrid/hybrid_config.json").read_text())
-    assert hybrid.get("kv_lora_ranks", [hybrid["kv_lora_rank"]] * len(ranks)) == ranks
+    listed = hybrid.get("layer_rank_list", {})
+    assert [listed.get(str(i), {"kv_rank": hybrid["kv_lora_rank"]})["kv_rank"] for i in hybrid["mla_layers"]] == ranks
     assert not (tmp_path / "fresh/mla").exists(), "students of all layers are not needed"
     again = run(recipe)
     assert again.returncode == 0 and again.stderr.count("done before") == 2, again.stderr

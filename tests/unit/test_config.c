@@ -533,20 +533,57 @@ static void test_retrieval_heads(void **state) {
     c.layer[2].retrieval = 0;
 }
 
+/* Written files as JSON. */
+static json_t *written(const zb_config *c, const char *name, const json_t *note) {
+    const char *dir = "build/test-config-written";
+    zb_arena a = {0};
+    zb_err err = {0};
+    json_t *o = NULL;
+    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(c, dir, note, &err) != ZB_OK ||
+        zb_json_read(zb_path_join(&a, dir, name), 1 << 20, &o, &err) != ZB_OK)
+        fail_msg("%s", err.msg);
+    zb_dir_remove(dir, NULL);
+    zb_arena_free(&a);
+    return o;
+}
+
+/* The original's class of the hybrid's file refuses keys it does not know. */
 static void test_provenance(void **state) {
     (void)state;
-    const char *dir = "build/test-config-provenance";
     zb_config c = parsed(llama32, zebra);
-    zb_err err = {0};
-    json_t *note = tree("{\"teacher\":\"x\"}"), *o = NULL;
-    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(&c, dir, note, &err) != ZB_OK)
-        fail_msg("%s", err.msg);
-    if (zb_json_read("build/test-config-provenance/hybrid_config.json", 1 << 20, &o, &err) != ZB_OK)
-        fail_msg("%s", err.msg);
+    json_t *note = tree("{\"teacher\":\"x\"}"), *o = written(&c, "config.json", note);
     assert_true(json_equal(json_object_get(o, "zebra"), note));
     json_decref(o);
+    o = written(&c, "hybrid_config.json", note);
+    assert_null(json_object_get(o, "zebra"));
+    json_decref(o);
     json_decref(note);
-    zb_dir_remove(dir, NULL);
+}
+
+static json_int_t number(const json_t *o, const char *key) {
+    return json_integer_value(json_object_get(o, key));
+}
+
+/* What the original divides by 8 is a multiple of it, whatever the layers' own ranks are. */
+static void test_written_ranks(void **state) {
+    (void)state;
+    zb_config c = parsed(llama32, zebra);
+    json_t *o = written(&c, "hybrid_config.json", NULL);
+    assert_true(number(o, "kv_lora_rank") == 128 && number(o, "q_lora_rank") == 1344 &&
+                number(o, "num_key_value_heads") == 8);
+    assert_null(json_object_get(o, "layer_rank_list"));
+    json_decref(o);
+    for (int l = 0; l < c.L; l++)
+        if (c.layer[l].kind == ZB_MLA) c.layer[l].r_q = 0, c.layer[l].full_kv_head = true;
+    c.layer[5].r_kv = 30;
+    o = written(&c, "hybrid_config.json", NULL);
+    assert_true(number(o, "kv_lora_rank") == 128 && number(o, "q_lora_rank") == 8 &&
+                number(o, "qkv_rank_divisor") == 8 && number(o, "num_key_value_heads") == 32);
+    json_t *list = json_object_get(o, "layer_rank_list"), *of = json_object_get(list, "5");
+    assert_int_equal(json_object_size(list), 4);
+    assert_true(json_is_null(json_object_get(of, "q_rank")) && number(of, "kv_rank") == 30);
+    json_decref(o);
+    round_trip(&c, "no low rank of queries");
 }
 
 static void test_missing_files(void **state) {
@@ -577,7 +614,8 @@ int main(void) {
         cmocka_unit_test(test_ecomla),          cmocka_unit_test(test_broken),
         cmocka_unit_test(test_check),           cmocka_unit_test(test_write_and_read),
         cmocka_unit_test(test_retrieval_heads), cmocka_unit_test(test_provenance),
-        cmocka_unit_test(test_missing_files),   cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_written_ranks),   cmocka_unit_test(test_missing_files),
+        cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
