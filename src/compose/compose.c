@@ -237,6 +237,7 @@ static zb_status size_mla(composer *k, int layer, zb_err *err) {
     m->r_q = (int)o->q_rank;
     m->r_kv = m->r_kv ? m->r_kv : (int)o->kv_rank;
     m->lora_norm = o->lora_norm;
+    if (m->lora_norm) m->latent_eps = ZB_LATENT_EPS;
     m->full_kv_head = o->full_kv_head;
     if (k->init->calibrated && (o->kv_energy > 0 || o->q_energy > 0))
         return zb_fail(err, ZB_ERR_CONFIG,

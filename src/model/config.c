@@ -6,8 +6,8 @@
  * `sliding_window_layers`, `windowed_mamba2_layers`, `gated_deltanet_layers`,
  * `windowed_deltanet_layers`, `retrieval_heads` (with `retrieval_key_dim` and
  * `retrieval_value_dim`), `sliding_window` (tokens) and
- * `attention_sinks`. Read but no longer written: `kv_lora_ranks` and `q_lora_ranks` (one per entry
- * of mla_layers). */
+ * `attention_sinks`, `latent_norm_eps` (1e-6 in the original). Read but no longer written:
+ * `kv_lora_ranks` and `q_lora_ranks` (one per entry of mla_layers). */
 #include "model/config.h"
 
 #include "base/file.h"
@@ -224,6 +224,10 @@ static zb_status read_mla_sizes(const zb_config *c, const json_t *o, const char 
     m->d_v = c->dh;
     ZB_TRY(read_size(o, where, "v_head_dim", false, 4096, &m->d_v, err));
     ZB_TRY(zb_json_bool(o, where, "use_lora_layer_norm", false, &m->lora_norm, err));
+    if (m->lora_norm) { /* we once took rms_norm_eps, and provenance in this file tells when */
+        m->latent_eps = json_object_get(o, "zebra") ? c->eps : ZB_LATENT_EPS;
+        ZB_TRY(zb_json_f64(o, where, "latent_norm_eps", false, &m->latent_eps, err));
+    }
     return zb_json_bool(o, where, "use_full_kv_head", false, &m->full_kv_head, err);
 }
 
@@ -506,8 +510,9 @@ static zb_status check_alike(const zb_config *c, const char *where, zb_err *err)
                            where, l, zb_kind_name(m->kind));
         if (!f) first[m->kind] = f = m;
         bool alike = m->d_nope == f->d_nope && m->d_rope == f->d_rope && m->d_v == f->d_v &&
-                     m->lora_norm == f->lora_norm && m->full_kv_head == f->full_kv_head &&
-                     (m->r_q == 0) == (f->r_q == 0) && same_ssm(m, f) && same_window(m, f);
+                     m->lora_norm == f->lora_norm && m->latent_eps == f->latent_eps &&
+                     m->full_kv_head == f->full_kv_head && (m->r_q == 0) == (f->r_q == 0) &&
+                     same_ssm(m, f) && same_window(m, f);
         if (!alike)
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: layer %d: expected the sizes and options of the "
@@ -561,6 +566,10 @@ zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err) {
                            where, l, c->dh);
         if (m->kind != ZB_MLA) continue;
         ZB_TRY(check_rope(&c->mla_rope, where, err));
+        if (m->lora_norm ? !(m->latent_eps > 0 && m->latent_eps < 1) : m->latent_eps != 0)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: layer %d: latent_norm_eps: expected 0 to 1, found %g", where, l,
+                           m->latent_eps);
         if (m->r_kv < 1 || m->r_q < 0 || m->d_nope < 1 || m->d_rope < 2 || m->d_rope % 2 ||
             m->d_v < 1)
             return zb_fail(

@@ -17,6 +17,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Epsilon of the norms on MLA's latents in the original code, whatever rms_norm_eps is. */
+#define ZB_LATENT_EPS 1e-6
+
 enum { ZB_LAYERS_MAX = 256, ZB_CONV_K = 4, ZB_EOS_MAX = 8 };
 
 typedef enum zb_kind {
@@ -55,6 +58,7 @@ typedef struct zb_layer_config {
     /* mamba2, gated_deltanet, in calibrated starts: */
     bool conv_identity; /* no silu behind the convolution */
     bool gate_bias;     /* the gate is silu(z + mamba.z_bias), silu(Wg u + linear_attn.g_bias) */
+    double latent_eps;  /* mla: epsilon of those norms; 0 without them */
     int window, sinks;  /* kinds with a window: tokens seen (the own among them), and first
                            tokens always seen; window 0: none */
     uint64_t retrieval; /* kinds with a window: bit g is set if kv head g sees all tokens all the

@@ -146,6 +146,10 @@ static zb_status read_zebra(zb_config *c, const zb_gguf *g, zb_err *err) {
     json_t *base = NULL, *hybrid = NULL;
     zb_status s = parse_text(g, "zebra.config", true, &base, err);
     if (s == ZB_OK) s = parse_text(g, "zebra.hybrid_config", false, &hybrid, err);
+    /* files from before the key hold models that were trained with the one epsilon */
+    json_t *eps = json_object_get(base, "rms_norm_eps");
+    if (hybrid && eps && !json_object_get(hybrid, "latent_norm_eps"))
+        json_object_set(hybrid, "latent_norm_eps", eps);
     if (s == ZB_OK) s = zb_config_parse(c, base, hybrid, zb_gguf_path(g), err);
     json_decref(base);
     json_decref(hybrid);
@@ -217,6 +221,14 @@ static zb_status put_text(zb_gguf_writer *w, const char *key, json_t *v, zb_err 
     return text ? ZB_OK : zb_fail(err, ZB_ERR_FORMAT, "%s: a text is not valid UTF-8", key);
 }
 
+static json_t *hybrid_json(const zb_config *c) {
+    json_t *o = zb_config_hybrid_json(c);
+    for (int l = 0; l < c->L; l++)
+        if (c->layer[l].lora_norm)
+            json_object_set_new(o, "latent_norm_eps", json_real(c->layer[l].latent_eps));
+    return o;
+}
+
 zb_status zb_config_to_gguf(const zb_config *c, zb_gguf_writer *w, const json_t *provenance,
                             zb_err *err) {
     bool llama = zb_config_is_llama(c);
@@ -225,7 +237,7 @@ zb_status zb_config_to_gguf(const zb_config *c, zb_gguf_writer *w, const json_t 
         put_llama(c, w);
     else
         ZB_TRY(put_text(w, "zebra.config", zb_config_base_json(c), err));
-    if (c->hybrid) ZB_TRY(put_text(w, "zebra.hybrid_config", zb_config_hybrid_json(c), err));
+    if (c->hybrid) ZB_TRY(put_text(w, "zebra.hybrid_config", hybrid_json(c), err));
     if (provenance) ZB_TRY(put_text(w, "zebra.provenance", json_deep_copy(provenance), err));
     return ZB_OK;
 }

@@ -7,7 +7,8 @@
  * a model needs them. A model of MLA and Mamba2 layers with plain, linear or YaRN rotary embedding
  * needs none, unless its Mamba2 layers have a calibrated start (conv_activation, gate_bias). What
  * the original cannot say, our keys do: kept attention beside MLA or Mamba2, windows, retrieval
- * heads, gated DeltaNet. It has no Llama 3 scaling in MLA layers either. */
+ * heads, gated DeltaNet, another epsilon of the latents' norms. It has no Llama 3 scaling in MLA
+ * layers either. */
 #include "base/file.h"
 #include "base/json.h"
 #include "model/config.h"
@@ -105,6 +106,8 @@ static void add_mla(json_t *o, const zb_config *c) {
     json_object_set_new(o, "q_lora_rank", json_integer(rounded(m->r_q)));
     json_object_set_new(o, "qkv_rank_divisor", json_integer(8));
     json_object_set_new(o, "use_lora_layer_norm", json_boolean(m->lora_norm));
+    if (m->lora_norm && m->latent_eps != ZB_LATENT_EPS)
+        json_object_set_new(o, "latent_norm_eps", json_real(m->latent_eps));
     json_object_set_new(o, "use_full_kv_head", json_boolean(m->full_kv_head));
     json_object_set_new(o, "num_key_value_heads", json_integer(m->full_kv_head ? c->H : c->G));
     json_object_set_new(o, "qk_rope_head_dim", json_integer(m->d_rope));

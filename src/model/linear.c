@@ -210,7 +210,7 @@ void zb_linear_backward_to(zb_run *run, const zb_param *w, const zb_param *bias,
 
 void zb_norm(zb_run *run, const zb_param *w, const float *x, int n, int dim, float *y, float *r) {
     const zb_kernels *kn = zb_kernels_get();
-    float eps = (float)run->config->eps;
+    float eps = w && w->eps > 0 ? w->eps : (float)run->config->eps;
     const float *weight = w ? w->data : NULL;
 #pragma omp parallel for schedule(static) if (n > 1)
     for (int i = 0; i < n; i++) {

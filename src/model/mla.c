@@ -54,15 +54,18 @@ static dims dims_of(const zb_config *c, int l) {
 static void params(const zb_config *c, int l, zb_param_table *t) {
     dims d = dims_of(c, l);
     bool norm = c->layer[l].lora_norm;
+    float eps = (float)c->layer[l].latent_eps;
     if (d.rq) {
         zb_params_add(t, l, WQA, ZB_ROLE_MIXER, "mla.q_a_proj.weight", d.rq, c->D);
-        if (norm) zb_params_add(t, l, NQ, ZB_ROLE_NORM, "mla.q_a_layernorm.weight", d.rq, 0);
+        if (norm)
+            zb_params_add(t, l, NQ, ZB_ROLE_NORM, "mla.q_a_layernorm.weight", d.rq, 0)->eps = eps;
         zb_params_add(t, l, WQB, ZB_ROLE_MIXER, "mla.q_b_proj.weight", d.H * d.dk, d.rq);
     } else {
         zb_params_add(t, l, WQ, ZB_ROLE_MIXER, "mla.q_proj.weight", d.H * d.dk, c->D);
     }
     zb_params_add(t, l, WKVA, ZB_ROLE_MIXER, "mla.kv_a_proj_with_mqa.weight", d.r + d.dr, c->D);
-    if (norm) zb_params_add(t, l, NKV, ZB_ROLE_NORM, "mla.kv_a_layernorm.weight", d.r, 0);
+    if (norm)
+        zb_params_add(t, l, NKV, ZB_ROLE_NORM, "mla.kv_a_layernorm.weight", d.r, 0)->eps = eps;
     zb_params_add(t, l, WKVB, ZB_ROLE_MIXER, "mla.kv_b_proj.weight", d.G * (d.dn + d.dv), d.r);
     zb_params_add(t, l, WO, ZB_ROLE_MIXER, "mla.out_proj.weight", c->D, d.H * d.dv);
 }

@@ -33,6 +33,7 @@ typedef struct zb_param {
     int rows, cols;    /* as a matrix: cols = last axis, rows = the rest; a vector has one row */
     int wide_rows;     /* this many last rows suffer from rounding (step sizes): where the matrix is
                           packed, ... */
+    float eps;         /* of a norm; 0: the model's */
     float rate;        /* factor on the learning rate that training gives it; 0 counts as 1 */
     const float *wide; /* ... these [wide_rows, cols] stand for them; NULL: `data` has all rows */
 } zb_param;

@@ -210,6 +210,45 @@ static void test_ranks_per_layer(void **state) {
     json_decref(h);
 }
 
+/* Written and read back: the same struct, byte for byte. */
+static void round_trip(const zb_config *c, const char *name) {
+    const char *dir = "build/test-config";
+    zb_config back;
+    zb_err err = {0};
+    zb_dir_remove(dir, NULL);
+    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(c, dir, NULL, &err) != ZB_OK ||
+        zb_config_read(&back, dir, &err) != ZB_OK)
+        fail_msg("%s: %s", name, err.msg);
+    if (memcmp(c, &back, sizeof back)) fail_msg("%s: not the same struct", name);
+    zb_dir_remove(dir, NULL);
+}
+
+/* The original's latents have an epsilon of their own; models we trained before knew but one, and
+ * had their provenance in the hybrid's file. */
+static void test_latent_eps(void **state) {
+    (void)state;
+    zb_config c;
+    json_t *b = tree(llama32), *h = tree(zebra);
+    assert_true(parsed(llama32, zebra).layer[0].latent_eps == 0);
+    json_object_set_new(h, "use_lora_layer_norm", json_true());
+    assert_int_equal(zb_config_parse(&c, b, h, "test", NULL), ZB_OK);
+    assert_true(c.layer[0].latent_eps == 1e-6 && c.layer[1].latent_eps == 0 && c.eps == 1e-5);
+    round_trip(&c, "the original's epsilon");
+    json_object_set_new(h, "zebra", tree("{\"command\":\"compose\"}"));
+    assert_int_equal(zb_config_parse(&c, b, h, "test", NULL), ZB_OK);
+    assert_true(c.layer[14].latent_eps == 1e-5);
+    round_trip(&c, "one epsilon");
+    json_object_set_new(h, "latent_norm_eps", json_real(1e-4));
+    assert_int_equal(zb_config_parse(&c, b, h, "test", NULL), ZB_OK);
+    assert_true(c.layer[14].latent_eps == 1e-4);
+    json_object_set_new(h, "latent_norm_eps", json_real(0));
+    zb_err err = {0};
+    assert_int_equal(zb_config_parse(&c, b, h, "test", &err), ZB_ERR_FORMAT);
+    assert_string_equal(err.msg, "test: layer 0: latent_norm_eps: expected 0 to 1, found 0");
+    json_decref(b);
+    json_decref(h);
+}
+
 /* An X-EcoMLA folder for the Llama base: what its training code writes, with two layers kept. */
 static const char ecomla_model[] =
     "{\"d_model\":2048,\"rms_norm_eps\":1e-05,\"vocab_size\":null,\"d_inner\":2048,\"d_xb\":512,"
@@ -434,19 +473,6 @@ static void test_check(void **state) {
     assert_string_equal(err.msg, "test: layer 3: expected an even head size, found 63");
 }
 
-/* Written and read back: the same struct, byte for byte. */
-static void round_trip(const zb_config *c, const char *name) {
-    const char *dir = "build/test-config";
-    zb_config back;
-    zb_err err = {0};
-    zb_dir_remove(dir, NULL);
-    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(c, dir, NULL, &err) != ZB_OK ||
-        zb_config_read(&back, dir, &err) != ZB_OK)
-        fail_msg("%s: %s", name, err.msg);
-    if (memcmp(c, &back, sizeof back)) fail_msg("%s: not the same struct", name);
-    zb_dir_remove(dir, NULL);
-}
-
 static void test_write_and_read(void **state) {
     (void)state;
     static const char *const dirs[] = {
@@ -475,7 +501,8 @@ static void test_write_and_read(void **state) {
     round_trip(&c, "ranks per layer and kept attention");
     for (int l = 0; l < c.L; l++)
         if (c.layer[l].kind == ZB_MLA)
-            c.layer[l].r_q = 0, c.layer[l].lora_norm = c.layer[l].full_kv_head = true;
+            c.layer[l].r_q = 0, c.layer[l].lora_norm = c.layer[l].full_kv_head = true,
+            c.layer[l].latent_eps = ZB_LATENT_EPS;
     round_trip(&c, "ranks of kv only");
     c.layer[1] = (zb_layer_config){.kind = ZB_SLIDING_WINDOW, .window = 96, .sinks = 4};
     c.layer[12] = c.layer[1];
@@ -608,14 +635,14 @@ static void test_kinds(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_llama),           cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_zebra),           cmocka_unit_test(test_zebra_rope_beside),
-        cmocka_unit_test(test_mamba_in_llama),  cmocka_unit_test(test_ranks_per_layer),
-        cmocka_unit_test(test_ecomla),          cmocka_unit_test(test_broken),
-        cmocka_unit_test(test_check),           cmocka_unit_test(test_write_and_read),
-        cmocka_unit_test(test_retrieval_heads), cmocka_unit_test(test_provenance),
-        cmocka_unit_test(test_written_ranks),   cmocka_unit_test(test_missing_files),
-        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_llama),          cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_zebra),          cmocka_unit_test(test_zebra_rope_beside),
+        cmocka_unit_test(test_mamba_in_llama), cmocka_unit_test(test_ranks_per_layer),
+        cmocka_unit_test(test_ecomla),         cmocka_unit_test(test_latent_eps),
+        cmocka_unit_test(test_broken),         cmocka_unit_test(test_check),
+        cmocka_unit_test(test_write_and_read), cmocka_unit_test(test_retrieval_heads),
+        cmocka_unit_test(test_provenance),     cmocka_unit_test(test_written_ranks),
+        cmocka_unit_test(test_missing_files),  cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -242,6 +242,35 @@ static void test_heads(void **state) {
     files_close(&f);
 }
 
+/* The norms of latents have an epsilon of their own, which shows where the latents are small. */
+static void test_latent_norm(void **state) {
+    (void)state;
+    model_files f;
+    files_open(&f, "tests/golden/mla-norm-yarn");
+    json_object_set_new(f.hybrid, "latent_norm_eps", json_real(3e-6));
+    files_write(&f, 1 << 20);
+    zb_model *m;
+    zb_runner *r;
+    CHECK(zb_model_open(&m, OUT, ZB_MODEL_RUN, &err));
+    CHECK(zb_runner_new(&r, m, ZB_PREC_F32, &err));
+    static const char *const names[] = {"model.layers.0.mla.kv_a_layernorm.weight",
+                                        "model.layers.3.mla.q_a_layernorm.weight",
+                                        "model.layers.0.input_layernorm.weight"};
+    for (int i = 0; i < 3; i++) {
+        const zb_param *p = zb_params_find(zb_model_params(m), names[i]);
+        float x[64], y[64], eps = i < 2 ? 3e-6f : 1e-5f;
+        for (int k = 0; k < 64; k++) x[k] = 1e-3f;
+        zb_norm(zb_runner_run(r), p, x, 1, p->cols, y, NULL);
+        for (int k = 0; k < p->cols; k++) {
+            float want = ((const float *)p->data)[k] * 1e-3f / sqrtf(1e-6f + eps);
+            assert_true(fabsf(y[k] - want) <= 1e-5f * fabsf(want));
+        }
+    }
+    zb_runner_free(r);
+    zb_model_free(m);
+    files_close(&f);
+}
+
 static void test_convolution_of_two_axes(void **state) {
     (void)state;
     model_files f;
@@ -594,15 +623,11 @@ static int remove_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_folder_errors),
-        cmocka_unit_test(test_shards),
-        cmocka_unit_test(test_narrow_weights),
-        cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_convolution_of_two_axes),
-        cmocka_unit_test(test_save_narrow),
-        cmocka_unit_test(test_gguf),
-        cmocka_unit_test(test_gguf_llama3),
-        cmocka_unit_test(test_gguf_errors),
+        cmocka_unit_test(test_folder_errors),  cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_narrow_weights), cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_latent_norm),    cmocka_unit_test(test_convolution_of_two_axes),
+        cmocka_unit_test(test_save_narrow),    cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_gguf_llama3),    cmocka_unit_test(test_gguf_errors),
         cmocka_unit_test(test_gguf_divisors),
     };
     return cmocka_run_group_tests(tests, NULL, remove_files);
