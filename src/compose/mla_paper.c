@@ -164,10 +164,8 @@ int zb_energy_rank(const double *s, int n, double share, int cap) {
     int limit = cap > 0 ? smaller(cap, n) : n, rank = 0;
     double total = 0, sum = 0;
     for (int i = 0; i < n; i++) total += s[i] * s[i];
-    do {
-        sum += rank < n ? s[rank] * s[rank] : 0;
-        rank++;
-    } while (rank < n && sum < share * total);
+    while (rank < n && (sum += s[rank] * s[rank]) <= share * total) rank++;
+    if (rank < 1 || !(total > 0)) rank = 1;
     return smaller((rank + 7) / 8 * 8, limit);
 }
 

@@ -42,9 +42,10 @@ typedef struct zb_mla_paper_out {
 zb_status zb_mla_paper_init(const zb_mla_paper_dims *d, const zb_mla_paper_in *in,
                             const zb_mla_paper_out *out, zb_arena *arena, zb_err *err);
 
-/* Smallest rank r <= n with Σ_{i<r} s_i² >= share · Σ s_i², rounded up to a multiple of 8, at
- * most n and at most `cap` (0: no further limit). s[n] descending; share in (0, 1]. All zero: the
- * smallest rank. */
+/* Largest rank r <= n with Σ_{i<r} s_i² <= share · Σ s_i², as the published code counts (the paper
+ * says the smallest with >=, one more), at least 1, rounded up to a multiple of 8, at most n and at
+ * most `cap` (0: no further limit). s[n] descending; share in (0, 1]. All zero: the smallest rank.
+ */
 int zb_energy_rank(const double *s, int n, double share, int cap);
 
 /* Energy ranks of this layer (X-EcoMLA's dynamic ranks) by the singular values of the query map

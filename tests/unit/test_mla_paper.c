@@ -188,13 +188,15 @@ static void test_energy_rank(void **state) {
     (void)state;
     const double s[20] = {3, 2, 1, 1, 1}; /* squares 9 4 1 1 1, total 16 */
     assert_int_equal(zb_energy_rank(s, 20, 0.5, 0), 8);
-    assert_int_equal(zb_energy_rank(s, 20, 1.0, 0), 8);
-    assert_int_equal(zb_energy_rank(s, 5, 0.5, 0), 5); /* rounding up ends at the matrix */
+    assert_int_equal(zb_energy_rank(s, 20, 1.0, 0), 20); /* as there: zeros are below it, too */
+    assert_int_equal(zb_energy_rank(s, 5, 0.5, 0), 5);   /* rounding up ends at the matrix */
     assert_int_equal(zb_energy_rank(s, 20, 0.5, 6), 6);
     double flat[40];
     for (int i = 0; i < 40; i++) flat[i] = 1;
     assert_int_equal(zb_energy_rank(flat, 40, 0.2, 0), 8);    /* exactly 8 */
     assert_int_equal(zb_energy_rank(flat, 40, 0.225, 0), 16); /* 9, rounded up */
+    assert_int_equal(zb_energy_rank(flat, 40, 0.21, 0), 8);   /* 8 are below, 9 above */
+    assert_int_equal(zb_energy_rank(flat, 40, 0.01, 0), 8);   /* at least 1 */
     assert_int_equal(zb_energy_rank(flat, 40, 1.0, 0), 40);
     const double zero[10] = {0};
     assert_int_equal(zb_energy_rank(zero, 10, 0.9, 0), 8);
