@@ -2,7 +2,7 @@
  *
  * Opens the model for running (weights stay packed), chooses its precision (weights that were
  * rounded to a few bits meet activations of 8; others are multiplied in bf16 where the processor
- * does that), and reads the tokenizer beside the weights if there is one. */
+ * does that), and reads the tokenizer beside the weights if there is one that can be read. */
 #include "generate/engine.h"
 
 #include "base/file.h"
@@ -17,6 +17,7 @@ struct zb_engine {
     zb_model *model;
     zb_runner *runner;
     zb_tokenizer *tokenizer;
+    zb_err tokenizer_err; /* of one that could not be read */
     int context;
     zb_precision precision;
 };
@@ -43,7 +44,9 @@ static zb_status open_all(zb_engine *e, const char *path, const zb_engine_opts *
     e->context = o->context                               ? o->context
                  : made_for > 0 && made_for < CONTEXT_MAX ? made_for
                                                           : CONTEXT_MAX;
-    return zb_model_tokenizer(&e->tokenizer, path, err);
+    /* ids need none: what is wrong with it matters when text comes */
+    (void)zb_model_tokenizer(&e->tokenizer, path, &e->tokenizer_err);
+    return ZB_OK;
 }
 
 zb_status zb_engine_open(zb_engine **out, const char *path, const zb_engine_opts *o, zb_err *err) {
@@ -89,6 +92,8 @@ bool zb_engine_is_end(const zb_engine *e, int32_t id) {
 
 zb_status zb_engine_need_tokenizer(const zb_engine *e, zb_err *err) {
     if (e->tokenizer) return ZB_OK;
+    if (e->tokenizer_err.code)
+        return zb_fail(err, e->tokenizer_err.code, "%s", e->tokenizer_err.msg);
     return zb_fail(
         err, ZB_ERR_CONFIG,
         "%s: expected a tokenizer (tokenizer.json, or the keys of a GGUF file), found none",

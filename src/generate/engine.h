@@ -1,7 +1,8 @@
 /* engine.h - the inside view of an engine, for the folders above (public part: zebra.h).
  *
- * An engine owns its model, tokenizer (NULL where the model has none) and one runner, whose arena
- * and matrix-product context all passes of its sessions share; so one thread at a time. */
+ * An engine owns its model, tokenizer (NULL where the model has none that can be read) and one
+ * runner, whose arena and matrix-product context all passes of its sessions share; so one thread at
+ * a time. */
 #ifndef ZB_GENERATE_ENGINE_H
 #define ZB_GENERATE_ENGINE_H
 
@@ -19,7 +20,8 @@ const zb_tokenizer *zb_engine_tokenizer(const zb_engine *e); /* NULL: none */
 zb_precision zb_engine_precision(const zb_engine *e);
 int zb_engine_threads(const zb_engine *e);
 
-/* ZB_ERR_CONFIG unless the engine has a tokenizer; the message says which file was expected. */
+/* ZB_ERR_CONFIG unless the engine has a tokenizer; the message says which file was expected; the
+ * status and message of its reader where that failed. */
 zb_status zb_engine_need_tokenizer(const zb_engine *e, zb_err *err);
 
 #endif

@@ -19,7 +19,7 @@ GOLDEN = ROOT / "tests/golden"
 SMOLLM2 = ROOT / "data/model/SmolLM2-135M-Instruct.Q4_1.gguf"
 COMMANDS = ["pipeline", "compose", "align", "select", "distill", "eval", "report", "generate", "chat", "tokenize",
             "score", "inspect", "bench", "quantize", "recall", "tune", "prune"]
-OK, USAGE, IO, FORMAT, CONFIG, MEMORY, INTERRUPTED = 0, 2, 3, 4, 5, 6, 130
+OK, USAGE, IO, FORMAT, CONFIG, MEMORY, UNSUPPORTED, INTERRUPTED = 0, 2, 3, 4, 5, 6, 7, 130
 
 real_model = pytest.mark.skipif(not SMOLLM2.exists(), reason=f"{SMOLLM2} is fetched by ./run test")
 
@@ -185,6 +185,16 @@ def test_score_of_one_token_and_of_bad_ids():
     fails(USAGE, "found both", "score", "-m", GOLDEN / "llama", "--ids", "1", "-p", "text")
     fails(CONFIG, "expected a tokenizer", "score", "-m", GOLDEN / "llama", "-p", "text")
     fails(CONFIG, "at most 256 tokens", "score", "-m", GOLDEN / "llama", "--ids", ",".join(["1"] * 300))
+
+
+def test_ids_need_no_tokenizer_that_can_be_read(tmp_path):
+    model = tmp_path / "m"
+    shutil.copytree(GOLDEN / "llama", model)
+    (model / "tokenizer.json").write_text(json.dumps({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}))
+    with_ids = json.loads(ok("score", "-m", model, "--ids", "5,6,7"))
+    assert [t["text"] for t in with_ids["tokens"]] == [None] * 3
+    assert ok("generate", "-m", model, "--prompt-ids", "5,6,7", "-n", 3, "--json")
+    fails(UNSUPPORTED, 'tokenizer.json: type: expected "BPE", found "Unigram"', "score", "-m", model, "-p", "text")
 
 
 def test_longer_context_than_one_chunk():
