@@ -15,13 +15,25 @@
 
 enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22 };
 
-static zb_status gguf_size(const zb_gguf *g, const char *key, bool required, int max, int *out,
+/* Keys begin with the name of the architecture. */
+typedef struct keys {
+    const zb_gguf *g;
+    const char *arch;
+    char name[96];
+} keys;
+
+static const char *key_of(keys *k, const char *tail) {
+    snprintf(k->name, sizeof k->name, "%s.%s", k->arch, tail);
+    return k->name;
+}
+
+static zb_status gguf_size(keys *k, const char *tail, bool required, int max, int *out,
                            zb_err *err) {
     int64_t v = *out;
-    ZB_TRY(zb_gguf_int(g, key, required, &v, err));
+    ZB_TRY(zb_gguf_int(k->g, key_of(k, tail), required, &v, err));
     if (v < 0 || v > max)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected 0 to %d, found %lld", zb_gguf_path(g),
-                       key, max, (long long)v);
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected 0 to %d, found %lld",
+                       zb_gguf_path(k->g), k->name, max, (long long)v);
     *out = (int)v;
     return ZB_OK;
 }
@@ -38,22 +50,21 @@ static double shortest(double v) {
 }
 
 /* Head sizes that our attention does not have must not be read past. */
-static zb_status gguf_head_sizes(const zb_config *c, const zb_gguf *g, zb_err *err) {
-    static const char *const keys[] = {"llama.attention.value_length",
-                                       "llama.rope.dimension_count"};
+static zb_status gguf_head_sizes(const zb_config *c, keys *k, zb_err *err) {
+    static const char *const tails[] = {"attention.value_length", "rope.dimension_count"};
     for (int i = 0; i < 2; i++) {
         int size = c->dh;
-        ZB_TRY(gguf_size(g, keys[i], false, 4096, &size, err));
+        ZB_TRY(gguf_size(k, tails[i], false, 4096, &size, err));
         if (size != c->dh)
             return zb_fail(err, ZB_ERR_UNSUPPORTED,
-                           "%s: %s: expected %d as the head size, found %d", zb_gguf_path(g),
-                           keys[i], c->dh, size);
+                           "%s: %s: expected %d as the head size, found %d", zb_gguf_path(k->g),
+                           k->name, c->dh, size);
     }
     return ZB_OK;
 }
 
-/* Begin and end tokens: ours say them exactly, those of the tokenizer know one of each. Ids beyond
- * the vocabulary are ignored, as they never occur. */
+/* Begin and end tokens: ours say them exactly, those of the tokenizer know one begin and two ends,
+ * of a text and of a turn. Ids beyond the vocabulary are ignored, as they never occur. */
 static zb_status read_ends(zb_config *c, const zb_gguf *g, zb_err *err) {
     int64_t id = -1, eos[ZB_EOS_MAX];
     size_t n = 0;
@@ -67,53 +78,69 @@ static zb_status read_ends(zb_config *c, const zb_gguf *g, zb_err *err) {
                        zb_gguf_path(g), ZB_EOS_MAX, n);
     if (n) ZB_TRY(zb_gguf_array_int(g, "zebra.eos_token_ids", eos, n, err));
     if (!n) {
+        int64_t turn = -1;
         id = -1;
         ZB_TRY(zb_gguf_int(g, "tokenizer.ggml.eos_token_id", false, &id, err));
+        ZB_TRY(zb_gguf_int(g, "tokenizer.ggml.eot_token_id", false, &turn, err));
         eos[n++] = id;
+        if (turn != id) eos[n++] = turn;
     }
     for (size_t i = 0; i < n; i++)
         if (eos[i] >= 0 && eos[i] < c->V) c->eos[c->n_eos++] = (int)eos[i];
     return ZB_OK;
 }
 
-/* Only what the llama architecture's keys can say; Llama 3's scaling comes as the tensor
- * rope_freqs, which the loader of weights turns into the parameters of a llama3 rope
+/* A factor without a type is linear, and older files have it under a key of its own. */
+static zb_status read_scaling(zb_rope *r, int context, keys *k, zb_err *err) {
+    const zb_gguf *g = k->g;
+    zb_str type = {0};
+    double factor = 0;
+    ZB_TRY(zb_gguf_str(g, key_of(k, "rope.scaling.type"), false, &type, err));
+    ZB_TRY(zb_gguf_f64(g, key_of(k, "rope.scale_linear"), false, &factor, err));
+    ZB_TRY(zb_gguf_f64(g, key_of(k, "rope.scaling.factor"), false, &factor, err));
+    bool named = type.p != NULL, yarn = zb_str_is(type, "yarn"), linear = zb_str_is(type, "linear");
+    if (named && !yarn && !linear && !zb_str_is(type, "none"))
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: %s: expected none, linear or yarn",
+                       zb_gguf_path(g), key_of(k, "rope.scaling.type"));
+    if (!yarn && !linear && (named || factor == 0)) return ZB_OK;
+    r->type = yarn ? ZB_ROPE_YARN : ZB_ROPE_LINEAR;
+    r->factor = factor;
+    r->old_context = context;
+    if (factor == 0) /* a type without a factor */
+        return zb_gguf_f64(g, key_of(k, "rope.scaling.factor"), true, &r->factor, err);
+    return zb_gguf_f64(g, key_of(k, "rope.scaling.original_context_length"), false, &r->old_context,
+                       err);
+}
+
+static zb_status read_sizes(zb_config *c, keys *k, zb_err *err) {
+    ZB_TRY(gguf_size(k, "embedding_length", true, SIZE_MAX_ANY, &c->D, err));
+    ZB_TRY(gguf_size(k, "block_count", true, ZB_LAYERS_MAX, &c->L, err));
+    ZB_TRY(gguf_size(k, "feed_forward_length", true, SIZE_MAX_ANY, &c->F, err));
+    ZB_TRY(gguf_size(k, "attention.head_count", true, 4096, &c->H, err));
+    c->G = c->H;
+    ZB_TRY(gguf_size(k, "attention.head_count_kv", false, 4096, &c->G, err));
+    c->dh = c->H ? c->D / c->H : 0;
+    ZB_TRY(gguf_size(k, "attention.key_length", false, 4096, &c->dh, err));
+    ZB_TRY(gguf_head_sizes(c, k, err));
+    c->context_max = 2048;
+    return gguf_size(k, "context_length", false, 1 << 24, &c->context_max, err);
+}
+
+/* Only what the keys of the llama and qwen2 architectures can say; Llama 3's scaling comes as the
+ * tensor rope_freqs, which the loader of weights turns into the parameters of a llama3 rope
  * (model/load_gguf.c). */
-static zb_status read_llama(zb_config *c, const zb_gguf *g, zb_err *err) {
+static zb_status read_llama(zb_config *c, const zb_gguf *g, const char *arch, zb_err *err) {
+    keys k = {.g = g, .arch = arch};
     memset(c, 0, sizeof *c);
     zb_rope_defaults(&c->rope);
     c->eps = 1e-5;
     snprintf(c->model_type, sizeof c->model_type, "llama");
-    ZB_TRY(gguf_size(g, "llama.embedding_length", true, SIZE_MAX_ANY, &c->D, err));
-    ZB_TRY(gguf_size(g, "llama.block_count", true, ZB_LAYERS_MAX, &c->L, err));
-    ZB_TRY(gguf_size(g, "llama.feed_forward_length", true, SIZE_MAX_ANY, &c->F, err));
-    ZB_TRY(gguf_size(g, "llama.attention.head_count", true, 4096, &c->H, err));
-    c->G = c->H;
-    ZB_TRY(gguf_size(g, "llama.attention.head_count_kv", false, 4096, &c->G, err));
-    c->dh = c->H ? c->D / c->H : 0;
-    ZB_TRY(gguf_size(g, "llama.attention.key_length", false, 4096, &c->dh, err));
-    ZB_TRY(gguf_head_sizes(c, g, err));
-    c->context_max = 2048;
-    ZB_TRY(gguf_size(g, "llama.context_length", false, 1 << 24, &c->context_max, err));
-    ZB_TRY(zb_gguf_f64(g, "llama.attention.layer_norm_rms_epsilon", false, &c->eps, err));
-    ZB_TRY(zb_gguf_f64(g, "llama.rope.freq_base", false, &c->rope.theta, err));
+    ZB_TRY(read_sizes(c, &k, err));
+    ZB_TRY(zb_gguf_f64(g, key_of(&k, "attention.layer_norm_rms_epsilon"), false, &c->eps, err));
+    ZB_TRY(zb_gguf_f64(g, key_of(&k, "rope.freq_base"), false, &c->rope.theta, err));
     c->eps = shortest(c->eps);
     c->rope.theta = shortest(c->rope.theta);
-    zb_str scaling = ZB_STR("none");
-    ZB_TRY(zb_gguf_str(g, "llama.rope.scaling.type", false, &scaling, err));
-    if (zb_str_is(scaling, "linear") || zb_str_is(scaling, "yarn")) {
-        c->rope.type = zb_str_is(scaling, "yarn") ? ZB_ROPE_YARN : ZB_ROPE_LINEAR;
-        c->rope.old_context = c->context_max;
-        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.factor", true, &c->rope.factor, err));
-        ZB_TRY(zb_gguf_f64(g, "llama.rope.scaling.original_context_length", false,
-                           &c->rope.old_context, err));
-    } else if (!zb_str_is(scaling, "none")) {
-        return zb_fail(err, ZB_ERR_UNSUPPORTED,
-                       "%s: llama.rope.scaling.type: expected none, linear or yarn",
-                       zb_gguf_path(g));
-    }
-    size_t tokens = 0;
-    ZB_TRY(zb_gguf_array(g, "tokenizer.ggml.tokens", false, &tokens, err));
+    ZB_TRY(read_scaling(&c->rope, c->context_max, &k, err));
     const zb_tensor *embed = zb_gguf_find(g, "token_embd.weight");
     if (!embed || embed->n_dims != 2 || embed->shape[0] > VOCAB_MAX)
         return zb_fail(err, ZB_ERR_FORMAT,
@@ -159,11 +186,19 @@ static zb_status read_zebra(zb_config *c, const zb_gguf *g, zb_err *err) {
 
 zb_status zb_config_from_gguf(zb_config *c, const zb_gguf *g, zb_err *err) {
     zb_str arch;
+    int64_t parts = 1;
+    ZB_TRY(zb_gguf_int(g, "split.count", false, &parts, err));
+    if (parts > 1)
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: expected a whole model, found one of %lld parts: join them first "
+                       "(llama-gguf-split --merge)",
+                       zb_gguf_path(g), (long long)parts);
     ZB_TRY(zb_gguf_str(g, "general.architecture", true, &arch, err));
     if (zb_str_is(arch, "zebra")) return read_zebra(c, g, err);
-    if (zb_str_is(arch, "llama")) return read_llama(c, g, err);
+    if (zb_str_is(arch, "llama")) return read_llama(c, g, "llama", err);
+    if (zb_str_is(arch, "qwen2")) return read_llama(c, g, "qwen2", err);
     return zb_fail(err, ZB_ERR_UNSUPPORTED,
-                   "%s: general.architecture: expected llama or zebra, found \"%.*s\"",
+                   "%s: general.architecture: expected llama, qwen2 or zebra, found \"%.*s\"",
                    zb_gguf_path(g), (int)(arch.n < 60 ? arch.n : 60), arch.p);
 }
 

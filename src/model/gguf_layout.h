@@ -1,7 +1,8 @@
 /* gguf_layout.h - how a model's parameters stand in a GGUF file; for load_gguf.c and save_gguf.c.
  *
  * In the architecture `zebra` names and rows are the checkpoint's own. In `llama` names are those
- * other programs know, and the rows of q and k are moved for adjacent rotary pairs. */
+ * other programs know, and the rows of q and k are moved for adjacent rotary pairs; in `qwen2`,
+ * which is only read, they are not. */
 #ifndef ZB_MODEL_GGUF_LAYOUT_H
 #define ZB_MODEL_GGUF_LAYOUT_H
 

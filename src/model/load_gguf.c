@@ -59,8 +59,9 @@ static zb_status take_wide(zb_model *m, zb_param *p, const char *path, size_t *u
     return ZB_OK;
 }
 
-static zb_status take_one(zb_model *m, zb_param *p, bool llama, zb_model_mode mode, size_t *used,
-                          zb_err *err) {
+/* llama: names of that architecture; moved: and its order of rotary pairs. */
+static zb_status take_one(zb_model *m, zb_param *p, bool llama, bool moved, zb_model_mode mode,
+                          size_t *used, zb_err *err) {
     const char *path = zb_gguf_path(m->gguf);
     char buf[ZB_GGUF_NAME_MAX];
     const char *name = zb_gguf_name(p, llama, buf);
@@ -70,7 +71,7 @@ static zb_status take_one(zb_model *m, zb_param *p, bool llama, zb_model_mode mo
     ZB_TRY(zb_param_check(p, t, path, err));
     *used += 1;
     zb_arena scratch = {0};
-    int *source = zb_gguf_rows(&m->config, p, llama, &scratch);
+    int *source = zb_gguf_rows(&m->config, p, moved, &scratch);
     if (source && p->n_dims == 1) { /* a bias: move single values */
         zb_param_own(m, p);
         float *v = ZB_NEW_ARRAY(&scratch, float, p->cols);
@@ -88,7 +89,7 @@ zb_status zb_model_load_gguf(zb_model *m, const char *path, zb_model_mode mode, 
     ZB_TRY(zb_gguf_open(&m->gguf, path, err));
     ZB_TRY(zb_config_from_gguf(&m->config, m->gguf, err));
     ZB_TRY(zb_gguf_str(m->gguf, "general.architecture", true, &arch, err));
-    bool llama = zb_str_is(arch, "llama");
+    bool moved = zb_str_is(arch, "llama"), llama = moved || zb_str_is(arch, "qwen2");
     size_t used = 0;
     if (llama && zb_gguf_find(m->gguf, zb_gguf_rope_freqs)) {
         ZB_TRY(read_rope_freqs(&m->config, m->gguf, err));
@@ -96,10 +97,10 @@ zb_status zb_model_load_gguf(zb_model *m, const char *path, zb_model_mode mode, 
     }
     zb_params_declare(&m->params, &m->config, &m->arena);
     for (int i = 0; i < m->params.n; i++)
-        ZB_TRY(take_one(m, &m->params.item[i], llama, mode, &used, err));
+        ZB_TRY(take_one(m, &m->params.item[i], llama, moved, mode, &used, err));
     if (used != zb_gguf_count(m->gguf))
         return zb_fail(err, ZB_ERR_FORMAT,
-                       "%s: expected %zu tensors of the %s architecture, found %zu", path, used,
-                       llama ? "llama" : "zebra", zb_gguf_count(m->gguf));
+                       "%s: expected %zu tensors of the %.*s architecture, found %zu", path, used,
+                       (int)arch.n, arch.p, zb_gguf_count(m->gguf));
     return ZB_OK;
 }

@@ -321,8 +321,11 @@ static void test_save_narrow(void **state) {
 /* A GGUF file made of keys and tensors, version 3, alignment 32. */
 typedef struct gguf_file {
     const char *arch, *scaling; /* scaling NULL: no key */
-    int rope_dim;               /* 0: no key */
-    size_t cut;                 /* bytes left off at the end */
+    const char *real, *integer; /* keys with these values; NULL: none */
+    float real_value;
+    uint32_t integer_value;
+    int rope_dim; /* 0: no key */
+    size_t cut;   /* bytes left off at the end */
 } gguf_file;
 
 static void put_text(zb_buf *b, const char *s) {
@@ -352,23 +355,28 @@ static void gguf_write(const model_files *f, const gguf_file *g) {
     static const struct {
         const char *key;
         uint32_t value;
-    } sizes[] = {{"llama.embedding_length", 48},       {"llama.block_count", 4},
-                 {"llama.feed_forward_length", 80},    {"llama.attention.head_count", 6},
-                 {"llama.attention.head_count_kv", 2}, {"llama.attention.key_length", 16},
-                 {"llama.context_length", 256}};
+    } sizes[] = {{"embedding_length", 48},       {"block_count", 4},
+                 {"feed_forward_length", 80},    {"attention.head_count", 6},
+                 {"attention.head_count_kv", 2}, {"attention.key_length", 16},
+                 {"context_length", 256}};
     enum { SIZES = sizeof sizes / sizeof sizes[0] };
     zb_buf b;
     zb_buf_init(&b, 1 << 24);
     uint32_t version = 3, f32 = 6, u32 = 4;
-    uint64_t tensors = f->n, keys = 1 + SIZES + 1 + (g->scaling ? 2 : 0) + (g->rope_dim ? 1 : 0);
+    uint64_t tensors = f->n, keys = 1 + SIZES + 1 + (g->scaling ? 2 : 0) + (g->rope_dim ? 1 : 0) +
+                                    (g->real ? 1 : 0) + (g->integer ? 1 : 0);
+    zb_arena a = {0};
     float eps = 1e-5f, factor = 8;
     zb_buf_adds(&b, "GGUF");
     zb_buf_add(&b, &version, 4);
     zb_buf_add(&b, &tensors, 8);
     zb_buf_add(&b, &keys, 8);
     put_key_text(&b, "general.architecture", g->arch);
-    for (int i = 0; i < SIZES; i++) put_value(&b, sizes[i].key, u32, &sizes[i].value);
-    put_value(&b, "llama.attention.layer_norm_rms_epsilon", f32, &eps);
+    for (int i = 0; i < SIZES; i++)
+        put_value(&b, zb_asprintf(&a, "%s.%s", g->arch, sizes[i].key), u32, &sizes[i].value);
+    put_value(&b, zb_asprintf(&a, "%s.attention.layer_norm_rms_epsilon", g->arch), f32, &eps);
+    if (g->real) put_value(&b, g->real, f32, &g->real_value);
+    if (g->integer) put_value(&b, g->integer, u32, &g->integer_value);
     if (g->scaling) {
         put_key_text(&b, "llama.rope.scaling.type", g->scaling);
         put_value(&b, "llama.rope.scaling.factor", f32, &factor);
@@ -393,6 +401,7 @@ static void gguf_write(const model_files *f, const gguf_file *g) {
     CHECK(zb_dir_make(OUT, &err));
     CHECK(zb_file_write(OUT "/model.gguf", b.p, b.n - g->cut, &err));
     zb_buf_free(&b);
+    zb_arena_free(&a);
 }
 
 static const gguf_file plain_gguf = {.arch = "llama"};
@@ -400,7 +409,7 @@ static const char made[] = OUT "/model.gguf";
 
 /* The tensors of a folder under GGUF's names, rows (or values) of q and k moved to adjacent rotary
  * pairs: new row 2i+s of a head <- row s·dh/2 + i. Any 16-bit or f32 type. */
-static void to_gguf(model_files *f) {
+static void to_gguf(model_files *f, bool moves) {
     static const char *const names[][2] = {
         {"input_layernorm", "attn_norm"},    {"post_attention_layernorm", "ffn_norm"},
         {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
@@ -419,6 +428,7 @@ static void to_gguf(model_files *f) {
                 t->name = layer < 0
                               ? zb_asprintf(&f->arena, "%s%s", names[k][1], tail)
                               : zb_asprintf(&f->arena, "blk.%d.%s%s", layer, names[k][1], tail);
+        if (!moves) continue;
         if (!strstr(t->name, "attn_q.") && !strstr(t->name, "attn_k.")) continue;
         size_t row = t->bytes / (size_t)t->shape[0];
         char *moved = zb_alloc(&f->arena, t->bytes);
@@ -502,7 +512,7 @@ static void test_gguf_llama3(void **state) {
             enrich(&f, o_bias);
             if (types[k] != ZB_F32) convert_all(&f, types[k]);
             files_write(&f, (size_t)1 << 30);
-            to_gguf(&f);
+            to_gguf(&f, true);
             float d[8];
             divisors(d);
             assert_true(d[5] == 1 && d[6] > 1 && d[6] < 32 &&
@@ -530,20 +540,70 @@ static void test_gguf_llama3(void **state) {
         }
 }
 
+static zb_config gguf_config(const model_files *f, const gguf_file *g) {
+    zb_model *m;
+    gguf_write(f, g);
+    CHECK(zb_model_open(&m, made, ZB_MODEL_RUN, &err));
+    zb_config c = *zb_model_config(m);
+    zb_model_free(m);
+    return c;
+}
+
+/* The end of a turn ends an answer, too; a factor alone, by its new name or its old, is linear. */
+static void test_gguf_keys(void **state) {
+    (void)state;
+    model_files f;
+    files_open(&f, LLAMA);
+    to_gguf(&f, true);
+    gguf_file g = {.arch = "llama", .integer = "tokenizer.ggml.eos_token_id", .integer_value = 2};
+    zb_config c = gguf_config(&f, &g);
+    assert_true(c.n_eos == 1 && c.eos[0] == 2 && c.rope.type == ZB_ROPE_PLAIN);
+    g.integer = "tokenizer.ggml.eot_token_id";
+    g.integer_value = 7;
+    c = gguf_config(&f, &g);
+    assert_true(c.n_eos == 1 && c.eos[0] == 7);
+    static const char *const names[] = {"llama.rope.scale_linear", "llama.rope.scaling.factor"};
+    for (int i = 0; i < 2; i++) {
+        g = (gguf_file){.arch = "llama", .real = names[i], .real_value = 4};
+        c = gguf_config(&f, &g);
+        assert_true(c.rope.type == ZB_ROPE_LINEAR && c.rope.factor == 4);
+    }
+    g = (gguf_file){.arch = "llama", .scaling = "none"};
+    assert_int_equal(gguf_config(&f, &g).rope.type, ZB_ROPE_PLAIN);
+    files_close(&f);
+}
+
+/* The same tensors without moved rows, and biases. */
+static void test_gguf_qwen2(void **state) {
+    (void)state;
+    model_files f;
+    files_open(&f, "tests/golden/qwen2-bias");
+    to_gguf(&f, false);
+    gguf_file g = {.arch = "qwen2", .real = "qwen2.rope.freq_base"};
+    g.real_value = (float)json_number_value(json_object_get(f.config, "rope_theta"));
+    zb_config c = gguf_config(&f, &g);
+    assert_string_equal(c.model_type, "qwen2");
+    assert_true(c.qkv_bias && !c.o_bias);
+    same_logits(made, "tests/golden/qwen2-bias", ZB_MODEL_RUN);
+    files_close(&f);
+}
+
 static void test_gguf_errors(void **state) {
     (void)state;
     model_files f;
     files_open(&f, LLAMA);
-    to_gguf(&f);
+    to_gguf(&f, true);
     CHECK(zb_dir_remove(OUT, &err));
     gguf_write(&f, &plain_gguf);
     same_logits(made, LLAMA, ZB_MODEL_RUN);
 
     gguf_write(&f, &(gguf_file){.arch = "gemma"});
     refused(made, ZB_ERR_UNSUPPORTED,
-            "general.architecture: expected llama or zebra, found \"gemma\"");
+            "general.architecture: expected llama, qwen2 or zebra, found \"gemma\"");
     gguf_write(&f, &(gguf_file){.arch = "llama", .scaling = "longrope"});
     refused(made, ZB_ERR_UNSUPPORTED, "llama.rope.scaling.type: expected none, linear or yarn");
+    gguf_write(&f, &(gguf_file){.arch = "llama", .integer = "split.count", .integer_value = 3});
+    refused(made, ZB_ERR_UNSUPPORTED, "expected a whole model, found one of 3 parts");
     gguf_write(&f, &(gguf_file){.arch = "llama", .rope_dim = 8});
     refused(made, ZB_ERR_UNSUPPORTED,
             "llama.rope.dimension_count: expected 16 as the head size, found 8");
@@ -581,7 +641,7 @@ static void test_gguf_divisors(void **state) {
     (void)state;
     model_files f;
     files_open(&f, LLAMA);
-    to_gguf(&f);
+    to_gguf(&f, true);
     float d[8];
     divisors(d);
     zb_tensor *r = item_add(&f, "rope_freqs.weight", ZB_F32, 8, 0, d);
@@ -628,7 +688,8 @@ int main(void) {
         cmocka_unit_test(test_latent_norm),    cmocka_unit_test(test_convolution_of_two_axes),
         cmocka_unit_test(test_save_narrow),    cmocka_unit_test(test_gguf),
         cmocka_unit_test(test_gguf_llama3),    cmocka_unit_test(test_gguf_errors),
-        cmocka_unit_test(test_gguf_divisors),
+        cmocka_unit_test(test_gguf_divisors),  cmocka_unit_test(test_gguf_keys),
+        cmocka_unit_test(test_gguf_qwen2),
     };
     return cmocka_run_group_tests(tests, NULL, remove_files);
 }
