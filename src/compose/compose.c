@@ -192,7 +192,17 @@ static zb_status plan(composer *k, zb_err *err) {
     zb_kind kind[ZB_LAYERS_MAX];
     ZB_TRY(zb_compose_kinds(k->o, k->config.L, kind, k->placed, err));
     for (int l = 0; l < k->config.L; l++) k->config.layer[l] = (zb_layer_config){.kind = kind[l]};
-    return k->o->selection ? place_selection(k, err) : ZB_OK;
+    if (k->o->selection) ZB_TRY(place_selection(k, err));
+    const zb_config *teacher = zb_model_config(k->teacher);
+    k->config.hybrid = false;
+    for (int l = 0; l < k->config.L; l++) { /* kept attention has the teacher's window, if any */
+        zb_layer_config *m = &k->config.layer[l];
+        if (m->kind == ZB_ATTENTION)
+            *m = teacher->layer[l];
+        else
+            k->config.hybrid = true;
+    }
+    return ZB_OK;
 }
 
 /* A parameter of the teacher as f32, in the arena where it is stored otherwise. */
@@ -376,9 +386,6 @@ static zb_status describe(composer *k, zb_err *err) {
                        "%s: expected a Transformer as the teacher, found a hybrid", o->teacher);
     k->rope_dim = o->rope_dim ? (int)o->rope_dim : k->config.dh / 2;
     ZB_TRY(plan(k, err));
-    k->config.hybrid = false;
-    for (int l = 0; l < k->config.L; l++)
-        if (k->config.layer[l].kind != ZB_ATTENTION) k->config.hybrid = true;
     ZB_TRY(set_rope(k, err));
     ZB_TRY(open_donor(k, o->mla_from, ZB_MLA, err));
     ZB_TRY(open_donor(k, o->mamba2_from, ZB_MAMBA2, err));

@@ -96,6 +96,8 @@ static zb_status read_rope(const json_t *o, const char *where, const char *besid
     ZB_TRY(zb_json_f64(s, where, "beta_slow", false, &r->beta_slow, err));
     ZB_TRY(zb_json_f64(s, where, "mscale", false, &r->mscale, err));
     ZB_TRY(zb_json_f64(s, where, "mscale_all_dim", false, &r->mscale_all_dim, err));
+    if (r->type == ZB_ROPE_YARN)
+        ZB_TRY(zb_json_f64(s, where, "attention_factor", false, &r->attention_factor, err));
     return ZB_OK;
 }
 
@@ -111,6 +113,62 @@ static zb_status read_eos(const json_t *o, const char *where, zb_config *c, zb_e
                            where, zb_json_type(x));
         if (c->n_eos < ZB_EOS_MAX) c->eos[c->n_eos++] = (int)json_integer_value(x);
     }
+    return ZB_OK;
+}
+
+/* Heads that are rotated in part are none of ours. */
+static zb_status check_rotary_part(const json_t *o, const char *where, zb_err *err) {
+    static const char *const places[] = {NULL, "rope_parameters", "rope_scaling"};
+    for (int i = 0; i < 3; i++) {
+        double part = 1;
+        json_t *at = places[i] ? json_object_get(o, places[i]) : (json_t *)(uintptr_t)o;
+        if (!json_is_object(at)) continue;
+        ZB_TRY(zb_json_f64(at, where, "partial_rotary_factor", false, &part, err));
+        if (part != 1)
+            return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                           "%s: partial_rotary_factor: expected 1, found %g", where, part);
+    }
+    return ZB_OK;
+}
+
+static zb_status read_layer_types(const zb_config *c, const json_t *o, const char *where,
+                                  bool *windowed, zb_err *err) {
+    json_t *types = NULL;
+    ZB_TRY(zb_json_array(o, where, "layer_types", false, &types, err));
+    if (!types) return ZB_OK;
+    if (json_array_size(types) != (size_t)c->L)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: layer_types: expected %d names, found %zu", where,
+                       c->L, json_array_size(types));
+    for (int l = 0; l < c->L; l++) {
+        const char *name = json_string_value(json_array_get(types, (size_t)l));
+        windowed[l] = name && !strcmp(name, "sliding_attention");
+        if (!windowed[l] && (!name || strcmp(name, "full_attention")))
+            return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                           "%s: layer_types[%d]: expected full_attention or sliding_attention",
+                           where, l);
+    }
+    return ZB_OK;
+}
+
+/* The base's own windows: in all layers of a Mistral, in a Qwen2 only where switched on, and from
+ * max_window_layers on or as listed. One as long as the context changes nothing. */
+static zb_status read_base_windows(zb_config *c, const json_t *o, const char *where, zb_err *err) {
+    bool qwen = !strcmp(c->model_type, "qwen2"), on = !qwen, windowed[ZB_LAYERS_MAX];
+    int64_t window = 0, from = qwen ? 28 : 0;
+    if (!strcmp(c->model_type, "llama")) return ZB_OK;
+    if (qwen) {
+        ZB_TRY(zb_json_bool(o, where, "use_sliding_window", false, &on, err));
+        ZB_TRY(zb_json_int(o, where, "max_window_layers", false, 0, SIZE_MAX_ANY, &from, err));
+    }
+    for (int l = 0; l < c->L; l++) windowed[l] = l >= from;
+    if (qwen) ZB_TRY(read_layer_types(c, o, where, windowed, err));
+    if (on) ZB_TRY(zb_json_int(o, where, "sliding_window", false, 1, 1 << 24, &window, err));
+    if (window >= c->context_max) return ZB_OK;
+    for (int l = 0; window && l < c->L; l++)
+        if (windowed[l]) {
+            c->layer[l].kind = ZB_SLIDING_WINDOW;
+            c->layer[l].window = (int)window;
+        }
     return ZB_OK;
 }
 
@@ -150,6 +208,8 @@ static zb_status read_base(zb_config *c, const json_t *o, const char *where, zb_
     ZB_TRY(zb_json_int(o, where, "bos_token_id", false, 0, VOCAB_MAX, &bos, err));
     c->bos = (int)bos;
     ZB_TRY(read_eos(o, where, c, err));
+    ZB_TRY(check_rotary_part(o, where, err));
+    ZB_TRY(read_base_windows(c, o, where, err));
     return read_rope(o, where, NULL, &c->rope, err);
 }
 
@@ -361,6 +421,9 @@ static void add_options(zb_layer_config *m, const zb_layer_config *ssm,
 static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, zb_err *err) {
     int mla[ZB_LAYERS_MAX], attn[ZB_LAYERS_MAX], n_mla, n_attn, n_more;
     zb_layer_config ssm = {.kind = ZB_MAMBA2}, delta = {.kind = ZB_GATED_DELTANET};
+    zb_layer_config base[ZB_LAYERS_MAX]; /* which may have windows */
+    memcpy(base, c->layer, sizeof base);
+    memset(c->layer, 0, sizeof c->layer);
     c->hybrid = true;
     for (int l = 0; l < c->L; l++) c->layer[l].kind = ZB_MAMBA2;
     int layers = c->L;
@@ -387,6 +450,8 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
         ZB_TRY(read_ranks(o, where, "kv_lora_ranks", n_mla, r_kv, err));
         if (sizes.r_q) ZB_TRY(read_ranks(o, where, "q_lora_ranks", n_mla, r_q, err));
     }
+    for (int l = 0; l < c->L; l++)
+        if (c->layer[l].kind == ZB_ATTENTION) c->layer[l] = base[l];
     ZB_TRY(read_own_kinds(c, o, where, err));
     ZB_TRY(read_deltanet(c, o, where, &delta, err));
     for (int l = 0; l < c->L; l++) add_options(&c->layer[l], &ssm, &delta);
@@ -458,7 +523,8 @@ static zb_status check_rope(const zb_rope *r, const char *where, zb_err *err) {
     if (r->type == ZB_ROPE_LLAMA3) ok = ok && r->old_context > 0 && r->high > r->low && r->low > 0;
     if (r->type == ZB_ROPE_YARN)
         ok = ok && r->old_context > 0 && r->beta_fast > 0 && r->beta_slow > 0 &&
-             isfinite(r->mscale) && isfinite(r->mscale_all_dim);
+             isfinite(r->mscale) && isfinite(r->mscale_all_dim) && isfinite(r->attention_factor) &&
+             r->attention_factor >= 0;
     return ok ? ZB_OK
               : zb_fail(
                     err, ZB_ERR_FORMAT,
@@ -497,13 +563,23 @@ static zb_status check_shared(const zb_config *c, const char *where, zb_err *err
     return ZB_OK;
 }
 
+/* A layer as the base's own configuration can describe it: attention, with a window in some
+ * families; Mistral's are all alike. */
+static bool is_base_layer(const zb_config *c, int l) {
+    const zb_layer_config *m = &c->layer[l];
+    bool plain = !m->sinks && !m->retrieval && !m->far_k && !m->far_v;
+    if (!strcmp(c->model_type, "mistral") && m->window != c->layer[0].window) return false;
+    return m->kind == ZB_ATTENTION ||
+           (m->kind == ZB_SLIDING_WINDOW && plain && strcmp(c->model_type, "llama"));
+}
+
 /* The files give one set of sizes to all MLA layers (but for the ranks) and one order to all Mamba2
  * layers, and only a hybrid has either: what they cannot say must not exist. */
 static zb_status check_alike(const zb_config *c, const char *where, zb_err *err) {
     const zb_layer_config *first[ZB_KIND_COUNT] = {NULL};
     for (int l = 0; l < c->L; l++) {
         const zb_layer_config *m = &c->layer[l], *f = first[m->kind];
-        if (m->kind != ZB_ATTENTION && !c->hybrid)
+        if (!c->hybrid && !is_base_layer(c, l))
             return zb_fail(err, ZB_ERR_FORMAT,
                            "%s: layer %d: expected attention, found %s in a "
                            "model that is no hybrid",

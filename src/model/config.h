@@ -45,6 +45,7 @@ typedef struct zb_rope {
     double theta, factor;
     double low, high, old_context;                       /* llama3; old_context also yarn */
     double beta_fast, beta_slow, mscale, mscale_all_dim; /* yarn */
+    double attention_factor; /* yarn: of cos and sin, whatever mscale says; 0: not given */
 } zb_rope;
 
 typedef struct zb_layer_config {

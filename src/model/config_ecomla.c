@@ -42,6 +42,7 @@ zb_status zb_config_from_ecomla(json_t **out, const json_t *model, const json_t 
         json_t *own = json_object_get(o, "rope_scaling");
         json_object_set_new(own, "rope_type", json_string(type));
         json_object_del(own, "type");
+        json_object_del(own, "attention_factor"); /* not read there */
     }
     *out = o;
     return ZB_OK;

@@ -212,13 +212,16 @@ static bool llama_says_rope(const zb_rope *r) {
     case ZB_ROPE_LINEAR: return true;
     case ZB_ROPE_LLAMA3: return r->low == 1 && r->high == 4 && r->old_context == 8192;
     case ZB_ROPE_YARN:
-        return r->beta_fast == 32 && r->beta_slow == 1 && r->mscale == 1 && r->mscale_all_dim == 0;
+        return r->beta_fast == 32 && r->beta_slow == 1 && r->mscale == 1 &&
+               r->mscale_all_dim == 0 && !(r->attention_factor > 0);
     }
     return false;
 }
 
 bool zb_config_is_llama(const zb_config *c) {
     bool biases = !c->mlp_bias && (c->qkv_bias || !c->o_bias);
+    for (int l = 0; l < c->L; l++)
+        if (c->layer[l].window) return false;
     return !c->hybrid && biases && llama_says_rope(&c->rope);
 }
 

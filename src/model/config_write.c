@@ -33,11 +33,37 @@ static json_t *rope_json(const zb_rope *r) {
         json_object_set_new(o, "beta_slow", json_real(r->beta_slow));
         json_object_set_new(o, "mscale", json_real(r->mscale));
         json_object_set_new(o, "mscale_all_dim", json_real(r->mscale_all_dim));
+        if (r->attention_factor > 0)
+            json_object_set_new(o, "attention_factor", json_real(r->attention_factor));
     }
     if (r->type != ZB_ROPE_LINEAR)
         json_object_set_new(o, "original_max_position_embeddings",
                             json_integer((json_int_t)r->old_context));
     return o;
+}
+
+/* Windows of the base's own layers, in the words of its family. Mistral's class has a window where
+ * the key is missing. */
+static void add_base_windows(json_t *o, const zb_config *c) {
+    bool mistral = !strcmp(c->model_type, "mistral");
+    int first = c->L;
+    json_t *types = json_array();
+    for (int l = c->L - 1; l >= 0; l--) {
+        bool windowed = !c->hybrid && c->layer[l].window;
+        if (windowed) first = l;
+        json_array_insert_new(types, 0,
+                              json_string(windowed ? "sliding_attention" : "full_attention"));
+    }
+    bool any = first < c->L;
+    if (mistral || any)
+        json_object_set_new(o, "sliding_window",
+                            any ? json_integer(c->layer[first].window) : json_null());
+    if (any && !mistral) {
+        json_object_set_new(o, "use_sliding_window", json_true());
+        json_object_set_new(o, "max_window_layers", json_integer(first));
+        json_object_set(o, "layer_types", types);
+    }
+    json_decref(types);
 }
 
 json_t *zb_config_base_json(const zb_config *c) {
@@ -70,6 +96,7 @@ json_t *zb_config_base_json(const zb_config *c) {
         for (int i = 0; i < c->n_eos; i++) json_array_append_new(eos, json_integer(c->eos[i]));
         json_object_set_new(o, "eos_token_id", eos);
     }
+    add_base_windows(o, c);
     json_object_set_new(o, "torch_dtype", json_string("float32"));
     return o;
 }

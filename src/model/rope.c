@@ -4,7 +4,7 @@
  * are slowed by the factor, those below old/high are kept, between them a linear blend in
  * old/wavelength. YaRN (Peng et al. 2023): a blend over the pair index between the dimensions that
  * turn beta_fast and beta_slow times within the old context, and cos and sin scaled by
- * m(mscale)/m(mscale_all_dim), m(s) = 0.1·s·ln(factor)+1. */
+ * m(mscale)/m(mscale_all_dim), m(s) = 0.1·s·ln(factor)+1, or by the attention_factor of a file. */
 #include "model/rope.h"
 
 #include "kernels/kernels.h"
@@ -30,6 +30,7 @@ static double yarn(const zb_rope *r, int dim, double *f) {
         double ramp = fmin(fmax((i - low) / (high - low), 0), 1);
         f[i] = f[i] / r->factor * ramp + f[i] * (1 - ramp);
     }
+    if (r->attention_factor > 0) return r->attention_factor;
     return yarn_m(r->factor, r->mscale) / yarn_m(r->factor, r->mscale_all_dim);
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -49,6 +50,27 @@ def test_state_and_files(tmp_path, kind):
     run("quantize", "-m", model, "-o", packed, "--type", "f32")
     assert json.loads(run("inspect", packed, "--json"))["layers"] == about["layers"]
     assert logprobs(packed) == logprobs(model)
+
+
+def test_windows_of_the_base_itself(tmp_path):
+    """Mistral's layers see their window, alone, packed, saved again and kept in a hybrid."""
+    mistral = tmp_path / "mistral"
+    shutil.copytree(TEACHER, mistral)
+    config = json.loads((mistral / "config.json").read_text())
+    (mistral / "config.json").write_text(json.dumps(config | {"model_type": "mistral", "sliding_window": 8}))
+    got, plain = logprobs(str(mistral)), logprobs(TEACHER)
+    assert worst(got[:7], plain[:7]) < 1e-6 and worst(got[8:], plain[8:]) > 1e-3
+    same = compose(tmp_path / "same", "sliding_window", "--window", "8", "--sinks", "0")
+    assert worst(got, logprobs(same)) < 1e-6
+    packed = str(tmp_path / "m.gguf")
+    run("quantize", "-m", str(mistral), "-o", packed, "--type", "f32")
+    assert logprobs(packed) == got
+    run("compose", "--teacher", str(mistral), "--out", str(tmp_path / "all"), "--default-kind", "attention")
+    saved = json.loads((tmp_path / "all/config.json").read_text())
+    assert saved["sliding_window"] == 8 and not (tmp_path / "all/hybrid_config.json").exists()
+    assert logprobs(str(tmp_path / "all")) == got
+    run("compose", "--teacher", str(mistral), "--out", str(tmp_path / "h"), "--attention-layers", "2")
+    assert json.loads(run("inspect", str(tmp_path / "h"), "--json"))["layer_kinds"] == {"mamba2": 3, "sliding_window": 1}
 
 
 @pytest.mark.parametrize("kind", [k for k in STATE if "window" in k])

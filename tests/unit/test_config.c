@@ -307,6 +307,100 @@ static void test_ecomla(void **state) {
     zb_dir_remove(dir, NULL);
 }
 
+/* Written files as JSON. */
+static json_t *written(const zb_config *c, const char *name, const json_t *note) {
+    const char *dir = "build/test-config-written";
+    zb_arena a = {0};
+    zb_err err = {0};
+    json_t *o = NULL;
+    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(c, dir, note, &err) != ZB_OK ||
+        zb_json_read(zb_path_join(&a, dir, name), 1 << 20, &o, &err) != ZB_OK)
+        fail_msg("%s", err.msg);
+    zb_dir_remove(dir, NULL);
+    zb_arena_free(&a);
+    return o;
+}
+
+/* A small base of this family with more keys. */
+static zb_status base_of(zb_config *c, const char *more, zb_err *err) {
+    json_t *b = tree("{\"hidden_size\":64,\"num_hidden_layers\":4,\"num_attention_heads\":4,"
+                     "\"intermediate_size\":96,\"vocab_size\":50,\"max_position_embeddings\":128}"),
+           *m = tree(more);
+    json_object_update(b, m);
+    zb_status s = zb_config_parse(c, b, NULL, "test", err);
+    json_decref(b);
+    json_decref(m);
+    return s;
+}
+
+/* Layers with a window, as digits of 0 and 1; "" where reading failed. */
+static const char *windows_of(const char *more, int window) {
+    static char text[8];
+    zb_config c;
+    memset(text, 0, sizeof text);
+    if (base_of(&c, more, NULL) != ZB_OK) return "";
+    for (int l = 0; l < c.L; l++) {
+        bool has = c.layer[l].kind == ZB_SLIDING_WINDOW;
+        assert_true(has ? c.layer[l].window == window && !c.layer[l].sinks : !c.layer[l].window);
+        text[l] = has ? '1' : '0';
+    }
+    assert_false(c.hybrid);
+    round_trip(&c, more);
+    return text;
+}
+
+static void test_base_windows(void **state) {
+    (void)state;
+#define QWEN "{\"model_type\":\"qwen2\",\"sliding_window\":32,\"use_sliding_window\":"
+    assert_string_equal(windows_of("{\"model_type\":\"mistral\",\"sliding_window\":32}", 32),
+                        "1111");
+    assert_string_equal(windows_of("{\"model_type\":\"mistral\",\"sliding_window\":null}", 0),
+                        "0000");
+    assert_string_equal(windows_of("{\"model_type\":\"mistral\",\"sliding_window\":128}", 0),
+                        "0000");
+    assert_string_equal(windows_of("{\"model_type\":\"llama\",\"sliding_window\":32}", 0), "0000");
+    assert_string_equal(windows_of(QWEN "false,\"max_window_layers\":0}", 0), "0000");
+    assert_string_equal(windows_of(QWEN "true,\"max_window_layers\":3}", 32), "0001");
+    assert_string_equal(windows_of(QWEN "true}", 0), "0000"); /* from layer 28 on */
+    assert_string_equal(windows_of(QWEN "true,\"layer_types\":[\"sliding_attention\","
+                                        "\"full_attention\",\"sliding_attention\","
+                                        "\"full_attention\"]}",
+                                   32),
+                        "1010");
+    assert_string_equal(windows_of(QWEN "true,\"layer_types\":[\"full_attention\"]}", 0), "");
+    assert_string_equal(windows_of(QWEN "true,\"layer_types\":[1,2,3,4]}", 0), "");
+    /* a hybrid that keeps attention keeps its window; Mistral's must be told of none */
+    zb_config c;
+    json_t *b = tree(llama32), *h = tree(mamba_in_llama), *o;
+    json_object_set_new(b, "model_type", json_string("mistral"));
+    json_object_set_new(b, "sliding_window", json_integer(4096));
+    assert_int_equal(zb_config_parse(&c, b, h, "test", NULL), ZB_OK);
+    assert_true(c.layer[1].kind == ZB_SLIDING_WINDOW && c.layer[1].window == 4096 &&
+                c.layer[0].kind == ZB_MAMBA2 && !c.layer[0].window);
+    round_trip(&c, "kept attention with a window");
+    o = written(&c, "config.json", NULL);
+    assert_true(json_is_null(json_object_get(o, "sliding_window")));
+    json_decref(o);
+    json_decref(b);
+    json_decref(h);
+}
+
+static void test_base_rope(void **state) {
+    (void)state;
+    zb_config c;
+    zb_err err = {0};
+    assert_int_equal(base_of(&c, "{\"partial_rotary_factor\":1.0}", &err), ZB_OK);
+    assert_int_equal(base_of(&c, "{\"partial_rotary_factor\":0.5}", &err), ZB_ERR_UNSUPPORTED);
+    assert_string_equal(err.msg, "test: partial_rotary_factor: expected 1, found 0.5");
+    static const char nested[] = "{\"rope_parameters\":{\"partial_rotary_factor\":0.25}}";
+    assert_int_equal(base_of(&c, nested, &err), ZB_ERR_UNSUPPORTED);
+    static const char yarn[] = "{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,"
+                               "\"original_max_position_embeddings\":32,\"attention_factor\":1.5}}";
+    assert_int_equal(base_of(&c, yarn, &err), ZB_OK);
+    assert_true(c.rope.attention_factor == 1.5);
+    round_trip(&c, "attention factor");
+}
+
 /* One key set to a JSON text (NULL: removed) in the base or the hybrid, and the message that must
  * follow. */
 typedef struct broken {
@@ -560,20 +654,6 @@ static void test_retrieval_heads(void **state) {
     c.layer[2].retrieval = 0;
 }
 
-/* Written files as JSON. */
-static json_t *written(const zb_config *c, const char *name, const json_t *note) {
-    const char *dir = "build/test-config-written";
-    zb_arena a = {0};
-    zb_err err = {0};
-    json_t *o = NULL;
-    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(c, dir, note, &err) != ZB_OK ||
-        zb_json_read(zb_path_join(&a, dir, name), 1 << 20, &o, &err) != ZB_OK)
-        fail_msg("%s", err.msg);
-    zb_dir_remove(dir, NULL);
-    zb_arena_free(&a);
-    return o;
-}
-
 /* The original's class of the hybrid's file refuses keys it does not know. */
 static void test_provenance(void **state) {
     (void)state;
@@ -639,6 +719,7 @@ int main(void) {
         cmocka_unit_test(test_zebra),          cmocka_unit_test(test_zebra_rope_beside),
         cmocka_unit_test(test_mamba_in_llama), cmocka_unit_test(test_ranks_per_layer),
         cmocka_unit_test(test_ecomla),         cmocka_unit_test(test_latent_eps),
+        cmocka_unit_test(test_base_windows),   cmocka_unit_test(test_base_rope),
         cmocka_unit_test(test_broken),         cmocka_unit_test(test_check),
         cmocka_unit_test(test_write_and_read), cmocka_unit_test(test_retrieval_heads),
         cmocka_unit_test(test_provenance),     cmocka_unit_test(test_written_ranks),

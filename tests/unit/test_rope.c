@@ -85,6 +85,9 @@ static void test_yarn(void **state) {
         double ramp = i <= 4 ? 0 : i >= 9 ? 1 : (i - 4) / 5.0;
         near(f[i], plain[i] * (1 - ramp) + plain[i] / 32 * ramp, "yarn", i);
     }
+    r.attention_factor = 1.25; /* of a file goes first */
+    assert_true(zb_rope_frequencies(&r, 32, f) == 1.25);
+    r.attention_factor = 0;
     r.mscale_all_dim = 1; /* moves the factor from cos and sin into the softmax */
     assert_true(fabs(zb_rope_frequencies(&r, 32, f) - 1) < 1e-15);
     double m = 0.1 * log(32.0) + 1;
