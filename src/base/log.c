@@ -105,10 +105,15 @@ static void on_signal(int sig) {
 }
 
 void zb_interrupt_install(void) {
-    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, before;
     sigemptyset(&sa.sa_mask);
-    sigaction(SIGINT, &sa, NULL);
-    sigaction(SIGTERM, &sa, NULL);
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++)
+        if (sigaction(signals[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN) /* nohup */
+            sigaction(signals[i], &sa, NULL);
+    signal(SIGXFSZ, SIG_IGN); /* a file too large is then an error of the write */
 }
+
+void zb_interrupt_clear(void) { interrupted = 0; }
 
 bool zb_interrupted(void) { return interrupted != 0; }

@@ -37,8 +37,10 @@ zb_status zb_log_event(const char *path, json_t *event, zb_err *err);
 
 double zb_seconds(void); /* monotonic */
 
-/* SIGINT and SIGTERM set a flag that long work asks for; the second signal ends the program. */
+/* SIGINT, SIGTERM and SIGHUP, unless they are ignored, set a flag that long work asks for; the
+ * second signal ends the program. A file that grows too large is an error, not a signal. */
 void zb_interrupt_install(void);
+void zb_interrupt_clear(void); /* for those who go on: the next signal is a first one */
 bool zb_interrupted(void);
 
 #endif

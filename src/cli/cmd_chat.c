@@ -1,7 +1,8 @@
 /* cmd_chat.c - `zebra chat`: a conversation, line by line.
  *
  * Each turn renders the whole conversation and hands it to the session, which computes only what is
- * new. */
+ * new. On a terminal a signal ends the answer, not the conversation, and a message that has no room
+ * is taken back; where messages come from elsewhere, both are errors. */
 #include "cli/reply.h"
 
 #include "base/log.h"
@@ -36,10 +37,15 @@ static const zb_opt table[] = {
 static const zb_cli_about about = {
     "-m MODEL [options]",
     "Talks with a model: one message per line, from the terminal or from standard input.",
-    "/reset starts anew, /exit (or the end of input) ends.",
+    "/reset starts anew, /exit (or the end of input) ends; Ctrl-C ends an answer.",
 };
 
-/* Appends the answer to `messages`. */
+static void say(json_t *messages, const char *role, zb_str text) {
+    json_array_append_new(messages,
+                          json_pack("{s:s, s:o}", "role", role, "content", zb_cli_json_text(text)));
+}
+
+/* Appends the answer to `messages`, also one that a signal cut short. */
 static zb_status answer(zb_cli *cli, const options *o, zb_session *session, zb_sampler *sampler,
                         json_t *messages) {
     zb_ids prompt;
@@ -50,10 +56,8 @@ static zb_status answer(zb_cli *cli, const options *o, zb_session *session, zb_s
                           &cli->err));
     zb_generate_request r = {.prompt = prompt.id, .n = (int)prompt.n, .max = (int)o->n};
     zb_status s = zb_cli_reply(cli, session, sampler, &r, ZB_SHOW_TEXT, &reply);
-    if (s == ZB_OK) {
-        json_t *text = zb_cli_json_text(zb_buf_str(&reply.text));
-        json_array_append_new(messages,
-                              json_pack("{s:s, s:o}", "role", "assistant", "content", text));
+    if (s == ZB_OK || (s == ZB_ERR_INTERRUPTED && reply.text.n)) {
+        say(messages, "assistant", zb_buf_str(&reply.text));
         zb_cli_timings(&reply.g, note);
         zb_debug("%s", note);
     }
@@ -78,6 +82,18 @@ static bool next_line(char **line, size_t *cap, bool terminal, zb_str *text) {
     return true;
 }
 
+/* What an error means to somebody at the terminal: the conversation goes on where it can. */
+static zb_status recover(zb_cli *cli, zb_status s, json_t *messages, size_t before) {
+    if (s != ZB_ERR_INTERRUPTED && s != ZB_ERR_CONFIG) return s;
+    if (json_array_size(messages) == before + 1) json_array_remove(messages, before);
+    if (s == ZB_ERR_INTERRUPTED) {
+        zb_interrupt_clear();
+        return zb_cli_print(cli, "\n", 1);
+    }
+    zb_warn("%s; the message is taken back, /reset starts anew", cli->err.msg);
+    return ZB_OK;
+}
+
 static zb_status converse(zb_cli *cli, const options *o, zb_session *session, zb_sampler *sampler) {
     json_t *messages = opening(o);
     if (!messages) return zb_fail(&cli->err, ZB_ERR_CONFIG, "--system: expected valid UTF-8");
@@ -96,12 +112,10 @@ static zb_status converse(zb_cli *cli, const options *o, zb_session *session, zb
             messages = opening(o);
             continue;
         }
-        json_t *message =
-            json_pack("{s:s, s:o}", "role", "user", "content", json_stringn(text.p, text.n));
-        if (json_array_append_new(messages, message) == 0)
-            s = answer(cli, o, session, sampler, messages);
-        else
-            s = zb_fail(&cli->err, ZB_ERR_CONFIG, "the message is not valid UTF-8");
+        size_t before = json_array_size(messages);
+        say(messages, "user", text);
+        s = answer(cli, o, session, sampler, messages);
+        if (s != ZB_OK && terminal) s = recover(cli, s, messages, before);
     }
     zb_heap_resize(line, 0); /* getline's memory is the heap's */
     json_decref(messages);

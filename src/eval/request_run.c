@@ -314,7 +314,7 @@ zb_status zb_request_write(const zb_request_run *run, zb_write_request *r, size_
         size_t count = n - done < WRITE_REQUESTS ? n - done : WRITE_REQUESTS;
         if (k % size == (size_t)run->shard->rank)
             status = write_call(run, r + done, count, salt, err);
-        done += count;
+        if (status == ZB_OK) done += count;
         zb_progress_update(&progress, (double)done, NULL);
     }
     zb_progress_end(&progress, (double)done, NULL);

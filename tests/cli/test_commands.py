@@ -2,7 +2,9 @@
 import json
 import math
 import os
+import pty
 import re
+import select
 import shutil
 import signal
 import struct
@@ -465,6 +467,64 @@ def test_chat_reuses_the_conversation():
     assert len(turns) == 3 and answers[0] == answers[-1] and "Paris" in answers[0]
     given, computed = map(int, re.search(r"prompt: (\d+) tokens \((\d+) computed\)", turns[1]).groups())
     assert computed < given / 2
+
+
+@real_model
+def test_chat_takes_bytes_that_are_no_text():
+    done = subprocess.run([ZEBRA, "chat", "-m", SMOLLM2, "-n", "4", "--temp", "0"], input=b"caf\xe9?\nHello\n", capture_output=True, timeout=120)
+    assert done.returncode == OK, done.stderr
+    assert len(done.stdout.splitlines()) >= 2
+
+
+class Terminal:
+    """A program on a terminal of its own."""
+
+    def __init__(self, *args):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execv(args[0], list(map(str, args)))
+        self.seen = ""
+
+    def wait_for(self, text, seconds=60):
+        end = time.time() + seconds
+        while text not in self.seen:
+            assert time.time() < end, self.seen
+            if select.select([self.fd], [], [], 0.2)[0]:
+                self.seen += os.read(self.fd, 4096).decode(errors="replace")
+        self.seen = self.seen.split(text, 1)[1]
+
+    def say(self, line):
+        os.write(self.fd, line.encode() + b"\n")
+
+    def end(self):
+        while True:  # what is not read keeps the program from ending
+            try:
+                if not os.read(self.fd, 4096):
+                    break
+            except OSError:
+                break
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@real_model
+def test_a_conversation_outlives_an_interrupt_and_a_full_context():
+    t = Terminal(ZEBRA, "chat", "-m", SMOLLM2, "-n", "-1", "--temp", "0", "-c", "400", "--precision", "f32", "--threads", "1")
+    t.wait_for("> ")
+    t.say("Count from one to a thousand.")
+    t.wait_for("\n")  # the echo
+    t.wait_for(" ")  # some of the answer
+    t.say("\x03")
+    t.wait_for("> ")
+    t.say("word " * 500)
+    t.wait_for("the message is taken back")
+    t.wait_for("> ")
+    t.say("/reset")
+    t.wait_for("> ")
+    t.say("What is the capital of France?")
+    t.wait_for("Paris")
+    t.wait_for("> ")
+    t.say("/exit")
+    assert t.end() == OK
 
 
 @real_model
