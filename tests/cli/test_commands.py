@@ -279,12 +279,13 @@ def test_many_prompts_refuse(tmp_path):
     fails(IO, "no-such.jsonl", "generate", "-m", GOLDEN / "hybrid", "--prompts", tmp_path / "no-such.jsonl")
 
 
-def test_interrupt_ends_generation():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupt_ends_generation(number):
     process = subprocess.Popen([ZEBRA, "generate", "-m", GOLDEN / "hybrid", "--prompt-ids", "1,2", "-n", "-1", "-c", "4000000", "--ignore-eos", "--threads", "1"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for _ in range(3):
         assert process.stdout.readline().strip().isdigit()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED and "interrupted after" in err
 
