@@ -11,8 +11,8 @@
  * trained; frozen groups have a rate of 0. */
 #include "train/distill.h"
 
-#include "base/file.h"
 #include "model/loss.h"
+#include "train/loop.h"
 #include "train/memory.h"
 
 #include <math.h>
@@ -236,15 +236,8 @@ static zb_status pass(distill *d, const zb_batch *b, float scale, zb_vocab_sums 
     return st;
 }
 
-static zb_status save(distill *d, const char *dir, zb_err *err) {
-    json_t *p = json_pack("{s:s,s:O}", "stage", "distill", "options", d->how);
-    zb_status s = zb_model_save(d->student, dir, strcmp(d->o->dtype, "bf16") ? ZB_F32 : ZB_BF16,
-                                d->o->teacher, p, err);
-    json_decref(p);
-    return s;
-}
-
-static zb_status validate(distill *d, zb_stage *st, zb_err *err) {
+static zb_status validate(void *user, zb_stage *st, bool *is_best, zb_err *err) {
+    distill *d = user;
     zb_arena scratch = {0};
     zb_vocab_sums sums = {0};
     zb_status s = ZB_OK;
@@ -264,14 +257,7 @@ static zb_status validate(distill *d, zb_stage *st, zb_err *err) {
             (long long)st->step, kl, ppl, 100 * agree);
     json_t *o = json_pack("{s:f,s:f,s:f,s:I}", "valid_kl", kl, "valid_perplexity", ppl,
                           "valid_agreement", agree, "valid_tokens", (json_int_t)sums.tokens);
-    bool best = false;
-    ZB_TRY(zb_stage_log_eval(st, o, kl, &best, err));
-    zb_arena a = {0};
-    if (best && d->o->keep_best && st->step > 0)
-        s = save(d, zb_path_join(&a, st->dir, "best"), err);
-    zb_arena_free(&a);
-    st->t_step = zb_seconds();
-    return s;
+    return zb_stage_log_eval(st, o, kl, is_best, err);
 }
 
 /* Rows first .. first+batch-1 through both models, and one step of the optimiser. */
@@ -296,7 +282,8 @@ static zb_status step(distill *d, zb_packer *packer, int64_t first, double lr, z
     return ZB_OK;
 }
 
-static zb_status train_step(distill *d, zb_stage *st, zb_err *err) {
+static zb_status train_step(void *user, zb_stage *st, zb_err *err) {
+    distill *d = user;
     const zb_stage_opts *so = d->so;
     double tokens = (double)(so->batch * so->sequence_length), norm = 0;
     zb_vocab_sums sums = {0};
@@ -310,14 +297,6 @@ static zb_status train_step(distill *d, zb_stage *st, zb_err *err) {
                           sums.ce / fmax(1, (double)sums.predicted), "grad_norm", norm);
     if (d->o->hidden_weight > 0) json_object_set_new(o, "hidden", json_real(d->hidden / tokens));
     return zb_stage_step_done(st, o, loss, err);
-}
-
-static zb_status loop(distill *d, zb_stage *st, zb_err *err) {
-    while (st->step < st->steps) {
-        if (zb_stage_eval_due(st)) ZB_TRY(validate(d, st, err));
-        ZB_TRY(train_step(d, st, err));
-    }
-    return zb_stage_eval_due(st) ? validate(d, st, err) : ZB_OK;
 }
 
 zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, const char *dir,
@@ -339,9 +318,16 @@ zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, cons
                          : zb_fail(err, ZB_ERR_CONFIG, "out is needed");
     if (s == ZB_OK) s = open_all(&d, err);
     if (s == ZB_OK) s = zb_stage_begin(&st, &sc, "distill", dir, d.tokenizer, d.how, optim, 1, err);
-    if (s == ZB_OK) s = loop(&d, &st, err);
-    if (s == ZB_OK) s = save(&d, o->out, err);
-    if (s == ZB_OK) s = zb_stage_finish(&st, err);
+    zb_loop loop = {.validate = validate,
+                    .step = train_step,
+                    .user = &d,
+                    .student = d.student,
+                    .out = o->out,
+                    .tokenizer_from = o->teacher,
+                    .dtype = o->dtype,
+                    .keep_best = o->keep_best,
+                    .how = d.how};
+    if (s == ZB_OK) s = zb_loop_run(&loop, &st, err);
     zb_stage_free(&st);
     close_all(&d);
     return s;

@@ -4,10 +4,10 @@
  * for the gradient with the slopes that follow from them. */
 #include "train/tune.h"
 
-#include "base/file.h"
 #include "data/answers.h"
 #include "model/answer_loss.h"
 #include "model/loss.h"
+#include "train/loop.h"
 #include "train/memory.h"
 
 #include <math.h>
@@ -307,7 +307,8 @@ static json_t *pair_numbers(const sums *s) {
                      "logp_chosen", s->chosen / n, "logp_rejected", s->rejected / n);
 }
 
-static zb_status train_step(tuner *t, zb_stage *st, zb_err *err) {
+static zb_status train_step(void *user, zb_stage *st, zb_err *err) {
+    tuner *t = user;
     int64_t first = st->step * t->o->batch, left = st->work.total - first;
     sums s = {0};
     ZB_TRY(passes(t, &t->train, first, left < t->o->batch ? left : t->o->batch, true, &s, err));
@@ -318,15 +319,8 @@ static zb_status train_step(tuner *t, zb_stage *st, zb_err *err) {
     return zb_stage_step_done(st, o, mean_of(t, &s), err);
 }
 
-static zb_status save(tuner *t, const char *dir, zb_err *err) {
-    json_t *p = json_pack("{s:s,s:O}", "stage", "tune", "options", t->how);
-    zb_status s = zb_model_save(t->student, dir, strcmp(t->o->dtype, "bf16") ? ZB_F32 : ZB_BF16,
-                                t->o->student, p, err);
-    json_decref(p);
-    return s;
-}
-
-static zb_status validate(tuner *t, zb_stage *st, zb_err *err) {
+static zb_status validate(void *user, zb_stage *st, bool *is_best, zb_err *err) {
+    tuner *t = user;
     sums s = {0};
     ZB_TRY(passes(t, &t->valid, 0, t->valid.n, false, &s, err));
     double loss = mean_of(t, &s);
@@ -344,20 +338,7 @@ static zb_status validate(tuner *t, zb_stage *st, zb_err *err) {
         zb_info("tune: step %lld: validation loss %.4f, perplexity %.2f", (long long)st->step, loss,
                 exp(loss));
     }
-    bool best = false;
-    ZB_TRY(zb_stage_log_eval(st, o, loss, &best, err));
-    if (best && t->o->keep_best && st->step > 0)
-        ZB_TRY(save(t, zb_path_join(&st->arena, st->dir, "best"), err));
-    st->t_step = zb_seconds();
-    return ZB_OK;
-}
-
-static zb_status loop(tuner *t, zb_stage *st, zb_err *err) {
-    while (st->step < st->steps) {
-        if (zb_stage_eval_due(st)) ZB_TRY(validate(t, st, err));
-        ZB_TRY(train_step(t, st, err));
-    }
-    return zb_stage_eval_due(st) ? validate(t, st, err) : ZB_OK;
+    return zb_stage_log_eval(st, o, loss, is_best, err);
 }
 
 zb_status zb_tune_check(const zb_tune_opts *o, zb_err *err) {
@@ -406,9 +387,16 @@ zb_status zb_tune_run(const zb_tune_opts *o, const zb_stage_opts *loop_opts, con
                            .validates = o->valid != NULL};
         s = zb_stage_start(&st, &sc, "tune", dir, &w, t.how, optim, 1, err);
     }
-    if (s == ZB_OK) s = loop(&t, &st, err);
-    if (s == ZB_OK) s = save(&t, o->out, err);
-    if (s == ZB_OK) s = zb_stage_finish(&st, err);
+    zb_loop loop = {.validate = validate,
+                    .step = train_step,
+                    .user = &t,
+                    .student = t.student,
+                    .out = o->out,
+                    .tokenizer_from = o->student,
+                    .dtype = o->dtype,
+                    .keep_best = o->keep_best,
+                    .how = t.how};
+    if (s == ZB_OK) s = zb_loop_run(&loop, &st, err);
     zb_stage_free(&st);
     close_all(&t);
     return s;
