@@ -475,7 +475,13 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
     if (s == ZB_OK) {
         zb_optim **optim = zb_alloc_array(&a.arena, (size_t)a.n * a.L, sizeof *optim);
         for (int i = 0; i < a.n * a.L; i++) optim[i] = &a.s[i / a.L]->optim[i % a.L];
-        s = zb_stage_begin(&st, &sc, "align", dir, a.tokenizer, how, optim, a.n * a.L, err);
+        zb_stage_run run = {.name = "align",
+                            .dir = dir,
+                            .digest_of = how,
+                            .optim = optim,
+                            .n_optims = a.n * a.L,
+                            .tokenizer = a.tokenizer};
+        s = zb_stage_begin(&st, &sc, &run, err);
     }
     if (s == ZB_OK) s = loop(&a, &st, err);
     if (s == ZB_OK) s = save_all(&a, how, err);

@@ -120,11 +120,11 @@ static int64_t done_at(const zb_stage *s, int64_t step) {
     return done < s->work.total ? done : s->work.total;
 }
 
-zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
-                         const zb_tokenizer *t, const json_t *digest_of, zb_optim **optim,
-                         int n_optims, zb_err *err) {
+zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const zb_stage_run *run,
+                         zb_err *err) {
     *s = (zb_stage){0};
     zb_arena *a = &s->arena;
+    const zb_tokenizer *t = run->tokenizer;
     ZB_TRY(zb_corpus_read(&s->train, o->train, t, 0, a, err));
     ZB_TRY(zb_corpus_keep_long(&s->train, o->train, o->min_document, err));
     ZB_TRY(zb_packer_init(&s->packer, &s->train, (int)o->sequence_length, true, (uint64_t)o->seed,
@@ -139,7 +139,7 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, 
     zb_stage_work w = {.unit = "tokens", .per_step = o->batch * o->sequence_length};
     w.total = (o->tokens + w.per_step - 1) / w.per_step * w.per_step;
     w.validates = s->valid_rows > 0;
-    return zb_stage_start(s, o, name, dir, &w, digest_of, optim, n_optims, err);
+    return zb_stage_start(s, o, run, &w, err);
 }
 
 /* Linear warm-up, then constant, then a cosine down (with decay 1 at once): Hu et al. 2024,
@@ -185,21 +185,21 @@ static void name_run(zb_stage *s, const json_t *options) {
     json_decref(o);
 }
 
-zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
-                         const zb_stage_work *work, const json_t *digest_of, zb_optim **optim,
-                         int n_optims, zb_err *err) {
+zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run *run,
+                         const zb_stage_work *work, zb_err *err) {
     s->o = o;
-    s->name = name;
-    s->dir = dir;
+    s->name = run->name;
+    s->dir = run->dir;
     s->work = *work;
     s->steps = (work->total + work->per_step - 1) / work->per_step;
-    ZB_TRY(zb_dir_make(dir, err));
-    s->log_path = zb_path_join(&s->arena, dir, "log.jsonl");
+    ZB_TRY(zb_dir_make(s->dir, err));
+    s->log_path = zb_path_join(&s->arena, s->dir, "log.jsonl");
     plan_rates(s);
-    s->checkpoint = (zb_checkpoint){.run_dir = dir, .optim = optim, .n_optims = n_optims};
-    name_run(s, digest_of);
+    s->checkpoint =
+        (zb_checkpoint){.run_dir = s->dir, .optim = run->optim, .n_optims = run->n_optims};
+    name_run(s, run->digest_of);
     ZB_TRY(resume(s, err));
-    zb_progress_begin(&s->progress, name, work->unit, (double)done_at(s, s->step),
+    zb_progress_begin(&s->progress, s->name, work->unit, (double)done_at(s, s->step),
                       (double)work->total);
     s->t_step = zb_seconds();
     return ZB_OK;

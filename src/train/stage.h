@@ -62,17 +62,22 @@ typedef struct zb_stage {
     double t_step;
 } zb_stage;
 
-/* Reads the text, plans the steps, resumes from a checkpoint if allowed. `digest_of` (borrowed
- * JSON) describes everything the result depends on; optimisers must hold their parameters already.
- * A stage that starts afresh begins its log anew. */
-zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
-                         const zb_tokenizer *t, const json_t *digest_of, zb_optim **optim,
-                         int n_optims, zb_err *err);
+/* What runs: name and folder, what it depends on, what it trains. */
+typedef struct zb_stage_run {
+    const char *name, *dir;
+    const json_t *digest_of; /* everything the result depends on */
+    zb_optim **optim;        /* hold their parameters already */
+    int n_optims;
+    const zb_tokenizer *tokenizer; /* of text that is packed */
+} zb_stage_run;
+
+/* Reads the text, plans the steps, resumes from a checkpoint if allowed. A stage that starts afresh
+ * begins its log anew. */
+zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const zb_stage_run *run, zb_err *err);
 
 /* The same for a stage that has read its data itself, into s->arena (s zeroed before). */
-zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const char *name, const char *dir,
-                         const zb_stage_work *work, const json_t *digest_of, zb_optim **optim,
-                         int n_optims, zb_err *err);
+zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run *run,
+                         const zb_stage_work *work, zb_err *err);
 
 int zb_stage_per_pass(const zb_stage_opts *o); /* rows or examples that pass at once */
 double zb_stage_lr(const zb_stage *s);         /* of the current step */
