@@ -1,8 +1,10 @@
 /* params.c - declaring the parameter table from a configuration (contract in params.h). */
 #include "model/params.h"
 
+#include "kernels/kernels.h"
 #include "model/mixer.h"
 
+#include <math.h>
 #include <string.h>
 
 static zb_param *append(zb_param_table *t, zb_role role, int layer, const char *name, int rows,
@@ -82,6 +84,12 @@ void zb_param_to_f32(const zb_param *p, int first, int n, float *out) {
 }
 
 int64_t zb_param_count(const zb_param *p) { return (int64_t)p->rows * p->cols; }
+
+/* The sum is f64: finite weights do not overflow it. */
+bool zb_param_is_finite(const zb_param *p) {
+    ZB_ASSERT(p->w);
+    return isfinite(zb_kernels_get()->sum_squares(zb_param_count(p), p->w));
+}
 
 int64_t zb_params_total(const zb_param_table *t) {
     int64_t n = 0;

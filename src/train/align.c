@@ -327,11 +327,16 @@ static double report(const align *a, double tokens, json_t *out) {
     return total;
 }
 
-static void update(align *a, double lr) {
-    double start = zb_seconds();
+/* The largest norm of a layer's gradient, or one that is not finite. */
+static double update(align *a, double lr) {
+    double start = zb_seconds(), most = 0;
     for (int i = 0; i < a->n; i++)
-        for (int l = 0; l < a->L; l++) zb_optim_step_clipped(&a->s[i]->optim[l], lr, a->so->clip);
+        for (int l = 0; l < a->L; l++) {
+            double norm = zb_optim_step_clipped(&a->s[i]->optim[l], lr, a->so->clip);
+            if (norm > most || !isfinite(norm)) most = norm;
+        }
     a->times.update += zb_seconds() - start;
+    return most;
 }
 
 /* Are layers given the student's states at this step? */
@@ -398,7 +403,8 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
 }
 
 /* Rows first .. first+batch-1 through all layers, and one step of every optimiser. */
-static zb_status step(align *a, zb_packer *packer, int64_t first, double lr, zb_err *err) {
+static zb_status step(align *a, zb_packer *packer, int64_t first, double lr, double *norm,
+                      zb_err *err) {
     zb_arena scratch = {0};
     const zb_stage_opts *so = a->so;
     int rows = zb_stage_per_pass(so);
@@ -413,17 +419,17 @@ static zb_status step(align *a, zb_packer *packer, int64_t first, double lr, zb_
     }
     zb_arena_free(&scratch);
     if (s != ZB_OK) return s;
-    update(a, lr);
+    *norm = update(a, lr);
     return ZB_OK;
 }
 
 static zb_status train_step(align *a, zb_stage *st, zb_err *err) {
-    double tokens = (double)(a->so->batch * a->so->sequence_length);
+    double tokens = (double)(a->so->batch * a->so->sequence_length), norm = 0;
     st->packer.longest = zb_stage_longest(st);
-    ZB_TRY(step(a, &st->packer, st->step * a->so->batch, zb_stage_lr(st), err));
+    ZB_TRY(step(a, &st->packer, st->step * a->so->batch, zb_stage_lr(st), &norm, err));
     json_t *o = json_object();
     double loss = report(a, tokens, o);
-    return zb_stage_step_done(st, o, loss, err);
+    return zb_stage_step_done(st, o, loss, norm, err);
 }
 
 static zb_status loop(align *a, zb_stage *st, zb_err *err) {
@@ -438,7 +444,8 @@ static zb_status loop(align *a, zb_stage *st, zb_err *err) {
     return ZB_OK;
 }
 
-static zb_status save_all(align *a, const json_t *how, zb_err *err) {
+static zb_status save_all(align *a, const zb_stage *st, const json_t *how, zb_err *err) {
+    for (int i = 0; i < a->n; i++) ZB_TRY(zb_stage_check_model(st, a->s[i]->model, err));
     for (int i = 0; i < a->n; i++) {
         json_t *p = json_pack("{s:s,s:O}", "stage", "align", "options", how);
         zb_status s = zb_model_save(a->s[i]->model, a->s[i]->out, ZB_F32, a->o->teacher, p, err);
@@ -449,6 +456,7 @@ static zb_status save_all(align *a, const json_t *how, zb_err *err) {
 }
 
 zb_status zb_align_check(const zb_align_opts *o, const zb_stage_opts *s, zb_err *err) {
+    ZB_TRY(zb_stage_check(s, err));
     if (!o->early_stop || (s->eval_every > 0 && s->valid_tokens > 0)) return ZB_OK;
     return zb_fail(err, ZB_ERR_CONFIG,
                    "early_stop: expected validations to judge by, found eval_every %lld and "
@@ -484,7 +492,7 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
         s = zb_stage_begin(&st, &sc, &run, err);
     }
     if (s == ZB_OK) s = loop(&a, &st, err);
-    if (s == ZB_OK) s = save_all(&a, how, err);
+    if (s == ZB_OK) s = save_all(&a, &st, how, err);
     if (s == ZB_OK) s = zb_stage_finish(&st, err);
     json_decref(how);
     zb_stage_free(&st);
@@ -525,9 +533,9 @@ zb_status zb_align_measure(const zb_align_opts *o, const zb_stage_opts *so, zb_s
         s = zb_packer_init(&packer, &corpus, (int)so->sequence_length, false, 1, &scratch, err);
     }
     for (int i = -1; i < m->steps && s == ZB_OK; i++) {
-        double start = zb_seconds();
+        double norm = 0, start = zb_seconds();
         if (i == 0) a.times = (zb_step_times){0};
-        s = step(&a, &packer, 0, so->lr, err);
+        s = step(&a, &packer, 0, so->lr, &norm, err);
         if (i >= 0) m->seconds[i] = zb_seconds() - start;
         if (s == ZB_OK && zb_interrupted()) s = zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted");
     }

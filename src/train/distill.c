@@ -296,7 +296,7 @@ static zb_status train_step(void *user, zb_stage *st, zb_err *err) {
     json_t *o = json_pack("{s:f,s:f,s:f}", "kl", sums.kl / tokens, "ce",
                           sums.ce / fmax(1, (double)sums.predicted), "grad_norm", norm);
     if (d->o->hidden_weight > 0) json_object_set_new(o, "hidden", json_real(d->hidden / tokens));
-    return zb_stage_step_done(st, o, loss, err);
+    return zb_stage_step_done(st, o, loss, norm, err);
 }
 
 zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, const char *dir,
@@ -306,6 +306,7 @@ zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, cons
     zb_stage_opts sc = *so;
     distill d = {.o = &oc, .so = &sc};
     zb_memory_plan plan = {0};
+    ZB_TRY(zb_stage_check(so, err));
     ZB_TRY(plan_memory(&d, &oc, &sc, &plan, err));
     if (so->dry_run) return ZB_OK;
     zb_opt_group g[] = {{"", zb_distill_opt_table, &oc},

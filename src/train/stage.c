@@ -120,6 +120,20 @@ static int64_t done_at(const zb_stage *s, int64_t step) {
     return done < s->work.total ? done : s->work.total;
 }
 
+zb_status zb_stage_check(const zb_stage_opts *o, zb_err *err) {
+    const struct {
+        const char *name;
+        double value;
+    } beta[] = {{"beta1", o->beta1}, {"beta2", o->beta2}};
+    for (int i = 0; i < 2; i++) /* 1 - beta^step divides the moments */
+        if (!(beta[i].value < 1))
+            return zb_fail(err, ZB_ERR_CONFIG, "%s: expected less than 1, found %g", beta[i].name,
+                           beta[i].value);
+    if (!(o->eps > 0)) /* a weight without a gradient has no moment */
+        return zb_fail(err, ZB_ERR_CONFIG, "eps: expected more than 0, found %g", o->eps);
+    return ZB_OK;
+}
+
 zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const zb_stage_run *run,
                          zb_err *err) {
     *s = (zb_stage){0};
@@ -228,7 +242,30 @@ double zb_stage_peak_rss(void) {
     return (double)u.ru_maxrss / 1024;
 }
 
+static zb_status diverged(const zb_stage *s, const char *what, zb_err *err) {
+    return zb_fail(err, ZB_ERR_CONFIG,
+                   "%s: %s not finite at step %lld of %lld: lower lr (%g), or look at the model it "
+                   "started from",
+                   s->name, what, (long long)s->step, (long long)s->steps, s->o->lr);
+}
+
+static zb_status check_param(const zb_stage *s, const zb_param *p, zb_err *err) {
+    char what[256];
+    if (zb_param_is_finite(p)) return ZB_OK;
+    snprintf(what, sizeof what, "%s is", p->name);
+    return diverged(s, what, err);
+}
+
+zb_status zb_stage_check_model(const zb_stage *s, zb_model *m, zb_err *err) {
+    const zb_param_table *t = zb_model_params(m);
+    for (int i = 0; i < t->n; i++) ZB_TRY(check_param(s, &t->item[i], err));
+    return ZB_OK;
+}
+
 static zb_status save(zb_stage *s, zb_err *err) {
+    for (int i = 0; i < s->checkpoint.n_optims; i++)
+        for (int j = 0; j < s->checkpoint.optim[i]->n; j++)
+            ZB_TRY(check_param(s, s->checkpoint.optim[i]->slot[j].param, err));
     json_t *extra = json_object();
     if (s->best) json_object_set(extra, "best", s->best);
     zb_status st = zb_checkpoint_save(&s->checkpoint, s->step, extra, (int)s->o->keep_last, err);
@@ -236,12 +273,16 @@ static zb_status save(zb_stage *s, zb_err *err) {
     return st;
 }
 
-zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *err) {
+zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, double norm, zb_err *err) {
     double now = zb_seconds(), lr = zb_stage_lr(s);
     int64_t before = done_at(s, s->step), done = done_at(s, s->step + 1);
     char rate[32];
     snprintf(rate, sizeof rate, "%s_per_second", s->work.unit);
     s->step++;
+    if (!isfinite(loss) || !isfinite(norm)) {
+        json_decref(numbers);
+        return diverged(s, isfinite(loss) ? "the gradient's norm is" : "the loss is", err);
+    }
     json_object_set_new(numbers, "stage", json_string(s->name));
     json_object_set_new(numbers, "step", json_integer(s->step));
     json_object_set_new(numbers, s->work.unit, json_integer(done));
@@ -251,12 +292,6 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *
     json_object_set_new(numbers, rate, json_real((double)(done - before) / (now - s->t_step)));
     json_object_set_new(numbers, "peak_rss_mib", json_real(zb_stage_peak_rss()));
     s->t_step = now;
-    if (!isfinite(loss)) {
-        json_decref(numbers);
-        return zb_fail(err, ZB_ERR_CONFIG,
-                       "%s: the loss is not finite at step %lld: lower the learning rate", s->name,
-                       (long long)s->step);
-    }
     if (s->step % s->o->log_every == 0 || s->step == s->steps)
         ZB_TRY(zb_log_event(s->log_path, numbers, err));
     else
@@ -285,6 +320,10 @@ bool zb_stage_eval_due(const zb_stage *s) {
 zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is_best,
                             zb_err *err) {
     double best = json_number_value(json_object_get(s->best, "value"));
+    if (!isfinite(value)) {
+        json_decref(numbers);
+        return diverged(s, "the held-out loss is", err);
+    }
     *is_best = !s->best || value < best;
     if (*is_best) {
         json_decref(s->best);

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/opts.h"
 #include "data/corpus.h"
+#include "model/model.h"
 #include "train/checkpoint.h"
 
 /* Common options. */
@@ -79,6 +80,9 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const zb_stage_run
 zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run *run,
                          const zb_stage_work *work, zb_err *err);
 
+/* Rates under which AdamW divides by zero are refused; to be called before anything is read. */
+zb_status zb_stage_check(const zb_stage_opts *o, zb_err *err);
+
 int zb_stage_per_pass(const zb_stage_opts *o); /* rows or examples that pass at once */
 double zb_stage_lr(const zb_stage *s);         /* of the current step */
 
@@ -86,13 +90,16 @@ double zb_stage_lr(const zb_stage *s);         /* of the current step */
 int zb_stage_longest(const zb_stage *s);
 
 /* After a step: one line of the log with the given numbers (stolen; step, units done, lr and speed
- * are added), progress, checkpoint when due. ZB_ERR_INTERRUPTED after saving when the user asked to
- * stop. */
-zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, zb_err *err);
+ * are added), progress, checkpoint when due. A loss or norm of the gradient that is not finite ends
+ * the run, and so do such weights before they are saved: the last checkpoint stays good.
+ * ZB_ERR_INTERRUPTED after saving when the user asked to stop. */
+zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, double norm, zb_err *err);
+/* An error where a trained model holds weights that are not finite. */
+zb_status zb_stage_check_model(const zb_stage *s, zb_model *m, zb_err *err);
 bool zb_stage_eval_due(
     const zb_stage *s); /* before the first and after the last step, and every eval_every steps */
 zb_status zb_stage_log_eval(zb_stage *s, json_t *numbers, double value, bool *is_best,
-                            zb_err *err); /* lower is better */
+                            zb_err *err); /* lower is better; it must be finite */
 
 /* Ends progress and removes checkpoints, whose purpose is over once the result is saved. */
 zb_status zb_stage_finish(zb_stage *s, zb_err *err);

@@ -316,7 +316,7 @@ static zb_status train_step(void *user, zb_stage *st, zb_err *err) {
     json_t *o = has_pairs(t->o) ? pair_numbers(&s) : json_object();
     json_object_set_new(o, "grad_norm", json_real(norm));
     json_object_set_new(o, "learnt", json_integer((json_int_t)s.learnt));
-    return zb_stage_step_done(st, o, mean_of(t, &s), err);
+    return zb_stage_step_done(st, o, mean_of(t, &s), norm, err);
 }
 
 static zb_status validate(void *user, zb_stage *st, bool *is_best, zb_err *err) {
@@ -341,7 +341,8 @@ static zb_status validate(void *user, zb_stage *st, bool *is_best, zb_err *err) 
     return zb_stage_log_eval(st, o, loss, is_best, err);
 }
 
-zb_status zb_tune_check(const zb_tune_opts *o, zb_err *err) {
+zb_status zb_tune_check(const zb_tune_opts *o, const zb_stage_opts *loop, zb_err *err) {
+    ZB_TRY(zb_stage_check(loop, err));
     if (o->prompt_length >= o->length)
         return zb_fail(err, ZB_ERR_CONFIG,
                        "prompt_length: expected less than length %lld, found %lld",
@@ -365,7 +366,7 @@ static zb_stage_opts stage_of(const zb_tune_opts *o, const zb_stage_opts *loop) 
 
 zb_status zb_tune_run(const zb_tune_opts *o, const zb_stage_opts *loop_opts, const char *dir,
                       zb_err *err) {
-    ZB_TRY(zb_tune_check(o, err));
+    ZB_TRY(zb_tune_check(o, loop_opts, err));
     if (!o->student) return zb_fail(err, ZB_ERR_CONFIG, "student is needed");
     zb_tune_opts oc = *o; /* with what the plan of memory chooses */
     zb_stage_opts sc = stage_of(o, loop_opts);

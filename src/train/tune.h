@@ -24,7 +24,7 @@ typedef struct zb_tune_opts {
 extern const zb_opt zb_tune_opt_table[];
 
 /* Options that contradict each other, seen before anything is read. */
-zb_status zb_tune_check(const zb_tune_opts *o, zb_err *err);
+zb_status zb_tune_check(const zb_tune_opts *o, const zb_stage_opts *loop, zb_err *err);
 
 /* `loop`: the options of zb_loop_opt_table. `dir` receives log and checkpoints. */
 zb_status zb_tune_run(const zb_tune_opts *o, const zb_stage_opts *loop, const char *dir,

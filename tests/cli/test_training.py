@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import struct
 import subprocess
 
 import pytest
@@ -12,6 +13,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 ZEBRA = os.path.join(ROOT, os.environ.get("ZB_BUILD", "build/release"), "src", "cli", "zebra")
 TEACHER = os.path.join(ROOT, "tests", "golden", "llama")
 HYBRID = os.path.join(ROOT, "tests", "golden", "hybrid")
+UNTIED = os.path.join(ROOT, "tests", "golden", "llama3-rope-untied")
 
 
 def run(*args):
@@ -157,6 +159,75 @@ def test_shares_of_a_run_are_not_lengthened(tmp_path, text):
     distil(one, text, 1280, "--decay", "0.4", "--short-share", "0.5", "--short-length", "16")
     assert checkpoints(one) == []
     assert "resuming" not in distil(one, text, 2560, "--decay", "0.4", "--short-share", "0.5", "--short-length", "16")[0]
+
+
+# ---- numbers that are not finite ----
+
+def broken(source, target, name, at):
+    """A copy of a model with one weight that is not a number."""
+    shutil.copytree(source, target)
+    path = target / "model.safetensors"
+    raw = bytearray(path.read_bytes())
+    n = struct.unpack("<Q", raw[:8])[0]
+    struct.pack_into("<f", raw, 8 + n + json.loads(raw[8:8 + n])[name]["data_offsets"][0] + 4 * at, math.nan)
+    path.write_bytes(raw)
+    return str(target)
+
+
+def train(command, student, out, text, *args):
+    """A command of training on a few tokens; `tune` learns the texts as they are."""
+    if command == "tune":
+        return run("tune", "--method", "sft", "--student", student, "--out", str(out), "--train", text, "--valid", text, "--batch", "2",
+                   "--valid-examples", "4", *args)
+    return run(command, "--teacher", UNTIED, "--student" if command == "distill" else "--students", student, "--out", str(out), "--train", text,
+               "--valid", text, "--tokens", "256", "--sequence-length", "64", "--batch", "2", *args)
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """Texts of ids for every command."""
+    path = tmp_path / "lines.jsonl"
+    ids = [[3 + (d * 31 + i * i * 7) % 80 for i in range(20 + 2 * d)] for d in range(20)]
+    path.write_text("".join(json.dumps({"input_ids": x, "prompt": x[:1], "completion": x[1:]}) + "\n" for x in ids))
+    return str(path)
+
+
+@pytest.mark.parametrize("command", ["distill", "align", "tune"])
+@pytest.mark.parametrize("arg,said", [(("--beta1", "1"), "beta1: expected less than 1, found 1"),
+                                      (("--beta2", "1"), "beta2: expected less than 1, found 1"), (("--eps", "0"), "eps: expected more than 0, found 0")])
+def test_rates_that_divide_by_zero_are_refused(tmp_path, lines, command, arg, said):
+    r = train(command, UNTIED, tmp_path / "o", lines, *arg)
+    assert r.returncode == 5 and said in r.stderr, r.stderr
+    assert not list(tmp_path.glob("o*"))
+
+
+@pytest.mark.parametrize("command", ["distill", "align", "tune"])
+@pytest.mark.parametrize("extra,said", [((), "the held-out loss is not finite at step 0 of"),
+                                        (("--valid-tokens", "0"), "the loss is not finite at step 1 of")])
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, lines, command, extra, said):
+    student = broken(UNTIED, tmp_path / "s", "model.layers.1.mlp.up_proj.weight", 5)
+    if command == "tune" and extra:
+        r = run("tune", "--method", "sft", "--student", student, "--out", str(tmp_path / "o"), "--train", lines, "--batch", "2")
+    else:
+        r = train(command, student, tmp_path / "o", lines, *extra)
+    assert r.returncode == 5 and f"{command}: {said}" in r.stderr and "lower lr" in r.stderr, r.stderr
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("command", ["distill", "tune"])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, lines, command):
+    """The row of an id that never occurs: no loss and no gradient tells of it."""
+    student = broken(UNTIED, tmp_path / "s", "model.embed_tokens.weight", 96 * 48 + 7)
+    r = train(command, student, tmp_path / "o", lines)
+    assert r.returncode == 5 and f"{command}: model.embed_tokens.weight is not finite" in r.stderr, r.stderr
+    assert not (tmp_path / "o").exists() and not list(tmp_path.glob("o.train/checkpoint-*"))
+
+
+def test_aligned_weights_that_are_not_finite_are_not_saved(tmp_path, lines):
+    student = broken(UNTIED, tmp_path / "s", "model.norm.weight", 7)  # behind the layers: no layer's loss tells of it
+    r = train("align", student, tmp_path / "o", lines)
+    assert r.returncode == 5 and "align: model.norm.weight is not finite" in r.stderr, r.stderr
+    assert not (tmp_path / "o").exists()
 
 
 # ---- tuning to answers ----

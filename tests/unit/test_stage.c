@@ -1,0 +1,139 @@
+/* What all stages of training share, on one parameter of a few numbers: when a run ends, what it
+ * leaves, what it takes up again. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "train/stage.h"
+
+enum { N = 3, STEPS = 6 };
+
+static char folder[64];
+static zb_arena arena;
+
+static int set_up(void **state) {
+    (void)state;
+    zb_log_set(ZB_LOG_QUIET);
+    snprintf(folder, sizeof folder, "/tmp/zb_stage.XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    zb_arena_free(&arena);
+    return zb_dir_remove(folder, NULL) == ZB_OK ? 0 : -1;
+}
+
+/* A run in the folder: what it trains, and the stage. */
+typedef struct run {
+    float w[N], grad[N];
+    zb_param p;
+    zb_optim optim, *list[1];
+    json_t *how;
+    zb_stage_opts o;
+    zb_stage s;
+    zb_err err;
+} run;
+
+static run *new_run(void) {
+    run *r = ZB_NEW(&arena, run);
+    zb_opt_group g[] = {{"", zb_stage_opt_table, &r->o}, {"", zb_loop_opt_table, &r->o}, {0}};
+    zb_opts_defaults(g);
+    r->o.save_every = 2;
+    for (int i = 0; i < N; i++) r->w[i] = (float)(i + 1);
+    r->p =
+        (zb_param){.name = "p", .dtype = ZB_F32, .n_dims = 1, .shape = {N}, .rows = 1, .cols = N};
+    r->p.w = r->w;
+    r->p.grad = r->grad;
+    r->p.data = r->w;
+    zb_optim_init(&r->optim, 0.9, 0.99, 1e-8);
+    zb_optim_add(&r->optim, &r->p, 1, 0);
+    r->list[0] = &r->optim;
+    return r;
+}
+
+static zb_status begin(run *r) {
+    zb_opt_group g[] = {{"", zb_stage_opt_table, &r->o}, {"", zb_loop_opt_table, &r->o}, {0}};
+    r->how = zb_opts_json(g);
+    zb_stage_run what = {
+        .name = "test", .dir = folder, .digest_of = r->how, .optim = r->list, .n_optims = 1};
+    zb_stage_work work = {.unit = "tokens", .per_step = 10, .total = 10 * STEPS, .validates = true};
+    return zb_stage_start(&r->s, &r->o, &what, &work, &r->err);
+}
+
+static void end(run *r) {
+    json_decref(r->how);
+    zb_stage_free(&r->s);
+    zb_optim_free(&r->optim);
+}
+
+static zb_status step(run *r, double loss) {
+    for (int i = 0; i < N; i++) r->grad[i] = 0.1f * r->w[i];
+    zb_optim_step(&r->optim, zb_stage_lr(&r->s), 1);
+    return zb_stage_step_done(&r->s, json_object(), loss, 1, &r->err);
+}
+
+static void steps(run *r, int n) {
+    for (int i = 0; i < n; i++)
+        if (step(r, 1) != ZB_OK) fail_msg("%s", r->err.msg);
+}
+
+static void check_said(const run *r, const char *said) {
+    if (!strstr(r->err.msg, said)) fail_msg("expected \"%s\", found \"%s\"", said, r->err.msg);
+}
+
+/* The run goes on from step `at` with weights w. */
+static void check_resumes(int64_t at, const float *w) {
+    run *r = new_run();
+    if (begin(r) != ZB_OK) fail_msg("%s", r->err.msg);
+    assert_int_equal(r->s.step, at);
+    assert_memory_equal(r->w, w, sizeof r->w);
+    end(r);
+}
+
+/* Numbers that are not finite end the run at that step, and the last checkpoint is still good. */
+static void test_diverged(void **state) {
+    (void)state;
+    float good[N];
+    run *r = new_run();
+    assert_int_equal(begin(r), ZB_OK);
+    steps(r, 2);
+    memcpy(good, r->w, sizeof good);
+    assert_int_equal(step(r, (double)NAN), ZB_ERR_CONFIG);
+    check_said(r, "test: the loss is not finite at step 3 of 6: lower lr (0.0002)");
+    end(r);
+    check_resumes(2, good);
+    r = new_run();
+    assert_int_equal(begin(r), ZB_OK);
+    assert_int_equal(zb_stage_step_done(&r->s, json_object(), 1, (double)INFINITY, &r->err),
+                     ZB_ERR_CONFIG);
+    check_said(r, "test: the gradient's norm is not finite at step 3 of 6: lower lr");
+    bool best;
+    assert_int_equal(zb_stage_log_eval(&r->s, json_object(), (double)NAN, &best, &r->err),
+                     ZB_ERR_CONFIG);
+    check_said(r, "test: the held-out loss is not finite");
+    end(r);
+    r = new_run();
+    assert_int_equal(begin(r), ZB_OK);
+    steps(r, 1);
+    r->w[1] = INFINITY;
+    assert_int_equal(step(r, 1), ZB_ERR_CONFIG); /* a checkpoint is due */
+    check_said(r, "test: p is not finite at step 4 of 6: lower lr");
+    end(r);
+    check_resumes(2, good);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_diverged, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
