@@ -300,7 +300,8 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, double n
     snprintf(note, sizeof note, "loss %.4g", loss);
     zb_progress_update(&s->progress, (double)done, note);
     bool stop = zb_interrupted();
-    bool due = s->o->save_every > 0 && s->step % s->o->save_every == 0 && s->step < s->steps;
+    /* after the last step, too: what comes then, a validation and the result's save, may fail */
+    bool due = s->o->save_every > 0 && (s->step % s->o->save_every == 0 || s->step == s->steps);
     bool trunk_ends = s->checkpoint.trunk && s->step == s->checkpoint.trunk_steps;
     if (due || stop || trunk_ends) ZB_TRY(save(s, err));
     if (stop)

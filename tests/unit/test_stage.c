@@ -86,6 +86,12 @@ static void steps(run *r, int n) {
         if (step(r, 1) != ZB_OK) fail_msg("%s", r->err.msg);
 }
 
+static char *in_folder(const char *name) { return zb_path_join(&arena, folder, name); }
+
+static bool has(const char *name) {
+    return zb_dir_exists(in_folder(name)) || zb_file_exists(in_folder(name));
+}
+
 static void check_said(const run *r, const char *said) {
     if (!strstr(r->err.msg, said)) fail_msg("expected \"%s\", found \"%s\"", said, r->err.msg);
 }
@@ -131,9 +137,30 @@ static void test_diverged(void **state) {
     check_resumes(2, good);
 }
 
+/* What comes behind the last step may fail, and the steps are not lost. */
+static void test_last_step(void **state) {
+    (void)state;
+    run *r = new_run();
+    r->o.save_every = 4;
+    assert_int_equal(begin(r), ZB_OK);
+    steps(r, STEPS);
+    float last[N];
+    memcpy(last, r->w, sizeof last);
+    end(r);
+    r = new_run();
+    r->o.save_every = 4;
+    assert_int_equal(begin(r), ZB_OK);
+    assert_int_equal(r->s.step, STEPS);
+    assert_memory_equal(r->w, last, sizeof last);
+    assert_int_equal(zb_stage_finish(&r->s, &r->err), ZB_OK);
+    end(r);
+    assert_false(has("checkpoint-6"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_diverged, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_last_step, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
