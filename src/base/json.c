@@ -58,8 +58,9 @@ zb_status zb_json_lines(const char *path, size_t line_limit, zb_json_take take, 
     return s;
 }
 
-zb_status zb_json_write(const char *path, const json_t *value, zb_err *err) {
-    char *text = json_dumps(value, JSON_INDENT(1) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(10));
+static zb_status write_text(const char *path, const json_t *value, int digits, zb_err *err) {
+    char *text =
+        json_dumps(value, JSON_INDENT(1) | JSON_ENCODE_ANY | JSON_REAL_PRECISION((size_t)digits));
     if (!text) return zb_fail(err, ZB_ERR_INTERNAL, "%s: value cannot be written as JSON", path);
     zb_buf b;
     zb_buf_init(&b, SIZE_MAX / 4);
@@ -71,6 +72,14 @@ zb_status zb_json_write(const char *path, const json_t *value, zb_err *err) {
     zb_status s = zb_file_write(path, b.p, b.n, err);
     zb_buf_free(&b);
     return s;
+}
+
+zb_status zb_json_write(const char *path, const json_t *value, zb_err *err) {
+    return write_text(path, value, 10, err);
+}
+
+zb_status zb_json_write_exact(const char *path, const json_t *value, zb_err *err) {
+    return write_text(path, value, 17, err);
 }
 
 char *zb_json_text(const json_t *value, zb_arena *a) {

@@ -21,7 +21,9 @@ typedef zb_status (*zb_json_take)(void *user, json_t *value, const char *where, 
                                   zb_err *err);
 zb_status zb_json_lines(const char *path, size_t line_limit, zb_json_take take, void *user,
                         zb_err *err);
-zb_status zb_json_write(const char *path, const json_t *value, zb_err *err); /* indented, atomic */
+/* Indented, atomic; numbers of ten digits, or such that the same double is read again. */
+zb_status zb_json_write(const char *path, const json_t *value, zb_err *err);
+zb_status zb_json_write_exact(const char *path, const json_t *value, zb_err *err);
 
 zb_status zb_json_int(const json_t *o, const char *where, const char *key, bool required,
                       int64_t min, int64_t max, int64_t *out, zb_err *err);

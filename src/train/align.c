@@ -438,6 +438,7 @@ static zb_status loop(align *a, zb_stage *st, zb_err *err) {
         if (zb_stage_eval_due(st)) ZB_TRY(validate(a, st, err));
         ZB_TRY(train_step(a, st, err));
     }
+    a->own = takes_own(a, st, st->steps - 1); /* a run resumed here has seen no step */
     if (zb_stage_eval_due(st)) ZB_TRY(validate(a, st, err));
     for (int i = 0; i < a->n * a->L && a->o->early_stop; i++)
         zb_optim_back(&a->s[i / a->L]->optim[i % a->L]);

@@ -126,7 +126,7 @@ zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t 
         json_array_append_new(optim_steps, json_integer(k->optim[i]->step));
     json_object_set_new(o, "optimizer_steps", optim_steps);
     json_object_set_new(o, "early_stopping", watched(k));
-    if (s == ZB_OK) s = zb_json_write(zb_path_join(&a, tmp, "trainer_state.json"), o, err);
+    if (s == ZB_OK) s = zb_json_write_exact(zb_path_join(&a, tmp, "trainer_state.json"), o, err);
     json_decref(o);
     if (s == ZB_OK) s = zb_dir_remove(final, err);
     if (s == ZB_OK) s = zb_path_rename(tmp, final, err);

@@ -6,6 +6,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 
 import pytest
 
@@ -114,6 +115,26 @@ def test_layers_are_given_the_students_own_states(tmp_path, text):
 def test_layers_learn_from_the_students_own_states(tmp_path, text, weight):
     first, last = align(tmp_path, text, "own", "--lr", "1e-3", "--student-inputs", "1", "--hidden-weight", weight)
     assert last["valid_loss"] < first["valid_loss"]
+
+
+def test_an_alignment_killed_behind_its_last_step_ends_the_same(tmp_path, text):
+    """Layers are judged by the student's own states in the last steps, also by a run that resumes behind them."""
+    valid = tmp_path / "valid.jsonl"  # long enough for a validation to be met
+    valid.write_text("".join(json.dumps({"input_ids": [3 + (d * 17 + i * i * 5) % 94 for i in range(200)]}) + "\n" for d in range(80)))
+    options = ("--lr", "1e-3", "--student-inputs", "0.5", "--early-stop", "1", "--eval-every", "23", "--valid-tokens", "16000", "--valid", str(valid))
+    whole = align(tmp_path, text, "whole", *options)
+    folder = tmp_path / "killed"
+    p = subprocess.Popen([ZEBRA, "align", "--teacher", TEACHER, "--students", HYBRID, "--out", str(folder / "aligned"), "--train", text,
+                          "--work", str(folder), "--tokens", "3072", "--sequence-length", "64", "--batch", "2", "--precision", "f32", *options],
+                         stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"})
+    while p.poll() is None and not (folder / "checkpoint-24").exists():
+        time.sleep(0.002)
+    p.kill()
+    assert p.wait() != 0 and (folder / "checkpoint-24").exists() and not (folder / "aligned").exists()
+    again = align(tmp_path, text, "killed", *options)
+    key = "ild_hidden.aligned"
+    assert [x["step"] for x in again] == [x["step"] for x in whole] and again[-1][key] == whole[-1][key]
+    assert weights(folder / "aligned") == weights(tmp_path / "whole/aligned")
 
 
 # ---- runs that are lengthened ----

@@ -157,10 +157,33 @@ static void test_last_step(void **state) {
     assert_false(has("checkpoint-6"));
 }
 
+/* What was best so far is known to the last bit, so that a resumed run judges as it would have. */
+static void test_best_is_exact(void **state) {
+    (void)state;
+    const double value = 0.1 + 1.0 / 3 * 1e-9, least = 1.0 / 7;
+    bool best;
+    run *r = new_run();
+    zb_optim_watch(&r->optim);
+    assert_int_equal(begin(r), ZB_OK);
+    steps(r, 1);
+    assert_int_equal(zb_stage_log_eval(&r->s, json_object(), value, &best, &r->err), ZB_OK);
+    zb_optim_judge(&r->optim, least, 3);
+    steps(r, 1);
+    end(r);
+    r = new_run();
+    zb_optim_watch(&r->optim);
+    assert_int_equal(begin(r), ZB_OK);
+    assert_true(r->optim.least == least);
+    assert_int_equal(zb_stage_log_eval(&r->s, json_object(), value, &best, &r->err), ZB_OK);
+    assert_false(best); /* the same is no better */
+    end(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_diverged, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_last_step, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_best_is_exact, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
