@@ -7,6 +7,7 @@
 #include "format/safetensors.h"
 
 #include <inttypes.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -178,16 +179,40 @@ static zb_status restore_watched(const zb_checkpoint *k, const json_t *in, const
         if (!o->watched) continue;
         const json_t *j = json_array_get(in, at++), *least = json_array_get(j, 0),
                      *waited = json_array_get(j, 1), *stopped = json_array_get(j, 2);
-        if (!json_is_number(least) || !json_is_integer(waited) || !json_is_boolean(stopped))
+        int64_t count = json_integer_value(waited);
+        if (!json_is_number(least) || !json_is_integer(waited) || !json_is_boolean(stopped) ||
+            count < 0 || count > INT_MAX)
             return zb_fail(err, ZB_ERR_FORMAT,
-                           "%s: early_stopping: expected [number, integer, boolean] of optimiser "
+                           "%s: early_stopping: expected [number, count, boolean] of optimiser "
                            "%d",
                            path, i);
         o->least = json_number_value(least);
-        o->waited = (int)json_integer_value(waited);
+        o->waited = (int)count;
         o->stopped = json_is_true(stopped);
     }
     return ZB_OK;
+}
+
+/* The state must be one that this run can be in: its step says where in the data to go on. */
+static zb_status check_state(const zb_checkpoint *k, const json_t *o, int64_t step,
+                             const char *path, zb_err *err) {
+    int64_t found = 0;
+    json_t *counts = NULL, *extra = NULL;
+    ZB_TRY(zb_json_int(o, path, "step", true, 0, k->steps, &found, err));
+    if (found != step)
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "%s: step: expected %" PRId64 " as in the folder's name, found %" PRId64,
+                       path, step, found);
+    ZB_TRY(zb_json_array(o, path, "optimizer_steps", true, &counts, err));
+    bool right = json_array_size(counts) == (size_t)k->n_optims;
+    for (int i = 0; i < k->n_optims && right; i++) {
+        const json_t *n = json_array_get(counts, (size_t)i);
+        right = json_is_integer(n) && json_integer_value(n) >= 0 && json_integer_value(n) <= step;
+    }
+    if (!right)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: optimizer_steps: expected %d counts up to %" PRId64,
+                       path, k->n_optims, step);
+    return zb_json_object(o, path, "extra", false, &extra, err);
 }
 
 /* The checkpoint at `step`: whether it fits, and then what it holds. */
@@ -201,7 +226,8 @@ static zb_status resume_at(const zb_checkpoint *k, int64_t step, bool *fits, jso
     if (s == ZB_OK) s = zb_json_str(o, path, "digest", true, &digest, err);
     *fits = s == ZB_OK && !strcmp(digest, digest_at(k, step));
     if (*fits) {
-        s = restore_all(k, dir, a, err);
+        s = check_state(k, o, step, path, err);
+        if (s == ZB_OK) s = restore_all(k, dir, a, err);
         json_t *os = json_object_get(o, "optimizer_steps");
         for (int i = 0; i < k->n_optims; i++)
             k->optim[i]->step = json_integer_value(json_array_get(os, (size_t)i));

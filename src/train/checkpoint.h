@@ -22,6 +22,7 @@ typedef struct zb_checkpoint {
     const char *trunk;   /* the same without what only says how long the run is; NULL: none */
     int64_t trunk_steps; /* up to which runs of any length are one: checkpoints up to there carry
                             `trunk`, and the one at this step outlives the run */
+    int64_t steps;       /* of the whole run */
     zb_optim **optim;    /* [n_optims] trained parameters and moments; names are prefixed "<i>." */
     int n_optims;
 } zb_checkpoint;
@@ -29,8 +30,8 @@ typedef struct zb_checkpoint {
 zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t *extra,
                              int keep_last, zb_err *err);
 
-/* Restores the newest checkpoint that fits. *step = -1 and *extra = NULL if there is none (which is
- * said where there are others). */
+/* Restores the newest checkpoint that fits; one whose state cannot be is an error. *step = -1 and
+ * *extra = NULL if there is none (which is said where there are others). */
 zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **extra, zb_err *err);
 
 /* Removes all checkpoints of a finished run but the end of its trunk. */

@@ -97,6 +97,19 @@ static zb_status cut_log(zb_stage *s, int64_t step, zb_err *err) {
     return st;
 }
 
+static zb_status take_best(zb_stage *s, const json_t *extra, zb_err *err) {
+    char *where = zb_asprintf(&s->arena, "%s/checkpoint-%lld: best", s->dir, (long long)s->step);
+    int64_t step;
+    double value;
+    json_t *best = NULL;
+    ZB_TRY(zb_json_object(extra, where, "best", false, &best, err));
+    if (!best) return ZB_OK;
+    ZB_TRY(zb_json_int(best, where, "step", true, 0, s->step, &step, err));
+    ZB_TRY(zb_json_f64(best, where, "value", true, &value, err));
+    s->best = json_incref(best);
+    return ZB_OK;
+}
+
 static zb_status resume(zb_stage *s, zb_err *err) {
     int64_t step = -1;
     json_t *extra = NULL;
@@ -107,9 +120,9 @@ static zb_status resume(zb_stage *s, zb_err *err) {
         return ZB_OK;
     }
     s->step = step;
-    json_t *best = json_object_get(extra, "best");
-    if (json_is_object(best)) s->best = json_incref(best);
+    zb_status st = take_best(s, extra, err);
     json_decref(extra);
+    ZB_TRY(st);
     zb_info("%s: resuming at step %lld of %lld", s->name, (long long)step, (long long)s->steps);
     return cut_log(s, step, err);
 }
@@ -209,8 +222,8 @@ zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run
     ZB_TRY(zb_dir_make(s->dir, err));
     s->log_path = zb_path_join(&s->arena, s->dir, "log.jsonl");
     plan_rates(s);
-    s->checkpoint =
-        (zb_checkpoint){.run_dir = s->dir, .optim = run->optim, .n_optims = run->n_optims};
+    s->checkpoint = (zb_checkpoint){
+        .run_dir = s->dir, .steps = s->steps, .optim = run->optim, .n_optims = run->n_optims};
     name_run(s, run->digest_of);
     ZB_TRY(resume(s, err));
     zb_progress_begin(&s->progress, s->name, work->unit, (double)done_at(s, s->step),

@@ -179,11 +179,62 @@ static void test_best_is_exact(void **state) {
     end(r);
 }
 
+/* A checkpoint whose state has another `key`, or another name. */
+static void check_refused(const char *name, const char *key, json_t *value, const char *said) {
+    char *path = zb_asprintf(&arena, "%s/%s/trainer_state.json", folder, name);
+    json_t *was = NULL, *now;
+    run *r = new_run();
+    zb_optim_watch(&r->optim);
+    assert_int_equal(zb_json_read(path, 1 << 20, &was, &r->err), ZB_OK);
+    now = json_copy(was);
+    if (key) json_object_set_new(now, key, value);
+    assert_int_equal(zb_json_write_exact(path, now, &r->err), ZB_OK);
+    assert_int_equal(begin(r), ZB_ERR_FORMAT);
+    check_said(r, name);
+    check_said(r, said);
+    assert_int_equal(zb_json_write_exact(path, was, &r->err), ZB_OK);
+    json_decref(was);
+    json_decref(now);
+    end(r);
+}
+
+/* A step decides where in the data a run goes on, and whether it is over. */
+static void test_impossible_states(void **state) {
+    (void)state;
+    run *r = new_run();
+    bool best;
+    zb_optim_watch(&r->optim);
+    assert_int_equal(begin(r), ZB_OK);
+    steps(r, 1);
+    assert_int_equal(zb_stage_log_eval(&r->s, json_object(), 1, &best, &r->err), ZB_OK);
+    steps(r, 1);
+    end(r);
+    const char *name = "checkpoint-2";
+    check_refused(name, "step", json_integer(3), "step: expected 2 as in the folder's name");
+    check_refused(name, "step", json_string("2"), "key \"step\": expected");
+    check_refused(name, "step", json_integer(-1), "key \"step\": expected");
+    check_refused(name, "optimizer_steps", json_array(), "optimizer_steps: expected 1 counts");
+    check_refused(name, "optimizer_steps", json_pack("[i]", 3), "counts up to 2");
+    check_refused(name, "optimizer_steps", json_pack("[f]", 2.0), "counts up to 2");
+    check_refused(name, "early_stopping", json_pack("[[f,i,b]]", 1.0, -1, 0), "early_stopping");
+    check_refused(name, "extra", json_integer(1), "key \"extra\": expected");
+    check_refused(name, "extra", json_pack("{s:i}", "best", 1), "key \"best\": expected");
+    check_refused(name, "extra", json_pack("{s:{s:i,s:f}}", "best", "step", 3, "value", 1.0),
+                  "key \"step\": expected");
+    check_refused(name, "extra", json_pack("{s:{s:i,s:s}}", "best", "step", 1, "value", "low"),
+                  "key \"value\": expected");
+    zb_err err;
+    assert_int_equal(zb_path_rename(in_folder(name), in_folder("checkpoint-999999"), &err), ZB_OK);
+    check_refused("checkpoint-999999", NULL, NULL, "step: expected 999999 as in the folder's");
+    check_refused("checkpoint-999999", "step", json_integer(999999), "key \"step\": expected");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_diverged, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_last_step, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_best_is_exact, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_impossible_states, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
