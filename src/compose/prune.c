@@ -212,18 +212,38 @@ static zb_status repair(pruner *p, zb_err *err) {
     return s;
 }
 
+/* Rows first .. last-1, which the repair does not see. */
+static void held_out(pruner *p, int64_t *first, int64_t *last) {
+    int64_t rows = HELD_TOKENS / p->o->length;
+    *first = rows_of(p, p->o->tokens).rows;
+    *last = *first + (rows > 0 ? rows : 1);
+    if (*last > p->packer.rows) *last = p->packer.rows;
+}
+
+/* Without such rows nothing could tell whether a repair helps. */
+static zb_status check_held_out(pruner *p, zb_err *err) {
+    int64_t first, last;
+    held_out(p, &first, &last);
+    if (first < last) return ZB_OK;
+    return zb_fail(
+        err, ZB_ERR_CONFIG,
+        "%s: expected rows of %lld tokens beyond the %lld that are repaired on, to judge "
+        "the repair by, found %lld in all: lower tokens, or turn repair off",
+        p->o->text, (long long)p->o->length, (long long)first, (long long)p->packer.rows);
+}
+
 static zb_status pass(zb_runner *r, const zb_batch *b, float *out, zb_err *err) {
     ZB_TRY(zb_runner_begin(r, b, err));
     zb_runner_forward(r, out, NULL);
     return ZB_OK;
 }
 
-/* KL(present || small), nats per token, on rows that the repair has not seen; 0: there are none. */
+/* KL(present || small), nats per token, on rows that the repair has not seen. */
 static zb_status divergence(pruner *p, double *kl, zb_err *err) {
     zb_runner *big = NULL, *small = NULL;
-    int64_t first = rows_of(p, p->o->tokens).rows, last = first + HELD_TOKENS / p->o->length;
+    int64_t first, last;
+    held_out(p, &first, &last);
     int D = zb_model_config(present(p))->D, d = zb_model_config(p->small)->D;
-    if (last > p->packer.rows) last = p->packer.rows;
     zb_vocab_sums sums = {0};
     zb_arena a = {0};
     zb_status s = zb_runner_new(&big, present(p), ZB_PREC_F32, err);
@@ -245,7 +265,7 @@ static zb_status divergence(pruner *p, double *kl, zb_err *err) {
                               &sums);
         zb_arena_pop(&a, mark);
     }
-    *kl = sums.tokens ? sums.kl / (double)sums.tokens : 0;
+    *kl = sums.kl / (double)sums.tokens;
     zb_runner_free(big);
     zb_runner_free(small);
     zb_arena_free(&a);
@@ -271,13 +291,15 @@ static zb_status narrow(pruner *p, zb_err *err) {
     const zb_prune_opts *o = p->o;
     bool hidden = o->hidden < c->D;
     if (o->mlp == c->F && o->heads == c->H && !hidden) return ZB_OK;
+    /* with other hidden channels there is no telling what a layer should give */
+    bool mend = o->repair && !hidden;
+    if (mend) ZB_TRY(check_held_out(p, err));
     zb_prune_text t = rows_of(p, o->tokens);
     ZB_TRY(keep_widths(p, &t, err));
     double *norm = hidden ? ZB_NEW_ARRAY(&p->arena, double, 2 * c->L + 1) : NULL;
     if (hidden) ZB_TRY(zb_prune_norms(norm, present(p), &p->kept, &t, err));
     ZB_TRY(zb_prune_cut(&p->small, present(p), &p->kept, norm, err));
-    /* with other hidden channels there is no telling what a layer should give */
-    return o->repair && !hidden ? try_repair(p, err) : ZB_OK;
+    return mend ? try_repair(p, err) : ZB_OK;
 }
 
 static json_t *report_of(const pruner *p, zb_model *result) {
@@ -300,12 +322,22 @@ static json_t *report_of(const pruner *p, zb_model *result) {
     return o;
 }
 
+static zb_status check_finite(zb_model *m, zb_err *err) {
+    const zb_param_table *t = zb_model_params(m);
+    for (int i = 0; i < t->n; i++)
+        if (!zb_param_is_finite(&t->item[i]))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "prune: %s is not finite: look at the model's weights", t->item[i].name);
+    return ZB_OK;
+}
+
 static zb_status run(pruner *p, json_t **report, zb_err *err) {
     const zb_prune_opts *o = p->o;
     ZB_TRY(read_text(p, err));
     ZB_TRY(drop_layers(p, err));
     ZB_TRY(narrow(p, err));
     zb_model *result = p->small ? p->small : p->shallow;
+    ZB_TRY(check_finite(result, err));
     zb_prune_opts copy = *o; /* the JSON writer reads through non-const groups */
     zb_opt_group g[] = {{"", zb_prune_opt_table, &copy}, {0}};
     json_t *how = json_pack("{s:s,s:o}", "stage", "prune", "options", zb_opts_json(g));

@@ -47,7 +47,8 @@ typedef struct zb_prune_text {
     int rows, length;
 } zb_prune_text;
 
-/* Scores of a model's parts (the larger, the more they matter), in the arena. */
+/* Scores of a model's parts (the larger, the more they matter), in the arena; one that is not
+ * finite is an error. */
 typedef struct zb_prune_scores {
     double *influence; /* [L] mean over tokens of 1 - cos(input, output) (ShortGPT, 2403.03853) */
     double **mlp, **head; /* [L] of [F], [H]; head NULL unless all layers are attention */

@@ -70,6 +70,11 @@ static zb_status remove_one(depth *d, float *x, zb_progress *bar, double *trials
         zb_progress_update(bar, ++*trials, NULL);
         if (zb_interrupted()) return zb_fail(err, ZB_ERR_INTERRUPTED, "prune: interrupted");
     }
+    if (!isfinite(least))
+        return zb_fail(err, ZB_ERR_FORMAT,
+                       "prune: no layer can be left out: the divergence is not finite without any "
+                       "of %d: look at the model's weights",
+                       d->n);
     zb_info("prune: without layer %d: KL %.4f", d->kept[best], least);
     d->n--;
     memmove(d->kept + best, d->kept + best + 1, (size_t)(d->n - best) * sizeof *d->kept);

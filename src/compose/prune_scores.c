@@ -148,6 +148,26 @@ static double **new_rows(int rows, int cols, zb_arena *a) {
     return out;
 }
 
+/* Nothing can be ordered by numbers that are none. */
+static zb_status check_finite(const double *score, int n, const char *what, zb_err *err) {
+    for (int i = 0; i < n; i++)
+        if (!isfinite(score[i]))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "prune: score %d of %s: expected a finite number, found %g: look at the "
+                           "model's weights",
+                           i, what, score[i]);
+    return ZB_OK;
+}
+
+static zb_status check_scores(const zb_prune_scores *s, const zb_config *c, zb_err *err) {
+    ZB_TRY(check_finite(s->influence, c->L, "layers", err));
+    for (int l = 0; l < c->L; l++) {
+        ZB_TRY(check_finite(s->mlp[l], c->F, "neurons", err));
+        if (s->head) ZB_TRY(check_finite(s->head[l], c->H, "heads", err));
+    }
+    return check_finite(s->hidden, c->D, "channels", err);
+}
+
 zb_status zb_prune_score(zb_prune_scores *s, zb_model *m, const zb_prune_text *t, zb_arena *a,
                          zb_err *err) {
     const zb_config *c = zb_model_config(m);
@@ -173,6 +193,7 @@ zb_status zb_prune_score(zb_prune_scores *s, zb_model *m, const zb_prune_text *t
         st = walk_text(&(walk){r, t, "prune", score_row, &k}, err);
     }
     for (int l = 0; l < c->L; l++) s->influence[l] /= t->rows;
+    if (st == ZB_OK) st = check_scores(s, c, err);
     zb_runner_free(r);
     zb_arena_free(&rows);
     return st;

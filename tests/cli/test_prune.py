@@ -168,6 +168,41 @@ def test_a_repair_that_harms_is_not_kept(tmp_path, text):
     assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "plain/model.safetensors").read_bytes()
 
 
+def test_a_repair_that_nothing_can_judge_is_refused(tmp_path, text):
+    """All rows of the text are repaired on: it says so, and prunes where repair is off."""
+    sizes = ("prune", "-m", TEACHER, "-o", tmp_path / "out", "--text", text, "--mlp", 60, "--tokens", "1000000", "--length", "64")
+    done = run(*sizes, status=5)
+    assert "to judge the repair by" in done.stderr and not (tmp_path / "out").exists()
+    run(*sizes, "--no-repair")
+
+
+def test_a_repair_is_judged_on_one_long_row(tmp_path):
+    text = tmp_path / "long.jsonl"
+    text.write_text("".join(json.dumps({"input_ids": [3 + (d * 31 + i * i * 7) % 94 for i in range(150)]}) + "\n" for d in range(60)))
+    done = run("prune", "-m", TEACHER, "-o", tmp_path / "out", "--text", text, "--mlp", 60, "--tokens", 4100, "--length", 4100, "--json")
+    assert json.loads(done.stdout)["kl_plain"] > 0
+
+
+@pytest.mark.parametrize("sizes,said", [(("--mlp", 60), "score 1 of layers: expected a finite number"), (("--heads", 4), "of layers: expected"),
+                                        (("--layers", 3), "the divergence is not finite"), (("--layers", 3, "--depth", "influence"), "of layers: expected")])
+def test_scores_that_are_no_numbers(tmp_path, text, model, sizes, said):
+    w = Weights(model)
+    w.scale("model.layers.1.mlp.up_proj.weight", float("nan"), rows=[3])
+    w.save()
+    done = run("prune", "-m", model, "-o", tmp_path / "out", "--text", text, "--tokens", "1024", "--length", "64", *sizes, status=4)
+    assert said in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path, text):
+    untied = Path(shutil.copytree(ROOT / "tests/golden/llama3-rope-untied", tmp_path / "untied"))
+    w = Weights(untied)
+    w.scale("model.embed_tokens.weight", float("nan"), rows=[0])  # an id that never occurs: no score tells of it
+    w.save()
+    done = run("prune", "-m", untied, "-o", tmp_path / "out", "--text", text, "--mlp", 60, "--tokens", "1024", "--length", "64", status=4)
+    assert "prune: model.embed_tokens.weight is not finite" in done.stderr and not (tmp_path / "out").exists()
+
+
 def test_layers_and_widths_together(tmp_path, text):
     report = prune(tmp_path / "out", text, "--layers", 3, "--mlp", 40, "--heads", 4)
     assert len(report["layers"]) == 3 and (report["mlp"], report["heads"], report["kv_heads"]) == (40, 4, 2)
