@@ -294,6 +294,17 @@ static zb_status add_pair(reader *r, int64_t item, const json_t *o, bool *kept, 
     return ZB_OK;
 }
 
+static zb_status check_ids(const reader *r, int64_t item, zb_err *err) {
+    const zb_answers *out = r->out;
+    for (int64_t i = out->start[item]; i < out->n_ids && r->f->vocabulary > 0; i++)
+        if (out->id[i] >= r->f->vocabulary)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: expected token ids below %d, the size of the model's vocabulary, "
+                           "found %d",
+                           r->where, r->f->vocabulary, (int)out->id[i]);
+    return ZB_OK;
+}
+
 static zb_status add_example(void *user, json_t *o, const char *where, bool *enough, zb_err *err) {
     reader *r = user;
     zb_answers *out = r->out;
@@ -303,6 +314,7 @@ static zb_status add_example(void *user, json_t *o, const char *where, bool *eno
     begin_item(r, item);
     zb_status s = r->f->pairs ? add_pair(r, item, o, &kept, err) : add_single(r, item, o, err);
     zb_arena_free(&r->scratch);
+    if (s == ZB_OK) s = check_ids(r, item, err);
     if (s != ZB_OK) return s;
     if (!r->f->pairs) kept = end_item(r, item);
     if (kept) {

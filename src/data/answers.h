@@ -34,6 +34,7 @@ typedef struct zb_answers_form {
     bool pairs;                 /* chosen and rejected answers */
     int length_max, prompt_max; /* ids of an item, cut at its end; of a prompt before a chosen,
                                    rejected or completion, cut at its beginning */
+    int vocabulary;             /* ids must be below; 0: unknown */
     int64_t n_max;              /* examples (0: all) */
     int64_t seed;
 } zb_answers_form;

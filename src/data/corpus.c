@@ -142,6 +142,17 @@ zb_status zb_corpus_keep_long(zb_corpus *c, const char *path, int64_t shortest, 
     return ZB_OK;
 }
 
+zb_status zb_corpus_check_ids(const zb_corpus *c, const char *path, int vocabulary, zb_err *err) {
+    for (int64_t d = 0; d < c->n_docs; d++)
+        for (int64_t i = c->doc[d]; i < c->doc[d + 1]; i++)
+            if (c->token[i] < 0 || c->token[i] >= vocabulary)
+                return zb_fail(err, ZB_ERR_FORMAT,
+                               "%s: document %lld: expected token ids below %d, the size of the "
+                               "model's vocabulary, found %d",
+                               path, (long long)d + 1, vocabulary, (int)c->token[i]);
+    return ZB_OK;
+}
+
 zb_status zb_packer_init(zb_packer *p, const zb_corpus *c, int length, bool shuffle, uint64_t seed,
                          zb_arena *a, zb_err *err) {
     *p = (zb_packer){.corpus = c,

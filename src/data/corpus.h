@@ -32,6 +32,9 @@ zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, 
  * path, where none is left. */
 zb_status zb_corpus_keep_long(zb_corpus *c, const char *path, int64_t shortest, zb_err *err);
 
+/* An error, naming the path, where a token is none of a model's `vocabulary`. */
+zb_status zb_corpus_check_ids(const zb_corpus *c, const char *path, int vocabulary, zb_err *err);
+
 /* False where the value is no token id. */
 bool zb_corpus_id(const json_t *v, int32_t *id);
 

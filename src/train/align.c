@@ -489,7 +489,8 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
                             .digest_of = how,
                             .optim = optim,
                             .n_optims = a.n * a.L,
-                            .tokenizer = a.tokenizer};
+                            .tokenizer = a.tokenizer,
+                            .vocabulary = zb_model_config(a.teacher)->V};
         s = zb_stage_begin(&st, &sc, &run, err);
     }
     if (s == ZB_OK) s = loop(&a, &st, err);

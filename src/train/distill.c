@@ -318,13 +318,16 @@ zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, cons
     zb_status s = o->out ? zb_model_save_check(o->out, ZB_INPUTS(o->teacher, o->student), err)
                          : zb_fail(err, ZB_ERR_CONFIG, "out is needed");
     if (s == ZB_OK) s = open_all(&d, err);
-    zb_stage_run run = {.name = "distill",
-                        .dir = dir,
-                        .digest_of = d.how,
-                        .optim = optim,
-                        .n_optims = 1,
-                        .tokenizer = d.tokenizer};
-    if (s == ZB_OK) s = zb_stage_begin(&st, &sc, &run, err);
+    if (s == ZB_OK) {
+        zb_stage_run run = {.name = "distill",
+                            .dir = dir,
+                            .digest_of = d.how,
+                            .optim = optim,
+                            .n_optims = 1,
+                            .tokenizer = d.tokenizer,
+                            .vocabulary = zb_model_config(d.student)->V};
+        s = zb_stage_begin(&st, &sc, &run, err);
+    }
     zb_loop loop = {.validate = validate,
                     .step = train_step,
                     .user = &d,

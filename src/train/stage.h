@@ -70,6 +70,7 @@ typedef struct zb_stage_run {
     zb_optim **optim;        /* hold their parameters already */
     int n_optims;
     const zb_tokenizer *tokenizer; /* of text that is packed */
+    int vocabulary;                /* which its ids must be of */
 } zb_stage_run;
 
 /* Reads the text, plans the steps, resumes from a checkpoint if allowed. A stage that starts afresh

@@ -164,6 +164,7 @@ static zb_status read_examples(tuner *t, zb_arena *a, zb_err *err) {
     zb_answers_form f = {.pairs = has_pairs(o),
                          .length_max = (int)o->length,
                          .prompt_max = (int)o->prompt_length,
+                         .vocabulary = zb_model_config(t->student)->V,
                          .seed = t->so->seed};
     ZB_TRY(zb_answers_read(&t->train, o->train, t->tokenizer, &f, a, err));
     f.n_max = o->valid_examples;

@@ -182,6 +182,22 @@ def test_shares_of_a_run_are_not_lengthened(tmp_path, text):
     assert "resuming" not in distil(one, text, 2560, "--decay", "0.4", "--short-share", "0.5", "--short-length", "16")[0]
 
 
+# ---- ids that the model does not have ----
+
+@pytest.mark.parametrize("command", ["distill", "align", "tune"])
+@pytest.mark.parametrize("which", ["--train", "--valid"])
+def test_ids_beyond_the_vocabulary_are_found_before_the_first_step(tmp_path, lines, command, which):
+    path = tmp_path / "beyond.jsonl"
+    with open(lines) as f:
+        rows = [json.loads(line) for line in f]
+    rows[2]["input_ids"][-1] = rows[2]["completion"][-1] = 97
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    r = train(command, UNTIED, tmp_path / "o", lines, which, str(path))
+    where = "beyond.jsonl:3" if command == "tune" else "beyond.jsonl: document 3"
+    assert r.returncode == 4 and f"{where}: expected token ids below 97" in r.stderr and "found 97" in r.stderr, r.stderr
+    assert not list(tmp_path.glob("o*"))
+
+
 # ---- numbers that are not finite ----
 
 def broken(source, target, name, at):
