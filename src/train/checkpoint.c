@@ -258,6 +258,29 @@ zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **e
     return s;
 }
 
+/* "<name>.tmp<process>" or "<name>.old<process>": halves of a replacement. */
+static bool is_left_over(const char *name) {
+    const char *end = strrchr(name, '.');
+    int64_t process;
+    return end && (!strncmp(end, ".tmp", 4) || !strncmp(end, ".old", 4)) &&
+           zb_parse_i64(end + 4, &process);
+}
+
+zb_status zb_checkpoint_sweep(const char *run_dir, zb_err *err) {
+    static const char *const of[] = {prefix, "best."};
+    zb_arena a = {0};
+    zb_status s = ZB_OK;
+    for (int i = 0; i < 2 && s == ZB_OK; i++) {
+        char **names;
+        size_t n;
+        s = zb_dir_list(run_dir, of[i], &a, &names, &n, err);
+        for (size_t j = 0; s == ZB_OK && j < n; j++)
+            if (is_left_over(names[j])) s = zb_dir_remove(zb_path_join(&a, run_dir, names[j]), err);
+    }
+    zb_arena_free(&a);
+    return s;
+}
+
 zb_status zb_checkpoint_clear(const zb_checkpoint *k, zb_err *err) {
     zb_arena a = {0};
     zb_status s = remove_others(k, INT64_MAX, 0, &a, err);

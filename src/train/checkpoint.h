@@ -37,6 +37,9 @@ zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **e
 /* Removes all checkpoints of a finished run but the end of its trunk. */
 zb_status zb_checkpoint_clear(const zb_checkpoint *k, zb_err *err);
 
+/* Removes what killed runs were writing beside their checkpoints and best model. */
+zb_status zb_checkpoint_sweep(const char *run_dir, zb_err *err);
+
 /* FNV-1a over text, as 16 hex digits in the arena. */
 char *zb_digest(zb_arena *a, const char *text);
 

@@ -110,6 +110,11 @@ static zb_status take_best(zb_stage *s, const json_t *extra, zb_err *err) {
     return ZB_OK;
 }
 
+/* The best model of a run before. */
+static zb_status forget_best(zb_stage *s, zb_err *err) {
+    return zb_dir_remove(zb_path_join(&s->arena, s->dir, "best"), err);
+}
+
 static zb_status resume(zb_stage *s, zb_err *err) {
     int64_t step = -1;
     json_t *extra = NULL;
@@ -117,12 +122,14 @@ static zb_status resume(zb_stage *s, zb_err *err) {
         ZB_TRY(zb_checkpoint_resume(&s->checkpoint, &step, &extra, err));
     if (step < 0) {
         unlink(s->log_path);
-        return ZB_OK;
+        return forget_best(s, err);
     }
     s->step = step;
     zb_status st = take_best(s, extra, err);
     json_decref(extra);
     ZB_TRY(st);
+    /* that of step 0 is not kept: what stands there is not of this run */
+    if (json_integer_value(json_object_get(s->best, "step")) == 0) ZB_TRY(forget_best(s, err));
     zb_info("%s: resuming at step %lld of %lld", s->name, (long long)step, (long long)s->steps);
     return cut_log(s, step, err);
 }
@@ -227,6 +234,7 @@ zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run
     s->checkpoint = (zb_checkpoint){
         .run_dir = s->dir, .steps = s->steps, .optim = run->optim, .n_optims = run->n_optims};
     name_run(s, run->digest_of);
+    ZB_TRY(zb_checkpoint_sweep(s->dir, err));
     ZB_TRY(resume(s, err));
     zb_progress_begin(&s->progress, s->name, work->unit, (double)done_at(s, s->step),
                       (double)work->total);

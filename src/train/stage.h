@@ -74,7 +74,8 @@ typedef struct zb_stage_run {
 } zb_stage_run;
 
 /* Reads the text, plans the steps, resumes from a checkpoint if allowed. A stage that starts afresh
- * begins its log anew. */
+ * begins its log anew and removes the best model of a run before; what a killed run was writing is
+ * removed as well. */
 zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const zb_stage_run *run, zb_err *err);
 
 /* The same for a stage that has read its data itself, into s->arena (s zeroed before). */

@@ -229,12 +229,48 @@ static void test_impossible_states(void **state) {
     check_refused("checkpoint-999999", "step", json_integer(999999), "key \"step\": expected");
 }
 
+static void make(const char *name) {
+    char *file = zb_path_join(&arena, in_folder(name), "x");
+    assert_int_equal(zb_dir_make(in_folder(name), NULL), ZB_OK);
+    assert_int_equal(zb_file_write(file, "x", 1, NULL), ZB_OK);
+}
+
+/* Of runs before stays what this one takes up, and what is not ours. */
+static void test_left_overs(void **state) {
+    (void)state;
+    const char *gone[] = {"best", "best.tmp12", "best.old12", "checkpoint-4.tmp34"},
+               *kept[] = {"bestow.tmp12", "best.tmpl", "checkpoint-notes", "mine.tmp12"};
+    for (int i = 0; i < 4; i++) make(gone[i]), make(kept[i]);
+    run *r = new_run();
+    bool best;
+    assert_int_equal(begin(r), ZB_OK);
+    for (int i = 0; i < 4; i++) assert_true(!has(gone[i]) && has(kept[i]));
+    steps(r, 1);
+    assert_int_equal(zb_stage_log_eval(&r->s, json_object(), 1, &best, &r->err), ZB_OK);
+    make("best");
+    steps(r, 1);
+    end(r);
+    for (int i = 1; i < 4; i++) make(gone[i]);
+    r = new_run();
+    assert_int_equal(begin(r), ZB_OK);
+    assert_int_equal(r->s.step, 2);
+    assert_true(has("best") && has("checkpoint-2")); /* its own */
+    for (int i = 1; i < 4; i++) assert_false(has(gone[i]));
+    end(r);
+    r = new_run();
+    r->o.resume = "never";
+    assert_int_equal(begin(r), ZB_OK);
+    assert_false(has("best"));
+    end(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_diverged, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_last_step, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_best_is_exact, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_impossible_states, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_left_overs, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
