@@ -57,6 +57,10 @@ static void compare(const zb_calibration *c, int n, size_t first, float *y, doub
     }
 }
 
+/* An error as a share of the target's energy; of a target of zeros, which has none, the error
+ * itself: it is weighted by the residual's size anyway. */
+static double share(double error, double energy) { return energy > 0 ? error / energy : error; }
+
 /* The mixer on batch `at`: its error and the target's energy are added; `train`: gradients of their
  * ratio, too. */
 static zb_status pass_batch(descent *d, int at, bool train, double *error, double *all,
@@ -76,7 +80,7 @@ static zb_status pass_batch(descent *d, int at, bool train, double *error, doubl
     compare(c, b->n, first, y, &e, &energy);
     if (train) {
         float *dx = ZB_NEW_ARRAY(run->arena, float, (size_t)b->n *D);
-        for (size_t k = 0; k < (size_t)b->n * D; k++) y[k] *= (float)(1 / energy);
+        for (size_t k = 0; k < (size_t)b->n * D; k++) y[k] *= (float)share(1, energy);
         mixer->backward(run, c->layer, x, y, dx, tape);
     }
     zb_arena_pop(run->arena, mark);
@@ -90,7 +94,7 @@ static zb_status pass_batch(descent *d, int at, bool train, double *error, doubl
 static zb_status judge(descent *d, int from, int passes, zb_err *err) {
     double e = 0, all = 0;
     for (int b = from; b < d->c->batches; b++) ZB_TRY(pass_batch(d, b, false, &e, &all, err));
-    if (from < d->c->batches) zb_optim_judge(&d->optim, e / all, passes);
+    if (from < d->c->batches) zb_optim_judge(&d->optim, share(e, all), passes);
     return ZB_OK;
 }
 
@@ -106,7 +110,7 @@ static zb_status one_pass(descent *d, int pass, int passes, int seen, zb_err *er
         double error = 0, all = 0;
         ZB_TRY(pass_batch(d, b, true, &error, &all, err));
         zb_optim_step(&d->optim, schedule(pass * seen + b, passes * seen), 1);
-        sum += error / all;
+        sum += share(error, all);
     }
     if (isfinite(sum)) return ZB_OK;
     return zb_fail(err, ZB_ERR_INTERNAL, "calibration: the fit of layer %d diverged", d->c->layer);

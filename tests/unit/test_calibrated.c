@@ -401,6 +401,26 @@ static void test_held_out(void **state) {
     zb_model_free(teacher);
 }
 
+/* A mixer that says nothing is fitted like any other: the student's falls silent, too. */
+static void test_silent(void **state) {
+    (void)state;
+    zb_model *teacher, *student;
+    zb_calibration *c = open_pair(&teacher, &student, 8192);
+    zb_param *mine = layer_param(student, 0, "self_attn.o_proj.weight"),
+             *own = layer_param(teacher, 0, "self_attn.o_proj.weight");
+    double before = 0, after = 0;
+    zb_fit_opts f = {.passes = 2, .rate = 0.03, .ridge = 1e-4};
+    memset(own->w, 0, (size_t)zb_param_count(own) * sizeof(float));
+    for (int64_t i = 0; i < zb_param_count(mine); i++) before += fabs((double)mine->w[i]);
+    assert_int_equal(zb_calibration_enter(c, 0, &err), ZB_OK);
+    if (zb_fit_mixer(c, mine, &f, &err) != ZB_OK) fail_msg("%s", err.msg);
+    for (int64_t i = 0; i < zb_param_count(mine); i++) after += fabs((double)mine->w[i]);
+    assert_true(after < 1e-2 * before);
+    zb_calibration_free(c);
+    zb_model_free(student);
+    zb_model_free(teacher);
+}
+
 /* The states that walk from layer to layer are those of a whole pass; a healthy student's MLPs stay
  * as they are, and those of one with a spoilt mixer come closer to the teacher's output. */
 static void test_states(void **state) {
@@ -535,6 +555,7 @@ int main(void) {
         cmocka_unit_test(test_refit),      cmocka_unit_test(test_regression),
         cmocka_unit_test(test_fit),        cmocka_unit_test(test_held_out),
         cmocka_unit_test(test_states),     cmocka_unit_test(test_fit_donors),
+        cmocka_unit_test(test_silent),
     };
     return cmocka_run_group_tests(tests, open_folder, remove_folder);
 }
