@@ -3,6 +3,8 @@
 
 #include "base/file.h"
 
+#include <math.h>
+
 const char *zb_json_type(const json_t *v) {
     if (!v) return "nothing";
     switch (json_typeof(v)) {
@@ -81,6 +83,8 @@ zb_status zb_json_write(const char *path, const json_t *value, zb_err *err) {
 zb_status zb_json_write_exact(const char *path, const json_t *value, zb_err *err) {
     return write_text(path, value, 17, err);
 }
+
+json_t *zb_json_real(double v) { return isfinite(v) ? json_real(v) : json_null(); }
 
 char *zb_json_text(const json_t *value, zb_arena *a) {
     char *text = json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY);

@@ -38,6 +38,7 @@ zb_status zb_json_array(const json_t *o, const char *where, const char *key, boo
                         json_t **out, zb_err *err);
 zb_status zb_json_object(const json_t *o, const char *where, const char *key, bool required,
                          json_t **out, zb_err *err);
+json_t *zb_json_real(double v); /* null where it is not finite, for which JSON has no number */
 /* Compact text in the arena, numbers exact; NULL where a string is no UTF-8. */
 char *zb_json_text(const json_t *value, zb_arena *a);
 const char *zb_json_type(const json_t *v); /* "string", "object", ... for messages */

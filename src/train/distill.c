@@ -11,6 +11,7 @@
  * trained; frozen groups have a rate of 0. */
 #include "train/distill.h"
 
+#include "base/json.h"
 #include "model/loss.h"
 #include "train/loop.h"
 #include "train/memory.h"
@@ -255,8 +256,10 @@ static zb_status validate(void *user, zb_stage *st, bool *is_best, zb_err *err) 
            agree = (double)sums.agree / (double)sums.tokens;
     zb_info("distill: step %lld: validation KL %.4f, perplexity %.2f, same best token %.1f %%",
             (long long)st->step, kl, ppl, 100 * agree);
-    json_t *o = json_pack("{s:f,s:f,s:f,s:I}", "valid_kl", kl, "valid_perplexity", ppl,
-                          "valid_agreement", agree, "valid_tokens", (json_int_t)sums.tokens);
+    /* a poor start's perplexity may be beyond any double */
+    json_t *o = json_pack("{s:o,s:o,s:f,s:I}", "valid_kl", zb_json_real(kl), "valid_perplexity",
+                          zb_json_real(ppl), "valid_agreement", agree, "valid_tokens",
+                          (json_int_t)sums.tokens);
     return zb_stage_log_eval(st, o, kl, is_best, err);
 }
 

@@ -4,6 +4,7 @@
  * for the gradient with the slopes that follow from them. */
 #include "train/tune.h"
 
+#include "base/json.h"
 #include "data/answers.h"
 #include "model/answer_loss.h"
 #include "model/loss.h"
@@ -335,7 +336,7 @@ static zb_status validate(void *user, zb_stage *st, bool *is_best, zb_err *err) 
         zb_info("tune: step %lld: validation loss %.4f, margin %.4f, chosen over rejected %.1f %%",
                 (long long)st->step, loss, margin, 100 * right);
     } else {
-        json_object_set_new(o, "valid_perplexity", json_real(exp(loss)));
+        json_object_set_new(o, "valid_perplexity", zb_json_real(exp(loss)));
         zb_info("tune: step %lld: validation loss %.4f, perplexity %.2f", (long long)st->step, loss,
                 exp(loss));
     }

@@ -200,13 +200,13 @@ def test_ids_beyond_the_vocabulary_are_found_before_the_first_step(tmp_path, lin
 
 # ---- numbers that are not finite ----
 
-def broken(source, target, name, at):
-    """A copy of a model with one weight that is not a number."""
+def broken(source, target, name, at, value=math.nan):
+    """A copy of a model with one weight that is not a number, or this one."""
     shutil.copytree(source, target)
     path = target / "model.safetensors"
     raw = bytearray(path.read_bytes())
     n = struct.unpack("<Q", raw[:8])[0]
-    struct.pack_into("<f", raw, 8 + n + json.loads(raw[8:8 + n])[name]["data_offsets"][0] + 4 * at, math.nan)
+    struct.pack_into("<f", raw, 8 + n + json.loads(raw[8:8 + n])[name]["data_offsets"][0] + 4 * at, value)
     path.write_bytes(raw)
     return str(target)
 
@@ -249,6 +249,15 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path, lines, command, extra,
         r = train(command, student, tmp_path / "o", lines, *extra)
     assert r.returncode == 5 and f"{command}: {said}" in r.stderr and "lower lr" in r.stderr, r.stderr
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("command", ["distill", "tune"])
+def test_a_perplexity_beyond_all_numbers_is_null(tmp_path, lines, command):
+    student = broken(UNTIED, tmp_path / "s", "model.norm.weight", 7, 1e6)
+    r = train(command, student, tmp_path / "o", lines, "--lr", "1e-4")
+    assert r.returncode == 0, r.stderr
+    first = json.loads((tmp_path / "o.train/log.jsonl").read_text().splitlines()[0])
+    assert first["step"] == 0 and first["valid_perplexity"] is None and first["valid_kl" if command == "distill" else "valid_loss"] > 1000
 
 
 @pytest.mark.parametrize("command", ["distill", "tune"])
