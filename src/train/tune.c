@@ -351,6 +351,9 @@ zb_status zb_tune_check(const zb_tune_opts *o, const zb_stage_opts *loop, zb_err
                        (long long)o->length, (long long)o->prompt_length);
     if (o->reference && !has_pairs(o))
         return zb_fail(err, ZB_ERR_CONFIG, "reference: method sft compares with none");
+    if (o->keep_best && !o->valid)
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "keep_best: expected held-out examples to judge by, found no valid");
     return ZB_OK;
 }
 

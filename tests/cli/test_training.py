@@ -371,6 +371,7 @@ def test_tune_refuses(tmp_path, pairs):
     for args, said in [(("--train", pairs, "--length", "64", "--prompt-length", "64"), "prompt_length: expected less than length 64"),
                        (("--train", pairs, "--method", "sft", "--reference", HYBRID), "reference: method sft"),
                        (("--train", pairs, "--method", "sft"), "pairs.jsonl:1: expected an object with text, messages"),
+                       (("--train", pairs, "--keep-best"), "keep_best: expected held-out examples"),
                        (("--train", "no/such.jsonl"), "no/such.jsonl"), ((), "train and out are needed"),
                        (("--train", pairs, "--memory-limit", "1M"), "tune: needs")]:
         r = run("tune", "--student", HYBRID, "--out", str(out), *args)
