@@ -138,7 +138,11 @@ static zb_status plan_memory(align *a, zb_stage_opts *so, zb_memory_plan *p, zb_
     size_t unused;
     for (int i = 0; i < z->n && s == ZB_OK; i++)
         s = zb_model_peek(in[i], &z->student[i], &unused, err);
-    zb_memory_ask ask = {.stage = "align", .o = so, .parts = memory_parts, .arg = z};
+    zb_memory_ask ask = {.stage = "align",
+                         .less = "train fewer weights, shorten sequence_length",
+                         .o = so,
+                         .parts = memory_parts,
+                         .arg = z};
     if (s == ZB_OK) s = zb_memory_choose(&ask, p, err);
     if (s == ZB_OK && p->rows < so->batch) so->micro_batch = p->rows;
     zb_arena_free(&scratch);

@@ -115,6 +115,7 @@ static zb_status plan_memory(const distill *d, zb_distill_opts *o, zb_stage_opts
     ZB_TRY(zb_model_peek(o->teacher, &z.teacher, &z.stored, err));
     ZB_TRY(zb_model_peek(o->student, &z.student, &unused, err));
     zb_memory_ask ask = {.stage = "distill",
+                         .less = "train fewer weights, shorten sequence_length",
                          .o = so,
                          .recompute = o->recompute,
                          .may_recompute = true,

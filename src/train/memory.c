@@ -51,11 +51,10 @@ static zb_status refuse(const zb_memory_ask *ask, const zb_memory_plan *p, zb_er
     return zb_fail(
         err, ZB_ERR_MEMORY,
         "%s: needs %.2f GiB even with one row per pass%s, the limit is %.2f GiB; most go "
-        "to %s (%.2f GiB) and %s (%.2f GiB): train fewer weights, shorten "
-        "sequence_length, or raise memory_limit",
+        "to %s (%.2f GiB) and %s (%.2f GiB): %s, or raise memory_limit",
         ask->stage, (double)p->total / 0x1p30, p->recompute ? " and layers recomputed" : "",
         (double)p->limit / 0x1p30, a->what, (double)a->bytes / 0x1p30, b->what,
-        (double)b->bytes / 0x1p30);
+        (double)b->bytes / 0x1p30, ask->less);
 }
 
 static zb_status read_limit(const zb_stage_opts *o, size_t *limit, zb_err *err) {

@@ -30,6 +30,7 @@ void zb_memory_add(zb_memory_plan *p, const char *what, size_t bytes);
 /* What all stages have in common. */
 typedef struct zb_memory_ask {
     const char *stage; /* for messages */
+    const char *less;  /* what of this stage takes less: "shorten sequence_length" */
     const zb_stage_opts *o;
     bool recompute, may_recompute; /* wanted from the start; possible at all */
     /* Fills the parts for p->rows and p->recompute. */

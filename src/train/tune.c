@@ -119,6 +119,7 @@ static zb_status plan_memory(const tuner *t, zb_tune_opts *o, zb_stage_opts *so,
         ZB_TRY(
             zb_model_peek(o->reference ? o->reference : o->student, &z.reference, &z.stored, err));
     zb_memory_ask ask = {.stage = "tune",
+                         .less = "shorten length",
                          .o = so,
                          .recompute = o->recompute,
                          .may_recompute = true,

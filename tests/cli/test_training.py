@@ -373,7 +373,7 @@ def test_tune_refuses(tmp_path, pairs):
                        (("--train", pairs, "--method", "sft"), "pairs.jsonl:1: expected an object with text, messages"),
                        (("--train", pairs, "--keep-best"), "keep_best: expected held-out examples"),
                        (("--train", "no/such.jsonl"), "no/such.jsonl"), ((), "train and out are needed"),
-                       (("--train", pairs, "--memory-limit", "1M"), "tune: needs")]:
+                       (("--train", pairs, "--memory-limit", "1M"), ": shorten length, or raise memory_limit")]:
         r = run("tune", "--student", HYBRID, "--out", str(out), *args)
         assert r.returncode != 0 and said in r.stderr, r.stderr
     assert sorted(os.listdir(tmp_path)) == before

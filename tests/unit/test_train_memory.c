@@ -17,7 +17,8 @@ static zb_status choose(const char *limit, bool may, int64_t micro, zb_memory_pl
                         zb_err *err) {
     zb_stage_opts o = {
         .batch = 6, .micro_batch = micro, .sequence_length = 16, .memory_limit = limit};
-    zb_memory_ask ask = {.stage = "test", .o = &o, .may_recompute = may, .parts = parts};
+    zb_memory_ask ask = {
+        .stage = "test", .less = "do less", .o = &o, .may_recompute = may, .parts = parts};
     *err = (zb_err){0};
     return zb_memory_choose(&ask, p, err);
 }
@@ -52,7 +53,7 @@ static void test_refusal(void **state) {
     /* 1000 of weights, 100 of the row, 96 of the program */
     assert_non_null(strstr(err.msg, "needs 1.17 GiB even with one row per pass and layers"));
     assert_non_null(strstr(err.msg, "the limit is 1.07 GiB"));
-    assert_non_null(strstr(err.msg, "weights (0.98 GiB) and rows (0.10 GiB)"));
+    assert_non_null(strstr(err.msg, "weights (0.98 GiB) and rows (0.10 GiB): do less, or raise"));
     assert_int_equal(choose("many", true, 0, &p, &err), ZB_ERR_CONFIG);
     assert_non_null(strstr(err.msg, "memory_limit: expected auto or bytes such as 24G"));
     assert_int_equal(choose("0", true, 0, &p, &err), ZB_ERR_CONFIG);
