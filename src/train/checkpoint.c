@@ -83,8 +83,8 @@ static zb_status list_steps(const char *run_dir, zb_arena *a, int64_t **steps, i
     return ZB_OK;
 }
 
-static const char *digest_at(const zb_checkpoint *k, int64_t step) {
-    return k->trunk && step <= k->trunk_steps ? k->trunk : k->digest;
+static const char *digest_at(const zb_checkpoint *k, const zb_run_name *name, int64_t step) {
+    return name->trunk && step <= k->trunk_steps ? name->trunk : name->digest;
 }
 
 /* Leaves the last keep_last of those up to `step`, and the end of the trunk. */
@@ -94,7 +94,7 @@ static zb_status remove_others(const zb_checkpoint *k, int64_t step, int keep_la
     int n, kept = 0;
     ZB_TRY(list_steps(k->run_dir, a, &steps, &n, err));
     for (int i = n - 1; i >= 0; i--) {
-        bool trunk = k->trunk && steps[i] == k->trunk_steps;
+        bool trunk = k->name.trunk && steps[i] == k->trunk_steps;
         if (trunk || (steps[i] <= step && kept++ < keep_last)) continue;
         ZB_TRY(zb_dir_remove(zb_asprintf(a, "%s/%s%" PRId64, k->run_dir, prefix, steps[i]), err));
     }
@@ -120,7 +120,8 @@ zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t 
          *tmp = zb_asprintf(&a, "%s.tmp%d", final, (int)getpid());
     zb_status s = zb_dir_make(tmp, err);
     if (s == ZB_OK) s = write_tensors(k, tmp, &a, err);
-    json_t *o = json_pack("{s:I,s:s}", "step", (json_int_t)step, "digest", digest_at(k, step));
+    json_t *o =
+        json_pack("{s:I,s:s}", "step", (json_int_t)step, "digest", digest_at(k, &k->name, step));
     if (extra) json_object_set(o, "extra", (json_t *)(uintptr_t)extra);
     json_t *optim_steps = json_array();
     for (int i = 0; i < k->n_optims; i++)
@@ -224,7 +225,8 @@ static zb_status resume_at(const zb_checkpoint *k, int64_t step, bool *fits, jso
     json_t *o = NULL;
     zb_status s = zb_json_read(path, 1 << 24, &o, err);
     if (s == ZB_OK) s = zb_json_str(o, path, "digest", true, &digest, err);
-    *fits = s == ZB_OK && !strcmp(digest, digest_at(k, step));
+    *fits = s == ZB_OK && (!strcmp(digest, digest_at(k, &k->name, step)) ||
+                           !strcmp(digest, digest_at(k, &k->before, step)));
     if (*fits) {
         s = check_state(k, o, step, path, err);
         if (s == ZB_OK) s = restore_all(k, dir, a, err);

@@ -15,11 +15,18 @@
 
 #include <jansson.h>
 
-typedef struct zb_checkpoint {
-    const char *run_dir; /* of the stage */
+/* What a run is called in its checkpoints. */
+typedef struct zb_run_name {
     const char
         *digest; /* hex text: options and inputs; a checkpoint with another digest is not resumed */
-    const char *trunk;   /* the same without what only says how long the run is; NULL: none */
+    const char *trunk; /* the same without what only says how long the run is; NULL: none */
+} zb_run_name;
+
+typedef struct zb_checkpoint {
+    const char *run_dir; /* of the stage */
+    zb_run_name name;
+    zb_run_name before;  /* as versions named it to which it mattered where and how often something
+                            is written; read, not written */
     int64_t trunk_steps; /* up to which runs of any length are one: checkpoints up to there carry
                             `trunk`, and the one at this step outlives the run */
     int64_t steps;       /* of the whole run */

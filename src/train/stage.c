@@ -197,27 +197,38 @@ static void remove_keys(json_t *o, const char *const *keys, int n) {
     for (int i = 0; i < n; i++) json_object_del(o, keys[i]);
 }
 
-/* Which checkpoints are of this run: those made with the same options, but for what changes no
- * number. While the rate is constant, and nothing else is a share of all steps, the run's length
- * changes none either. */
-static void name_run(zb_stage *s, const json_t *options) {
-    static const char *const free_keys[] = {"memory_limit", "dry_run", "recompute"},
-                             *const length_keys[] = {"tokens", "epochs", "warmup", "decay",
-                                                     "lr_floor"},
+/* One way to name the run. While the rate is constant, and nothing else is a share of all steps,
+ * the run's length changes no number either. */
+static zb_run_name name_by(zb_stage *s, const json_t *options) {
+    static const char *const length_keys[] = {"tokens", "epochs", "warmup", "decay", "lr_floor"},
                              *const shares[] = {"short_share", "student_inputs"};
     json_t *o = json_copy((json_t *)(uintptr_t)options);
-    remove_keys(o, free_keys, 3);
-    s->checkpoint.digest = digest_of_options(o, &s->arena);
+    zb_run_name name = {.digest = digest_of_options(o, &s->arena)};
     bool any_length = s->o->decay < 1;
     for (int i = 0; i < 2; i++)
         any_length = any_length && json_number_value(json_object_get(o, shares[i])) == 0;
     if (any_length) {
         remove_keys(o, length_keys, 5);
         json_object_set_new(o, "warm", json_integer((json_int_t)s->warm));
-        s->checkpoint.trunk = digest_of_options(o, &s->arena);
+        name.trunk = digest_of_options(o, &s->arena);
         int64_t whole = s->work.total / s->work.per_step; /* the last step may be a smaller one */
         s->checkpoint.trunk_steps = s->fall < whole ? s->fall : whole;
     }
+    json_decref(o);
+    return name;
+}
+
+/* Which checkpoints are of this run: those made with the same options, but for what changes no
+ * number. keep_best changes none, but what stands in <stage>/best. */
+static void name_run(zb_stage *s, const json_t *options) {
+    static const char *const free_keys[] = {"memory_limit", "dry_run", "recompute"},
+                             *const writing[] = {"out", "resume", "save_every", "log_every",
+                                                 "keep_last"};
+    json_t *o = json_copy((json_t *)(uintptr_t)options);
+    remove_keys(o, free_keys, 3);
+    s->checkpoint.before = name_by(s, o);
+    remove_keys(o, writing, 5);
+    s->checkpoint.name = name_by(s, o);
     json_decref(o);
 }
 
@@ -325,7 +336,7 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, double n
     bool stop = zb_interrupted();
     /* after the last step, too: what comes then, a validation and the result's save, may fail */
     bool due = s->o->save_every > 0 && (s->step % s->o->save_every == 0 || s->step == s->steps);
-    bool trunk_ends = s->checkpoint.trunk && s->step == s->checkpoint.trunk_steps;
+    bool trunk_ends = s->checkpoint.name.trunk && s->step == s->checkpoint.trunk_steps;
     if (due || stop || trunk_ends) ZB_TRY(save(s, err));
     if (stop)
         return zb_fail(err, ZB_ERR_INTERRUPTED,

@@ -264,6 +264,58 @@ static void test_left_overs(void **state) {
     end(r);
 }
 
+/* A run goes on where only where and how often something is written has changed. */
+static void test_writing_is_free(void **state) {
+    (void)state;
+    run *r = new_run();
+    assert_int_equal(begin(r), ZB_OK);
+    steps(r, 2);
+    float w[N];
+    memcpy(w, r->w, sizeof w);
+    end(r);
+    r = new_run();
+    r->o.save_every = 3;
+    r->o.log_every = 7;
+    r->o.keep_last = 4;
+    assert_int_equal(begin(r), ZB_OK);
+    assert_int_equal(r->s.step, 2);
+    assert_memory_equal(r->w, w, sizeof w);
+    end(r);
+    r = new_run();
+    r->o.beta2 = 0.5;
+    assert_int_equal(begin(r), ZB_OK);
+    assert_int_equal(r->s.step, 0);
+    end(r);
+}
+
+/* A checkpoint of a version to which that mattered goes on with the same options. */
+static void test_earlier_names(void **state) {
+    (void)state;
+    static const char *const left_out[] = {"memory_limit", "dry_run", "recompute"};
+    run *r = new_run();
+    assert_int_equal(begin(r), ZB_OK);
+    steps(r, 2);
+    float w[N];
+    memcpy(w, r->w, sizeof w);
+    json_t *o = json_copy(r->how), *at = NULL;
+    for (int i = 0; i < 3; i++) json_object_del(o, left_out[i]);
+    char *text = json_dumps(o, JSON_SORT_KEYS | JSON_COMPACT), *path = in_folder("checkpoint-2");
+    path = zb_path_join(&arena, path, "trainer_state.json");
+    assert_int_equal(zb_json_read(path, 1 << 20, &at, &r->err), ZB_OK);
+    json_object_set_new(at, "digest", json_string(zb_digest(&arena, text)));
+    assert_int_equal(zb_json_write_exact(path, at, &r->err), ZB_OK);
+    json_decref(o);
+    json_decref(at);
+    zb_heap_resize(text, 0);
+    end(r);
+    check_resumes(2, w);
+    r = new_run();
+    r->o.save_every = 3;
+    assert_int_equal(begin(r), ZB_OK);
+    assert_int_equal(r->s.step, 0);
+    end(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_diverged, set_up, tear_down),
@@ -271,6 +323,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_best_is_exact, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_impossible_states, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_left_overs, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_writing_is_free, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_earlier_names, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
