@@ -244,9 +244,9 @@ def test_the_heads_seed_is_every_sections_unless_it_has_its_own(tmp_path):
     recipe = write_recipe(tmp_path, "seeds", make_text(tmp_path))
     off = ["align.tokens=0", "distill.tokens=0", "tune.epochs=0"]
     assert run(recipe, *off, "compose.seed=42").returncode == 0
-    own = json.loads((tmp_path / "seeds/hybrid/hybrid_config.json").read_text())
+    own = json.loads((tmp_path / "seeds/hybrid/config.json").read_text())
     assert run(recipe, *off, "seed=42", f"output={tmp_path / 'head'}").returncode == 0
-    head = json.loads((tmp_path / "head/hybrid/hybrid_config.json").read_text())
+    head = json.loads((tmp_path / "head/hybrid/config.json").read_text())
     assert run(recipe, *off, f"output={tmp_path / 'seven'}").returncode == 0
     model = "hybrid/model.safetensors"
     assert json.dumps(own).count('"seed": 42') == json.dumps(head).count('"seed": 42') >= 1
