@@ -77,3 +77,14 @@ windows = json.loads((golden / "hybrid" / "hybrid_config.json").read_text())
 windows |= {"mla_layers": [], "sliding_window_layers": [0, 1, 2, 3], "sliding_window": 8, "attention_sinks": 2,
             "retrieval_heads": {"0": [1], "3": [0, 1]}, "retrieval_key_dim": 6, "retrieval_value_dim": 11}
 (corpus / "json_config" / "retrieval-heads").write_bytes((golden / "hybrid" / "config.json").read_bytes() + b"\0" + json.dumps(windows).encode())
+
+layer = json.loads((golden / "hybrid" / "hybrid_config.json").read_text())
+model = {"n_layer": 4, "attn_layers": [1, 3]}
+for key in ("mla_layers", "n_layer", "attn_layers", "use_full_kv_head"):
+    layer.pop(key, None)
+parts = [(golden / "hybrid" / "config.json").read_bytes(), json.dumps(model).encode(), json.dumps(layer).encode()]
+(corpus / "json_config" / "ecomla").write_bytes(b"\0".join(parts))
+base = json.loads((golden / "qwen2-bias" / "config.json").read_text())
+for name, more in (("mistral", {"model_type": "mistral", "sliding_window": 5, "attention_bias": False}),
+                   ("qwen2-windows", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1})):
+    (corpus / "json_config" / name).write_bytes(json.dumps(base | more).encode())
