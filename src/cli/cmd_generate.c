@@ -131,9 +131,11 @@ static zb_status run(zb_cli *cli, const options *o) {
 }
 
 static zb_status check(zb_cli *cli, const options *o) {
-    if (!o->prompts || !(o->prompt || o->file || o->prompt_ids || o->chat)) return ZB_OK;
+    bool other = o->prompt || o->file || o->prompt_ids || o->chat || o->system || o->ids;
+    if (!o->prompts || !other) return ZB_OK;
     return zb_fail(&cli->err, ZB_ERR_USAGE,
-                   "--prompts stands alone: leave -p, -f, --prompt-ids and --chat out");
+                   "--prompts stands alone: leave -p, -f, --prompt-ids, --chat, --system and --ids "
+                   "out (a line may have \"messages\"; ids are in every answer)");
 }
 
 int zb_cmd_generate(int argc, char **argv) {

@@ -75,16 +75,19 @@ static zb_status prompt_of(many *k, const json_t *row, const char *where, zb_ids
                        "%s: expected one of the keys prompt, messages and ids, found %s", where,
                        text || messages || ids ? "several" : "none");
     if (ids) return given_ids(k, ids, where, out);
-    if (messages) return zb_prompt_chat(k->e, messages, true, a, out, err);
-    ZB_TRY(zb_engine_need_tokenizer(k->e, err));
-    return zb_tokenizer_encode(zb_engine_tokenizer(k->e), zb_str_from(text), true, true, a, out,
-                               err);
+    zb_status s = zb_engine_need_tokenizer(k->e, err);
+    if (s == ZB_OK && messages)
+        s = zb_prompt_chat(k->e, messages, true, a, out, err);
+    else if (s == ZB_OK)
+        s = zb_tokenizer_encode(zb_engine_tokenizer(k->e), zb_str_from(text), true, true, a, out,
+                                err);
+    return s == ZB_OK ? s : zb_err_wrap(err, s, "%s", where);
 }
 
 static zb_status add_row(many *k, const json_t *row, const char *where) {
     zb_err *err = &k->cli->err;
     zb_ids ids = {0};
-    zb_status s = prompt_of(k, row, where, &ids);
+    ZB_TRY(prompt_of(k, row, where, &ids));
     answer *a = ZB_NEW(&k->cli->arena, answer);
     zb_batch_request r = {.prompt = ids.id, .n = (int)ids.n, .max = k->m->tokens};
     r.ignore_end = k->m->ignore_end;
@@ -93,7 +96,7 @@ static zb_status add_row(many *k, const json_t *row, const char *where) {
     r.on_token = on_token;
     r.on_end = on_end;
     r.user = a;
-    if (s == ZB_OK) s = zb_batcher_add(k->batcher, &r, err);
+    zb_status s = zb_batcher_add(k->batcher, &r, err);
     if (s != ZB_OK) return zb_err_wrap(err, s, "%s", where);
     a->id = json_incref(json_object_get(row, "id"));
     a->ids = json_array();

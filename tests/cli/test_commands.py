@@ -275,7 +275,10 @@ def test_many_prompts_refuse(tmp_path):
     fails(CONFIG, "expected a tokenizer", *many(tmp_path, [{"prompt": "x"}]))
     fails(FORMAT, "expected an object, found an array", *many(tmp_path, [[1]]))
     fails(FORMAT, "expected prompts, found none", *many(tmp_path, []))
-    fails(USAGE, "--prompts stands alone", *many(tmp_path, [{"ids": [1]}], "-p", "x"))
+    for other in (["-p", "x"], ["--system", "x"], ["--ids"]):
+        fails(USAGE, "--prompts stands alone", *many(tmp_path, [{"ids": [1]}], *other))
+    for row in ({"text": "x"}, {"ids": [1, -4]}, {"prompt": "x"}, {"ids": []}):
+        assert zebra(*many(tmp_path, [row])).stderr.count("prompts.jsonl:1") == 1, row
     fails(IO, "no-such.jsonl", "generate", "-m", GOLDEN / "hybrid", "--prompts", tmp_path / "no-such.jsonl")
 
 
