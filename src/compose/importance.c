@@ -37,7 +37,8 @@ static zb_status pass_over(zb_runner *r, const zb_tokenizer *tok, const zb_quant
                            gather *g, zb_arena *a, zb_err *err) {
     zb_corpus corpus;
     zb_packer p;
-    ZB_TRY(zb_corpus_read(&corpus, o->calibrate, tok, o->calibrate_tokens, a, err));
+    ZB_TRY(zb_corpus_read(&corpus, o->calibrate, tok, zb_model_config(zb_runner_model(r))->V,
+                          o->calibrate_tokens, a, err));
     int length = corpus.n_tokens < SEQUENCE ? (int)corpus.n_tokens : SEQUENCE;
     ZB_TRY(zb_packer_init(&p, &corpus, length, false, 0, a, err));
     zb_progress bar;

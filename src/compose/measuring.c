@@ -93,7 +93,7 @@ static zb_status read_pieces(zb_measuring *m, const zb_tokenizer *t, zb_err *err
     const zb_measuring_opts *o = m->o;
     zb_corpus c;
     zb_packer packer;
-    ZB_TRY(zb_corpus_read(&c, o->text, t, o->tokens, &m->arena, err));
+    ZB_TRY(zb_corpus_read(&c, o->text, t, m->V, o->tokens, &m->arena, err));
     int length = (int)(c.n_tokens < o->length ? c.n_tokens : o->length);
     ZB_TRY(zb_packer_init(&packer, &c, length, false, 0, &m->arena, err));
     int64_t passes = (packer.rows + o->batch - 1) / o->batch;

@@ -152,7 +152,8 @@ static zb_status read_text(pruner *p, zb_err *err) {
     const zb_prune_opts *o = p->o;
     ZB_TRY(zb_model_tokenizer(&p->tokenizer, o->model, err));
     /* as much as a calibration reads, so that its rows are known and others are held out */
-    ZB_TRY(zb_corpus_read(&p->corpus, o->text, p->tokenizer, 4 * o->tokens, &p->arena, err));
+    ZB_TRY(zb_corpus_read(&p->corpus, o->text, p->tokenizer, zb_model_config(p->from)->V,
+                          4 * o->tokens, &p->arena, err));
     return zb_packer_init(&p->packer, &p->corpus, (int)o->length, true, (uint64_t)o->seed,
                           &p->arena, err);
 }

@@ -227,7 +227,8 @@ static zb_status read_pairs(search *s, zb_err *err) {
     zb_tokenizer *t;
     zb_corpus c;
     ZB_TRY(zb_model_tokenizer(&t, o->teacher, err));
-    zb_status st = zb_corpus_read(&c, o->text, t, o->tokens, &s->arena, err);
+    zb_status st =
+        zb_corpus_read(&c, o->text, t, zb_model_config(s->teacher)->V, o->tokens, &s->arena, err);
     zb_pairs_form form = {.without = t ? zb_corpus_separator(t) : -1};
     if (st == ZB_OK && t) st = marks_of(t, &form, &s->arena, err);
     if (st == ZB_OK)

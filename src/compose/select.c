@@ -180,7 +180,8 @@ static zb_status measure(selector *s, zb_err *err) {
     ZB_TRY(zb_model_tokenizer(&t, o->teacher, err));
     zb_corpus c;
     zb_packer packer;
-    zb_status st = zb_corpus_read(&c, o->text, t, o->tokens, &s->arena, err);
+    zb_status st =
+        zb_corpus_read(&c, o->text, t, zb_model_config(s->teacher)->V, o->tokens, &s->arena, err);
     zb_tokenizer_close(t);
     if (st == ZB_OK)
         st = zb_packer_init(

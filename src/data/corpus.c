@@ -14,6 +14,7 @@ typedef struct reader {
     const zb_tokenizer *t;
     zb_arena *a;
     int32_t separator;
+    int vocabulary;     /* 0: unknown */
     int64_t tokens_max; /* 0: all */
     size_t cap_tokens, cap_docs;
 } reader;
@@ -40,13 +41,25 @@ static void add_document(reader *r, const int32_t *ids, size_t n) {
     c->doc[++c->n_docs] = c->n_tokens;
 }
 
-static zb_status add_text(reader *r, zb_str text, zb_err *err) {
+/* The tokens from `first` on, of the document at `where`. */
+static zb_status check_ids(const reader *r, int64_t first, const char *where, zb_err *err) {
+    for (int64_t i = first; r->vocabulary > 0 && i < r->c->n_tokens; i++)
+        if (r->c->token[i] >= r->vocabulary)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: expected token ids below %d, the size of the model's vocabulary, "
+                           "found %d",
+                           where, r->vocabulary, (int)r->c->token[i]);
+    return ZB_OK;
+}
+
+static zb_status add_text(reader *r, zb_str text, const char *where, zb_err *err) {
     zb_arena scratch = {0};
     zb_ids ids;
+    int64_t first = r->c->n_tokens;
     zb_status s = zb_tokenizer_encode(r->t, text, false, false, &scratch, &ids, err);
     if (s == ZB_OK) add_document(r, ids.id, ids.n);
     zb_arena_free(&scratch);
-    return s;
+    return s == ZB_OK ? check_ids(r, first, where, err) : s;
 }
 
 bool zb_corpus_id(const json_t *v, int32_t *id) {
@@ -60,6 +73,7 @@ static zb_status add_ids(reader *r, const json_t *list, const char *where, zb_er
     zb_arena scratch = {0};
     size_t n = json_array_size(list);
     int32_t *ids = ZB_NEW_ARRAY(&scratch, int32_t, n);
+    int64_t first = r->c->n_tokens;
     zb_status s = ZB_OK;
     for (size_t i = 0; i < n && s == ZB_OK; i++) {
         json_t *v = json_array_get(list, i);
@@ -69,7 +83,7 @@ static zb_status add_ids(reader *r, const json_t *list, const char *where, zb_er
     }
     if (s == ZB_OK) add_document(r, ids, n);
     zb_arena_free(&scratch);
-    return s;
+    return s == ZB_OK ? check_ids(r, first, where, err) : s;
 }
 
 static zb_status add_line(void *user, json_t *o, const char *where, bool *enough, zb_err *err) {
@@ -80,7 +94,8 @@ static zb_status add_line(void *user, json_t *o, const char *where, bool *enough
     } else if (json_is_string(text)) {
         if (!r->t)
             return zb_fail(err, ZB_ERR_CONFIG, "%s: text needs a model with a tokenizer", where);
-        ZB_TRY(add_text(r, (zb_str){json_string_value(text), json_string_length(text)}, err));
+        ZB_TRY(
+            add_text(r, (zb_str){json_string_value(text), json_string_length(text)}, where, err));
     } else {
         return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object with \"text\" or \"input_ids\"",
                        where);
@@ -94,18 +109,19 @@ static zb_status read_plain(reader *r, const char *path, zb_err *err) {
     zb_str text;
     zb_status s = zb_file_read(path, (size_t)1 << 30, &scratch, &text, err);
     if (s == ZB_OK)
-        s = r->t ? add_text(r, text, err)
+        s = r->t ? add_text(r, text, path, err)
                  : zb_fail(err, ZB_ERR_CONFIG, "%s: text needs a model with a tokenizer", path);
     zb_arena_free(&scratch);
     return s;
 }
 
-zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int64_t tokens_max,
-                         zb_arena *a, zb_err *err) {
+zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int vocabulary,
+                         int64_t tokens_max, zb_arena *a, zb_err *err) {
     *c = (zb_corpus){0};
     reader r = {.c = c,
                 .t = t,
                 .a = a,
+                .vocabulary = vocabulary,
                 .tokens_max = tokens_max,
                 .separator = t ? zb_corpus_separator(t) : -1};
     c->doc = zb_grow(a, NULL, &r.cap_docs, 2, sizeof *c->doc);
@@ -139,17 +155,6 @@ zb_status zb_corpus_keep_long(zb_corpus *c, const char *path, int64_t shortest, 
                        path, (long long)shortest, (long long)longest);
     c->doc[docs] = c->n_tokens = at;
     c->n_docs = docs;
-    return ZB_OK;
-}
-
-zb_status zb_corpus_check_ids(const zb_corpus *c, const char *path, int vocabulary, zb_err *err) {
-    for (int64_t d = 0; d < c->n_docs; d++)
-        for (int64_t i = c->doc[d]; i < c->doc[d + 1]; i++)
-            if (c->token[i] < 0 || c->token[i] >= vocabulary)
-                return zb_fail(err, ZB_ERR_FORMAT,
-                               "%s: document %lld: expected token ids below %d, the size of the "
-                               "model's vocabulary, found %d",
-                               path, (long long)d + 1, vocabulary, (int)c->token[i]);
     return ZB_OK;
 }
 

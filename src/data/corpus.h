@@ -23,17 +23,14 @@ typedef struct zb_corpus {
     int64_t n_docs;
 } zb_corpus;
 
-/* tokens_max 0: all. The file's path is in every message; a line that is not such an object is an
- * error with its number. */
-zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int64_t tokens_max,
-                         zb_arena *a, zb_err *err);
+/* tokens_max 0: all. The file's path is in every message; a line that is not such an object, or has
+ * tokens that are none of the model's `vocabulary` (0: unknown), is an error with its number. */
+zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int vocabulary,
+                         int64_t tokens_max, zb_arena *a, zb_err *err);
 
 /* Drops documents of fewer than `shortest` tokens, the separator among them; an error, naming the
  * path, where none is left. */
 zb_status zb_corpus_keep_long(zb_corpus *c, const char *path, int64_t shortest, zb_err *err);
-
-/* An error, naming the path, where a token is none of a model's `vocabulary`. */
-zb_status zb_corpus_check_ids(const zb_corpus *c, const char *path, int vocabulary, zb_err *err);
 
 /* False where the value is no token id. */
 bool zb_corpus_id(const json_t *v, int32_t *id);

@@ -60,7 +60,9 @@ zb_status zb_perplexity_run(const zb_perplexity_job *j, zb_perplexity *out, zb_e
     zb_corpus c;
     zb_packer p;
     *out = (zb_perplexity){0};
-    zb_status s = zb_corpus_read(&c, j->text, j->tokenizer, j->tokens_max, &a, err);
+    zb_status s =
+        zb_corpus_read(&c, j->text, j->tokenizer, zb_model_config(zb_runner_model(j->model))->V,
+                       j->tokens_max, &a, err);
     int length =
         s == ZB_OK && c.n_tokens < j->sequence_length ? (int)c.n_tokens : j->sequence_length;
     if (s == ZB_OK) s = zb_packer_init(&p, &c, length, false, 0, &a, err);

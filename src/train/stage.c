@@ -159,14 +159,12 @@ zb_status zb_stage_begin(zb_stage *s, const zb_stage_opts *o, const zb_stage_run
     *s = (zb_stage){0};
     zb_arena *a = &s->arena;
     const zb_tokenizer *t = run->tokenizer;
-    ZB_TRY(zb_corpus_read(&s->train, o->train, t, 0, a, err));
-    ZB_TRY(zb_corpus_check_ids(&s->train, o->train, run->vocabulary, err));
+    ZB_TRY(zb_corpus_read(&s->train, o->train, t, run->vocabulary, 0, a, err));
     ZB_TRY(zb_corpus_keep_long(&s->train, o->train, o->min_document, err));
     ZB_TRY(zb_packer_init(&s->packer, &s->train, (int)o->sequence_length, true, (uint64_t)o->seed,
                           a, err));
     if (o->valid_tokens > 0) {
-        ZB_TRY(zb_corpus_read(&s->valid, o->valid, t, o->valid_tokens, a, err));
-        ZB_TRY(zb_corpus_check_ids(&s->valid, o->valid, run->vocabulary, err));
+        ZB_TRY(zb_corpus_read(&s->valid, o->valid, t, run->vocabulary, o->valid_tokens, a, err));
         int length =
             (int)(s->valid.n_tokens < o->sequence_length ? s->valid.n_tokens : o->sequence_length);
         ZB_TRY(zb_packer_init(&s->valid_packer, &s->valid, length, false, 0, a, err));

@@ -193,8 +193,22 @@ def test_ids_beyond_the_vocabulary_are_found_before_the_first_step(tmp_path, lin
     rows[2]["input_ids"][-1] = rows[2]["completion"][-1] = 97
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     r = train(command, UNTIED, tmp_path / "o", lines, which, str(path))
-    where = "beyond.jsonl:3" if command == "tune" else "beyond.jsonl: document 3"
-    assert r.returncode == 4 and f"{where}: expected token ids below 97" in r.stderr and "found 97" in r.stderr, r.stderr
+    assert r.returncode == 4 and "beyond.jsonl:3: expected token ids below 97" in r.stderr and "found 97" in r.stderr, r.stderr
+    assert not list(tmp_path.glob("o*"))
+
+
+@pytest.mark.parametrize("command", [
+    ("prune", "-m", TEACHER, "-o", "OUT", "--layers", "2", "--text", "TEXT", "--tokens", "256", "--length", "32"),
+    ("compose", "--teacher", TEACHER, "-o", "OUT", "--init", "calibrated", "--kv-rank", "12", "--calibration", "TEXT",
+     "--calibration-tokens", "256", "--calibration-length", "32"),
+    ("select", "--teacher", TEACHER, "-o", "OUT", "--method", "heads", "--text", "TEXT", "--tokens", "256", "--count", "1"),
+    ("select", "--teacher", TEACHER, "-o", "OUT", "--cache-percent", "50", "--text", "TEXT", "--tokens", "256"),
+    ("eval", "-m", TEACHER, "--text", "TEXT")])
+def test_ids_beyond_the_vocabulary_in_other_texts(tmp_path, command):
+    path = tmp_path / "beyond.jsonl"
+    path.write_text("".join(json.dumps({"input_ids": [5, 97 if i == 1 else 6] * 40}) + "\n" for i in range(40)))
+    r = run(*[{"OUT": str(tmp_path / "o"), "TEXT": str(path)}.get(a, a) for a in command])
+    assert r.returncode == 4 and "beyond.jsonl:2: expected token ids below 97" in r.stderr, r.stderr
     assert not list(tmp_path.glob("o*"))
 
 

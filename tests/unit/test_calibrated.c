@@ -486,7 +486,7 @@ static double distance(zb_model *student) {
     zb_model *teacher, *copy;
     zb_calibration *c = open_pair(&teacher, &copy, 2048);
     zb_runner *r;
-    int n = c->piece[0].n, D = c->D;
+    int n = c->piece[0].n;
     float *want = ZB_NEW_ARRAY(&arena, float, n *D), *got = ZB_NEW_ARRAY(&arena, float, n *D);
     double error = 0, power = 0;
     assert_int_equal(zb_runner_new(&r, student, ZB_PREC_F32, &err), ZB_OK);

@@ -23,7 +23,7 @@ static zb_corpus *read_corpus(zb_arena *a) {
     }
     assert_int_equal(fclose(f), 0);
     zb_corpus *c = ZB_NEW(a, zb_corpus);
-    CHECK(zb_corpus_read(c, path, NULL, 0, a, &err));
+    CHECK(zb_corpus_read(c, path, NULL, 0, 0, a, &err));
     unlink(path);
     return c;
 }

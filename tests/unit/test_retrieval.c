@@ -74,7 +74,7 @@ static double recall_of(unsigned mask) {
         const zb_param *q = zb_params_find(zb_model_params(from), t->item[i].name);
         zb_param_to_f32(q, 0, q->rows, t->item[i].w);
     }
-    CHECK(zb_corpus_read(&c, text, NULL, TOKENS, &a, &err));
+    CHECK(zb_corpus_read(&c, text, NULL, 0, TOKENS, &a, &err));
     zb_pairs_make(&p, &c, k.V, &(zb_pairs_form){.without = -1}, ROWS, SEED, &a);
     CHECK(zb_runner_new(&r, m, ZB_PREC_F32, &err));
     CHECK(zb_runner_begin(r, &p.b, &err));
@@ -124,7 +124,7 @@ static void test_pairs(void **unused) {
     zb_corpus c;
     zb_pairs p;
     zb_pairs_form form = {.without = 7};
-    CHECK(zb_corpus_read(&c, text, NULL, TOKENS, &a, &err));
+    CHECK(zb_corpus_read(&c, text, NULL, 0, TOKENS, &a, &err));
     zb_pairs_make(&p, &c, 100, &form, 3, SEED, &a);
     check_pairs(&p, 2, 7);
     form = (zb_pairs_form){.without = 7, .marks = true, .begin = 50, .middle = 51};
