@@ -213,7 +213,7 @@ static zb_status check_files(const zb_plan *p, zb_err *err) {
 static zb_status check_stages(const zb_plan *p, zb_err *err) {
     zb_status s = p->has_align ? zb_align_check(&p->align, &p->align_stage, err) : ZB_OK;
     if (s != ZB_OK) return zb_err_wrap(err, s, "%s: align", p->recipe);
-    if (p->has_distill) s = zb_stage_check(&p->distill_stage, err);
+    if (p->has_distill) s = zb_distill_check(&p->distill, &p->distill_stage, err);
     if (s != ZB_OK) return zb_err_wrap(err, s, "%s: distill", p->recipe);
     if (p->has_tune) s = zb_tune_check(&p->tune, &p->tune_stage, err);
     if (s != ZB_OK) return zb_err_wrap(err, s, "%s: tune", p->recipe);

@@ -303,6 +303,13 @@ static zb_status train_step(void *user, zb_stage *st, zb_err *err) {
     return zb_stage_step_done(st, o, loss, norm, err);
 }
 
+zb_status zb_distill_check(const zb_distill_opts *o, const zb_stage_opts *so, zb_err *err) {
+    ZB_TRY(zb_stage_check(so, err));
+    if (!o->keep_best || so->valid_tokens > 0) return ZB_OK;
+    return zb_fail(err, ZB_ERR_CONFIG,
+                   "keep_best: expected held-out text to judge by, found valid_tokens 0");
+}
+
 zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, const char *dir,
                          zb_err *err) {
     zb_stage st = {0};
@@ -310,7 +317,7 @@ zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, cons
     zb_stage_opts sc = *so;
     distill d = {.o = &oc, .so = &sc};
     zb_memory_plan plan = {0};
-    ZB_TRY(zb_stage_check(so, err));
+    ZB_TRY(zb_distill_check(o, so, err));
     ZB_TRY(plan_memory(&d, &oc, &sc, &plan, err));
     if (so->dry_run) return ZB_OK;
     zb_opt_group g[] = {{"", zb_distill_opt_table, &oc},

@@ -17,6 +17,9 @@ typedef struct zb_distill_opts {
 
 extern const zb_opt zb_distill_opt_table[];
 
+/* What zb_distill_run would refuse whatever the files hold. */
+zb_status zb_distill_check(const zb_distill_opts *o, const zb_stage_opts *s, zb_err *err);
+
 zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *s, const char *dir,
                          zb_err *err);
 

@@ -277,9 +277,11 @@ def test_many_settings(tmp_path):
 
 def test_early_stop_needs_validations(tmp_path):
     recipe = write_recipe(tmp_path, "blind", make_text(tmp_path))
-    for setting in ("align.eval_every=0", "align.valid_tokens=0"):
-        done = run(recipe, setting)
-        assert done.returncode > 0 and "early_stop: expected validations to judge by" in done.stderr, done.stderr
+    for settings, said in ((["align.eval_every=0"], "early_stop: expected validations to judge by"),
+                           (["align.valid_tokens=0"], "early_stop: expected validations to judge by"),
+                           (["distill.valid_tokens=0", "distill.keep_best=true"], "distill: keep_best: expected held-out text")):
+        done = run(recipe, *settings)
+        assert done.returncode > 0 and said in done.stderr, done.stderr
         assert not (tmp_path / "blind").exists()
 
 
