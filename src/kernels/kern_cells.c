@@ -234,13 +234,15 @@ static void scores_few(const zb_scores_args *a) {
 }
 
 /* All columns of some rows, in tiles of VECS vectors; the last two alike, since a tile of one
- * vector waits for its sums (tiles of q8_0 begin with a block). The last one ends with the row. */
+ * vector waits for its sums (tiles of q8_0 begin with a block). The last one ends with the row, and
+ * overlaps the one before; where there is none yet, whole vectors come first. */
 static void weigh_rows(const zb_values_args *a, weigh_fn *const by_vecs[VECS]) {
     int width = a->v.width;
     bool blocks = a->v.type == ZB_CELL_Q8_0;
     for (int done = 0, vecs; done < width; done += vecs * VW) {
         int left = (width - done + VW - 1) / VW;
         vecs = left <= VECS ? left : left < 2 * VECS && !blocks ? (left + 1) / 2 : VECS;
+        if (done == 0 && !blocks && vecs * VW > width) vecs--; /* one at least: width >= VW */
         int over = done + vecs * VW - width;
         by_vecs[vecs - 1](a, over > 0 && !blocks ? done - over : done, done);
     }

@@ -3,8 +3,8 @@
  *
  * The scalar reference goes through the same checks as the vector versions, so that agreement
  * with it is agreement with the formula. Sizes cover 0, 1, all tails and the blocks of the long
- * rows; buffers end at a trapping page and have guarded margins. Special values (infinity, NaN,
- * denormals) must come out exactly as from the reference.
+ * rows; buffers begin or end at a trapping page and have guarded margins on the other side. Special
+ * values (infinity, NaN, denormals) must come out exactly as from the reference.
  *
  * Tolerances. One rounding is EPS = 2^-24 relative. A sum of n terms in any order is allowed SUM
  * * sqrt(n) roundings of the sum of magnitudes; an elementwise formula OPS roundings of the
@@ -28,9 +28,9 @@
 #define OPS 8.0
 #define TINY 0x1p-126 /* below the smallest normal number only absolute accuracy is asked */
 
-enum { SLOT_BYTES = 4 << 20, MARGIN = 256, MARGIN_BYTE = 0xA5 };
+enum { SLOT_BYTES = 4 << 20, PAGE = 4096, MARGIN = 256, MARGIN_BYTE = 0xA5 };
 
-static struct { uint8_t *base, *taken; } slots[SLOTS];
+static struct { uint8_t *base, *margin; } slots[SLOTS];
 static uint64_t rng_at;
 static const char *isa, *kernel;
 static const zb_kernels *ref;
@@ -39,21 +39,24 @@ static int failures, checks;
 void *guard_take(int slot, size_t bytes) {
     if (bytes + MARGIN > SLOT_BYTES) abort();
     if (!slots[slot].base) {
-        slots[slot].base = mmap(NULL, SLOT_BYTES + 4096, PROT_READ | PROT_WRITE,
-                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (slots[slot].base == MAP_FAILED) abort();
-        if (mprotect(slots[slot].base + SLOT_BYTES, 4096, PROT_NONE)) abort();
+        uint8_t *p = mmap(NULL, SLOT_BYTES + 2 * PAGE, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) abort();
+        if (mprotect(p, PAGE, PROT_NONE) || mprotect(p + PAGE + SLOT_BYTES, PAGE, PROT_NONE))
+            abort();
+        slots[slot].base = p + PAGE;
     }
-    uint8_t *p = slots[slot].base + SLOT_BYTES - bytes;
-    slots[slot].taken = p;
-    memset(p - MARGIN, MARGIN_BYTE, MARGIN);
+    bool first = draw_below(2); /* behind the first trapping page, or before the second one */
+    uint8_t *p = slots[slot].base + (first ? 0 : SLOT_BYTES - bytes);
+    slots[slot].margin = first ? p + bytes : p - MARGIN;
+    memset(slots[slot].margin, MARGIN_BYTE, MARGIN);
     return p;
 }
 
 bool guard_ok(void) {
     for (int s = 0; s < SLOTS; s++)
-        for (int i = 1; slots[s].taken && i <= MARGIN; i++)
-            if (slots[s].taken[-i] != MARGIN_BYTE) return false;
+        for (int i = 0; slots[s].margin && i < MARGIN; i++)
+            if (slots[s].margin[i] != MARGIN_BYTE) return false;
     return true;
 }
 

@@ -4,9 +4,9 @@
 
 #include "kernels/kernels.h"
 
-/* Buffer `slot` (0..SLOTS-1) of `bytes` bytes: it ends at a page that traps every access, so that
- * reading or writing past the end kills the program, and begins after a margin whose bytes
- * guard_ok compares. Alignment follows from the size. */
+/* Buffer `slot` (0..SLOTS-1) of `bytes` bytes: by chance it begins or ends at a page that traps
+ * every access, so that reading or writing beyond kills the program; on its other side stands a
+ * margin whose bytes guard_ok compares. Where it ends there, alignment follows from the size. */
 enum { SLOTS = 8 };
 void *guard_take(int slot, size_t bytes);
 bool guard_ok(void); /* margins of all slots untouched */
