@@ -166,7 +166,8 @@ static zb_status add_entries(zb_safetensors *s, json_t *root, const uint8_t *buf
         ZB_TRY(read_entry((place){where, name}, entry, buffer, size, &t[s->n - first], err));
         s->n++;
     }
-    return check_cover(s->tensors + first, s->n - first, buffer, size, where, err);
+    zb_tensor *own = s->tensors ? s->tensors + first : NULL; /* none in the whole set */
+    return check_cover(own, s->n - first, buffer, size, where, err);
 }
 
 /* Adds one file's tensors. */
