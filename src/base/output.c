@@ -51,6 +51,7 @@ static zb_status check_inputs(const char *path, zb_inputs in, zb_err *err) {
 
 zb_status zb_output_file(const char *path, zb_inputs inputs, zb_err *err) {
     struct stat st;
+    if (!path || !*path) return ZB_OK;
     if (stat(path, &st) != 0) return check_above(path, err);
     if (S_ISDIR(st.st_mode))
         return zb_fail(err, ZB_ERR_IO, "%s: expected a file, found a folder", path);
@@ -65,6 +66,7 @@ zb_status zb_output_file(const char *path, zb_inputs inputs, zb_err *err) {
 
 zb_status zb_output_folder(const char *path, zb_err *err) {
     struct stat st;
+    if (!path || !*path) return ZB_OK;
     if (stat(path, &st) != 0) return check_above(path, err);
     if (!S_ISDIR(st.st_mode))
         return zb_fail(err, ZB_ERR_IO, "%s: expected a folder, found a file", path);
@@ -76,8 +78,8 @@ zb_status zb_output_folder(const char *path, zb_err *err) {
 zb_status zb_output_replaced(const char *path, bool (*known)(const char *name), zb_inputs inputs,
                              zb_err *err) {
     ZB_TRY(zb_output_folder(path, err));
+    if (!path || !zb_dir_exists(path)) return ZB_OK;
     ZB_TRY(check_above(path, err)); /* the folder itself is renamed */
-    if (!zb_dir_exists(path)) return ZB_OK;
     ZB_TRY(check_inputs(path, inputs, err));
     zb_arena a = {0};
     char **name;

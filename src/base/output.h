@@ -2,7 +2,8 @@
  * cost neither hours nor what stood there.
  *
  * A path is refused where it is of the wrong kind, is or holds one of the inputs, or where nothing
- * can be created. Nothing is written. A full disk is still found only later. */
+ * can be created; NULL and "" stand for no output and are fine. Nothing is written. A full disk is
+ * still found only later. */
 #ifndef ZB_BASE_OUTPUT_H
 #define ZB_BASE_OUTPUT_H
 

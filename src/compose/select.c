@@ -265,7 +265,7 @@ static zb_status select_layers(const zb_select_opts *o, zb_err *err) {
 }
 
 zb_status zb_select_run(const zb_select_opts *o, zb_err *err) {
-    if (o->out) ZB_TRY(zb_output_file(o->out, ZB_INPUTS(o->teacher, o->text), err));
+    ZB_TRY(zb_output_file(o->out, ZB_INPUTS(o->teacher, o->text), err));
     zb_select_opts full = *o;
     bool budget = zb_select_by_budget(o), auto_method = !strcmp(o->method, "auto");
     if (auto_method) full.method = budget ? "plan" : "smart";

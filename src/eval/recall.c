@@ -529,9 +529,9 @@ static zb_status run_all(work *w, zb_err *err) {
 
 static zb_status check_outputs(const zb_recall_opts *o, zb_err *err) {
     if (o->shard.rank > 0) return ZB_OK; /* the first process alone writes */
-    if (o->output && *o->output) ZB_TRY(zb_output_file(o->output, ZB_INPUTS(o->haystack), err));
-    if (o->log_samples && *o->log_samples) ZB_TRY(zb_output_folder(o->log_samples, err));
-    return o->cache && *o->cache ? zb_output_folder(o->cache, err) : ZB_OK;
+    ZB_TRY(zb_output_file(o->output, ZB_INPUTS(o->haystack), err));
+    ZB_TRY(zb_output_folder(o->log_samples, err));
+    return zb_output_folder(o->cache, err);
 }
 
 zb_status zb_recall_check(const zb_recall_opts *o, zb_err *err) {

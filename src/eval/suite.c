@@ -100,8 +100,7 @@ zb_status zb_suite_run(const zb_suite_opts *o, const zb_eval_opts *e, zb_buf *ta
     opened x = {0};
     bool tasks = e->tasks && e->tasks[0];
     if (tasks) ZB_TRY(zb_eval_check(e, err));
-    if (o->perplexity_out && e->shard.rank == 0)
-        ZB_TRY(zb_output_file(o->perplexity_out, ZB_INPUTS(o->text), err));
+    if (e->shard.rank == 0) ZB_TRY(zb_output_file(o->perplexity_out, ZB_INPUTS(o->text), err));
     zb_status s = open_all(o, &x, err);
     if (s == ZB_OK && o->text && e->shard.rank == 0) s = run_text(o, &x, table, err);
     if (s == ZB_OK && tasks) s = run_tasks(o, e, &x, table, err);
