@@ -77,8 +77,9 @@ zb_status zb_output_folder(const char *path, zb_err *err) {
 
 zb_status zb_output_replaced(const char *path, bool (*known)(const char *name), zb_inputs inputs,
                              zb_err *err) {
+    if (!*path) return zb_fail(err, ZB_ERR_USAGE, "out: expected a folder, found no name");
     ZB_TRY(zb_output_folder(path, err));
-    if (!path || !zb_dir_exists(path)) return ZB_OK;
+    if (!zb_dir_exists(path)) return ZB_OK;
     ZB_TRY(check_above(path, err)); /* the folder itself is renamed */
     ZB_TRY(check_inputs(path, inputs, err));
     zb_arena a = {0};

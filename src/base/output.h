@@ -28,7 +28,8 @@ zb_status zb_output_file(const char *path, zb_inputs inputs, zb_err *err);
 /* A folder that files are added to; made where it is missing. */
 zb_status zb_output_folder(const char *path, zb_err *err);
 
-/* A folder that is replaced as a whole: all names in it must be known to be of an earlier result.
+/* A folder, never "", that is replaced as a whole: all names in it must be known to be of an
+ * earlier result.
  */
 zb_status zb_output_replaced(const char *path, bool (*known)(const char *name), zb_inputs inputs,
                              zb_err *err);
