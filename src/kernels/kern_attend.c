@@ -6,7 +6,8 @@
  * so keys are multiplied where they lie, without a transposed copy. What that costs is a sum
  * across lanes at the end; four of them share their shuffles. Every sum runs over k in the same
  * order whatever the size of the block it is in, so a row's result does not depend on how many
- * rows come with it. */
+ * rows come with it; the fused steps are spelt out, since a compiler left to itself may fuse them
+ * in one block size and not in another. */
 #include "kernels/simd.h"
 
 /* 12 sums, 3 vectors of A and one of B: the 16 registers of AVX2. */
@@ -26,20 +27,20 @@ SIMD_INLINE void dots(const zb_gemm_args *g, int rows, int cols) {
         for (int j = 0; j < cols; j++) {
             vf b = vf_load(g->b + j * g->ldb + p);
             SIMD_UNROLL
-            for (int i = 0; i < rows; i++) sum[i][j] += a[i] * b;
+            for (int i = 0; i < rows; i++) sum[i][j] = vf_fma(a[i], b, sum[i][j]);
         }
     }
     for (; p < g->k; p += VW)
         for (int j = 0; j < cols; j++) {
             vf b = vf_load_n(g->b + j * g->ldb + p, g->k - p);
             for (int i = 0; i < rows; i++)
-                sum[i][j] += vf_load_n(g->a + i * g->a_row + p, g->k - p) * b;
+                sum[i][j] = vf_fma(vf_load_n(g->a + i * g->a_row + p, g->k - p), b, sum[i][j]);
         }
     SIMD_UNROLL
     for (int i = 0; i < rows; i++) {
         float out[COLS], *c = g->c + i * g->ldc;
         vf_sum4(sum[i][0], sum[i][1], sum[i][2], sum[i][3], out);
-        for (int j = 0; j < cols; j++) c[j] = g->alpha * out[j] + (g->add ? c[j] : 0);
+        for (int j = 0; j < cols; j++) c[j] = fmaf(g->alpha, out[j], g->add ? c[j] : 0);
     }
 }
 

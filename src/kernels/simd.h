@@ -56,6 +56,9 @@ SIMD_INLINE void vf_store_part(float *p, int n, vf x) {
 SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) {
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); /* one vpternlog */
 }
+SIMD_INLINE vf vf_fma(vf a, vf b, vf c) {
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
 SIMD_INLINE vf vf_max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 SIMD_INLINE float vf_sum(vf x) { return _mm512_reduce_add_ps((__m512)x); }
 SIMD_INLINE float vf_hmax(vf x) { return _mm512_reduce_max_ps((__m512)x); }
@@ -119,6 +122,9 @@ SIMD_INLINE void vf_store_part(float *p, int n, vf x) {
 }
 SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) {
     return (vf)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)mask);
+}
+SIMD_INLINE vf vf_fma(vf a, vf b, vf c) {
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 }
 SIMD_INLINE vf vf_max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 SIMD_INLINE float vf_sum(vf x) {
@@ -199,6 +205,9 @@ SIMD_INLINE vf vf_load_part(const float *p, int n, vf fill) {
 SIMD_INLINE void vf_store_part(float *p, int n, vf x) { memcpy(p, &x, 4 * (size_t)n); }
 SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) {
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
+}
+SIMD_INLINE vf vf_fma(vf a, vf b, vf c) {
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 SIMD_INLINE vf vf_max(vf a, vf b) {
     return vf_select(a > b, a, b);
