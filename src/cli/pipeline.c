@@ -20,31 +20,37 @@ typedef struct step {
     bool makes_model;
     const char *result[2]; /* paths it leaves; NULL: none */
     /* from its record: */
-    const char *digest, *record;
+    const char *digest, *before, *record;
     double seconds;
     bool done;
 } step;
 
-static char *step_digest(const zb_plan *p, const step *s, const char *before) {
+/* What a step's result depends on: its options, the teacher, the steps before it. Until `all` was
+ * told apart from what changes a result, records were named by all options; they still count. */
+static char *step_digest(const zb_plan *p, const step *s, const char *chain, bool all) {
     json_t *o = s->g[0].table ? zb_opts_json(s->g) : json_object();
+    if (!all) {
+        zb_stage_remove_memory(o);
+        zb_stage_remove_writing(o);
+    }
     char *text = json_dumps(o, JSON_SORT_KEYS | JSON_COMPACT);
-    char *d = zb_digest(p->arena, zb_asprintf(p->arena, "%s|%s|%s|%s", s->name, before,
-                                              p->r.teacher, text ? text : ""));
+    char *d = zb_digest(p->arena, zb_asprintf(p->arena, "%s|%s|%s|%s", s->name, chain, p->r.teacher,
+                                              text ? text : ""));
     zb_heap_resize(text, 0);
     json_decref(o);
     return d;
 }
 
-/* Seconds already spent on a stage with this digest, and whether it is done. */
-static void read_record(const char *path, const char *digest, double *seconds, bool *done) {
+/* Seconds already spent on a stage of this digest, and whether it is done. */
+static void read_record(step *s) {
     json_t *o = NULL;
-    *seconds = 0;
-    *done = false;
-    if (!zb_file_exists(path) || zb_json_read(path, 1 << 20, &o, NULL) != ZB_OK) return;
+    s->seconds = 0;
+    s->done = false;
+    if (!zb_file_exists(s->record) || zb_json_read(s->record, 1 << 20, &o, NULL) != ZB_OK) return;
     const char *d = json_string_value(json_object_get(o, "digest"));
-    if (d && !strcmp(d, digest)) {
-        *seconds = json_number_value(json_object_get(o, "seconds"));
-        *done = json_is_true(json_object_get(o, "done"));
+    if (d && (!strcmp(d, s->digest) || !strcmp(d, s->before))) {
+        s->seconds = json_number_value(json_object_get(o, "seconds"));
+        s->done = json_is_true(json_object_get(o, "done"));
     }
     json_decref(o);
 }
@@ -67,13 +73,14 @@ static bool has_result(const step *s) {
 /* What is left to do. A result that is gone is made again where something still needs it: the
  * report needs the figures and the student, a model only what the step behind it starts from. */
 static void find_work(zb_plan *p, step *list, int n) {
-    const char *chain = "";
+    const char *chain = "", *before = "";
     for (int i = 0; i < n; i++) {
         step *s = &list[i];
         if (!s->wanted) continue;
-        s->digest = chain = step_digest(p, s, chain);
+        s->digest = chain = step_digest(p, s, chain, false);
+        s->before = before = step_digest(p, s, before, true);
         s->record = zb_asprintf(p->arena, "%s/stages/%s.json", p->r.output, s->name);
-        read_record(s->record, s->digest, &s->seconds, &s->done);
+        read_record(s);
     }
     bool needed = true;
     for (int i = n - 1; i >= 0; i--) {

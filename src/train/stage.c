@@ -195,6 +195,15 @@ static void remove_keys(json_t *o, const char *const *keys, int n) {
     for (int i = 0; i < n; i++) json_object_del(o, keys[i]);
 }
 
+void zb_stage_remove_memory(json_t *options) {
+    remove_keys(options, (const char *const[]){"memory_limit", "dry_run", "recompute"}, 3);
+}
+
+void zb_stage_remove_writing(json_t *options) {
+    remove_keys(options,
+                (const char *const[]){"out", "resume", "save_every", "log_every", "keep_last"}, 5);
+}
+
 /* One way to name the run. While the rate is constant, and nothing else is a share of all steps,
  * the run's length changes no number either. */
 static zb_run_name name_by(zb_stage *s, const json_t *options) {
@@ -219,13 +228,10 @@ static zb_run_name name_by(zb_stage *s, const json_t *options) {
 /* Which checkpoints are of this run: those made with the same options, but for what changes no
  * number. keep_best changes none, but what stands in <stage>/best. */
 static void name_run(zb_stage *s, const json_t *options) {
-    static const char *const free_keys[] = {"memory_limit", "dry_run", "recompute"},
-                             *const writing[] = {"out", "resume", "save_every", "log_every",
-                                                 "keep_last"};
     json_t *o = json_copy((json_t *)(uintptr_t)options);
-    remove_keys(o, free_keys, 3);
+    zb_stage_remove_memory(o);
     s->checkpoint.before = name_by(s, o);
-    remove_keys(o, writing, 5);
+    zb_stage_remove_writing(o);
     s->checkpoint.name = name_by(s, o);
     json_decref(o);
 }

@@ -85,6 +85,10 @@ zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run
 /* Rates under which AdamW divides by zero are refused; to be called before anything is read. */
 zb_status zb_stage_check(const zb_stage_opts *o, zb_err *err);
 
+/* Removes what only says where and how often a run writes, and how much memory it may take. */
+void zb_stage_remove_writing(json_t *options);
+void zb_stage_remove_memory(json_t *options);
+
 int zb_stage_per_pass(const zb_stage_opts *o); /* rows or examples that pass at once */
 double zb_stage_lr(const zb_stage *s);         /* of the current step */
 

@@ -100,6 +100,10 @@ def test_training_lowers_the_divergence_and_select_keeps_two(tmp_path):
     assert len(chosen["layers"]) == 2 and hybrid["mla_layers"] == chosen["layers"]
     again = run(tmp_path / "one.yaml")
     assert again.returncode == 0 and again.stderr.count("done before") == 6
+    writing = run(tmp_path / "one.yaml", "align.save_every=3", "distill.log_every=2", "tune.keep_last=2", "tune.resume=never", "distill.memory_limit=4G")
+    assert writing.returncode == 0 and writing.stderr.count("done before") == 6
+    other = run(tmp_path / "one.yaml", "distill.save_every=3", "tune.beta=0.2")
+    assert other.returncode == 0 and other.stderr.count("done before") == 5 and "== tune" in other.stderr
     logs = [json.loads(l) for l in (tmp_path / "one/tune/log.jsonl").read_text().splitlines()]
     loss = [o["valid_loss"] for o in logs if "valid_loss" in o]
     assert loss[-1] < loss[0] and abs(loss[0] - math.log(2)) < 1e-6
