@@ -7,7 +7,8 @@
 
 static zb_status save(const zb_loop *l, const zb_stage *st, const char *dir, zb_err *err) {
     ZB_TRY(zb_stage_check_model(st, l->student, err));
-    json_t *p = json_pack("{s:s,s:O}", "stage", st->name, "options", l->how);
+    json_t *p = json_pack("{s:s,s:I,s:O}", "stage", st->name, "step", (json_int_t)st->step,
+                          "options", l->how);
     zb_status s = zb_model_save(l->student, dir, strcmp(l->dtype, "bf16") ? ZB_F32 : ZB_BF16,
                                 l->tokenizer_from, p, err);
     json_decref(p);

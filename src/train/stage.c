@@ -115,6 +115,24 @@ static zb_status forget_best(zb_stage *s, zb_err *err) {
     return zb_dir_remove(zb_path_join(&s->arena, s->dir, "best"), err);
 }
 
+/* <stage>/best is of the state's best step, unless the run had gone on behind this state, as one
+ * does that is lengthened; the next validation makes another then. Without a step it is of a
+ * version that did not write one. */
+static zb_status check_best(zb_stage *s, zb_err *err) {
+    const char *path = zb_path_join(&s->arena, s->dir, "best/config.json");
+    int64_t best = json_integer_value(json_object_get(s->best, "step"));
+    json_t *o = NULL;
+    if (!zb_file_exists(path)) return ZB_OK;
+    ZB_TRY(zb_json_read(path, 1 << 20, &o, err));
+    const json_t *step = json_object_get(json_object_get(o, "zebra"), "step");
+    bool other = step && json_integer_value(step) != best;
+    json_decref(o);
+    if (!other) return best == 0 ? forget_best(s, err) : ZB_OK; /* that of step 0 is not kept */
+    json_decref(s->best);
+    s->best = NULL;
+    return forget_best(s, err);
+}
+
 static zb_status resume(zb_stage *s, zb_err *err) {
     int64_t step = -1;
     json_t *extra = NULL;
@@ -128,8 +146,7 @@ static zb_status resume(zb_stage *s, zb_err *err) {
     zb_status st = take_best(s, extra, err);
     json_decref(extra);
     ZB_TRY(st);
-    /* that of step 0 is not kept: what stands there is not of this run */
-    if (json_integer_value(json_object_get(s->best, "step")) == 0) ZB_TRY(forget_best(s, err));
+    ZB_TRY(check_best(s, err));
     zb_info("%s: resuming at step %lld of %lld", s->name, (long long)step, (long long)s->steps);
     return cut_log(s, step, err);
 }

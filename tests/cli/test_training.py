@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -173,6 +174,29 @@ def test_a_run_is_lengthened(tmp_path, text):
     assert "made with other settings" in said and weights(one) == short and checkpoints(one) == ["checkpoint-6"]
     said, _ = distil(one, text, 2560, "--decay", "0.25", "--beta2", "0.9")
     assert "made with other settings" in said
+
+
+def best_of(out):
+    # the step of the model in <stage>/best, and the step of the lowest validation behind the first in the log
+    with open(f"{out}.train/log.jsonl") as f:
+        kl = {x["step"]: x["valid_kl"] for x in map(json.loads, f) if x.get("valid_kl") is not None}
+    path = Path(f"{out}.train/best/config.json")
+    return json.loads(path.read_text())["zebra"]["step"] if path.exists() else None, min(kl, key=kl.get), kl
+
+
+def test_the_best_model_is_of_the_run_it_lies_with(tmp_path, text):
+    one, whole = tmp_path / "one", tmp_path / "whole"
+    args = "--keep-best", "--eval-every", "3"
+    distil(one, text, 1280, "--decay", "0.4", *args)
+    kept, best, kl = best_of(one)
+    assert kept == best > 6, kl  # of the part that a longer run does not have
+    state = Path(f"{one}.train/checkpoint-6/trainer_state.json")
+    state.write_text(state.read_text().replace('"best": ', '"was": ').replace("{", '{"best": {"step": 6, "value": 1e-9}, ', 1))
+    distil(one, text, 2560, "--decay", "0.25", *args)  # finds nothing better than what the state claims
+    distil(whole, text, 2560, "--decay", "0.25", *args)
+    kept, best, kl = best_of(one)
+    assert kept == best == best_of(whole)[0], kl
+    assert weights(Path(f"{one}.train/best")) == weights(Path(f"{whole}.train/best"))
 
 
 def test_shares_of_a_run_are_not_lengthened(tmp_path, text):
