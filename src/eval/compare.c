@@ -58,34 +58,24 @@ static const char *task_of(const char *name, zb_arena *a) {
     return zb_strndup(a, s.p, s.n);
 }
 
+/* One document's answer, by number and filter. */
+static zb_status take_sample(void *user, json_t *v, const char *where, bool *enough, zb_err *err) {
+    int64_t id = 0;
+    const char *filter = "none";
+    char key[128];
+    (void)enough;
+    ZB_TRY(zb_json_int(v, where, "doc_id", true, 0, INT64_MAX, &id, err));
+    ZB_TRY(zb_json_str(v, where, "filter", false, &filter, err));
+    snprintf(key, sizeof key, "%lld,%.90s", (long long)id, filter);
+    json_object_del(v, "doc");
+    json_object_del(v, "arguments");
+    json_object_set(user, key, v);
+    return ZB_OK;
+}
+
 static zb_status read_samples(const char *path, json_t **out, zb_err *err) {
-    zb_lines *lines;
     *out = json_object();
-    ZB_TRY(zb_lines_open(&lines, path, LINE_MAX_BYTES, err));
-    zb_status s;
-    for (;;) {
-        zb_str line;
-        bool more;
-        json_t *v;
-        int64_t id = 0;
-        const char *filter = "none";
-        char where[512], key[128];
-        s = zb_lines_next(lines, &line, &more, err);
-        if (s != ZB_OK || !more) break;
-        snprintf(where, sizeof where, "%.480s:%lld", path, (long long)zb_lines_number(lines));
-        s = zb_json_parse(line.p, line.n, where, &v, err);
-        if (s != ZB_OK) break;
-        s = zb_json_int(v, where, "doc_id", true, 0, INT64_MAX, &id, err);
-        if (s == ZB_OK) s = zb_json_str(v, where, "filter", false, &filter, err);
-        snprintf(key, sizeof key, "%lld,%.90s", (long long)id, filter);
-        json_object_del(v, "doc");
-        json_object_del(v, "arguments");
-        if (s == ZB_OK) json_object_set(*out, key, v);
-        json_decref(v);
-        if (s != ZB_OK) break;
-    }
-    zb_lines_close(lines);
-    return s;
+    return zb_json_lines(path, LINE_MAX_BYTES, take_sample, *out, err);
 }
 
 /* One metric of one task: its pairs. */

@@ -9,8 +9,6 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/output.h"
-#include "eval/cache.h"
-#include "eval/model_scorer.h"
 #include "eval/recall_pairs.h"
 #include "eval/recall_prompt.h"
 
@@ -561,56 +559,4 @@ zb_status zb_recall_run(const zb_recall_opts *o, const zb_tokenizer *t, const zb
     status = zb_json_write(o->output, json, err);
     json_decref(json);
     return status;
-}
-
-/* ---- with a model ---- */
-
-typedef struct opened {
-    zb_model *model;
-    zb_runner *runner;
-    zb_tokenizer *tokenizer;
-    zb_model_scorer *scorer;
-} opened;
-
-static zb_status open_model(opened *x, const char *model, zb_precision p, const char *cache_type,
-                            zb_err *err) {
-    zb_dtype cache;
-    ZB_TRY(zb_cells_type(cache_type ? cache_type : "f32", &cache, err));
-    ZB_TRY(zb_model_open(&x->model, model, ZB_MODEL_RUN, err));
-    zb_model_set_cache(x->model, cache);
-    ZB_TRY(zb_runner_new(&x->runner, x->model, p, err));
-    ZB_TRY(zb_model_tokenizer(&x->tokenizer, model, err));
-    if (!x->tokenizer)
-        return zb_fail(err, ZB_ERR_CONFIG, "%s: recall tests need a model with a tokenizer.json",
-                       model);
-    return zb_model_scorer_new(&x->scorer, x->runner, 0, err);
-}
-
-zb_status zb_recall_model(const zb_recall_opts *o, const char *model, const char *precision,
-                          const char *cache_type, zb_buf *table, zb_err *err) {
-    opened x = {0};
-    zb_recall_result r = {0};
-    zb_recall_opts named = *o;
-    zb_precision p;
-    char key[65];
-    ZB_TRY(zb_recall_check(o, err)); /* before the model is read */
-    ZB_TRY(zb_precision_choose(precision, &p, err));
-    named.model = model;
-    zb_status s = open_model(&x, model, p, cache_type, err);
-    if (s == ZB_OK && o->cache && *o->cache) {
-        s = zb_cache_model_digest(model, zb_precision_name(p), cache_type, key, err);
-        named.model_key = key;
-    }
-    if (s == ZB_OK) {
-        zb_scorer scorer = zb_model_scorer_get(x.scorer);
-        named.vocab = zb_model_config(x.model)->V;
-        s = zb_recall_run(&named, x.tokenizer, &scorer, &r, err);
-    }
-    if ((s == ZB_OK || r.seconds > 0) && named.shard.rank == 0) zb_recall_table(&r, table);
-    zb_recall_result_free(&r);
-    zb_model_scorer_free(x.scorer);
-    zb_runner_free(x.runner);
-    zb_model_free(x.model);
-    zb_tokenizer_close(x.tokenizer);
-    return s;
 }

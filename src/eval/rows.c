@@ -8,21 +8,6 @@
 
 enum { LINE_MAX_BYTES = 1 << 22 };
 
-static zb_status parse_row(zb_str line, const char *where, json_t **row, zb_err *err) {
-    /* The parser's own line and column would follow `where`; only the column is news, so the
-     * message is remade. */
-    json_error_t je;
-    *row = json_loadb(line.p, line.n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
-    if (!*row)
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: column %d: invalid JSON: %s", where, je.column,
-                       je.text);
-    if (json_is_object(*row)) return ZB_OK;
-    zb_status s =
-        zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where, zb_json_type(*row));
-    json_decref(*row);
-    return s;
-}
-
 /* Which part of the task the row belongs to. A value that no group names means that data and task
  * file do not fit together, so it is an error and not a row to skip. */
 static zb_status leaf_of(const zb_task *t, const json_t *row, const char *where, int *leaf,
@@ -45,14 +30,13 @@ typedef struct reader {
     zb_err *err;
 } reader;
 
-/* Steals the row. */
 static zb_status add(reader *r, json_t *row, const char *where) {
     zb_rows *x = r->rows;
     size_t n = x->n;
     x->where = zb_grow(r->arena, x->where, &r->where_cap, n + 1, sizeof *x->where);
     x->leaf = zb_grow(r->arena, x->leaf, &r->leaf_cap, n + 1, sizeof *x->leaf);
     x->where[n] = zb_strdup(r->arena, where);
-    json_array_append_new(x->list, row);
+    json_array_append(x->list, row);
     ZB_TRY(leaf_of(r->task, row, where, &x->leaf[n], r->err));
     if (r->task->process) {
         json_t *fields = json_copy(row);
@@ -63,26 +47,12 @@ static zb_status add(reader *r, json_t *row, const char *where) {
     return ZB_OK;
 }
 
-static zb_status read_lines(reader *r) {
-    zb_lines *lines;
-    ZB_TRY(zb_lines_open(&lines, r->rows->path, LINE_MAX_BYTES, r->err));
-    zb_status s;
-    for (;;) {
-        zb_str line;
-        bool more;
-        s = zb_lines_next(lines, &line, &more, r->err);
-        if (s != ZB_OK || !more) break;
-        if (zb_str_trim(line).n == 0) continue;
-        char where[512];
-        snprintf(where, sizeof where, "%.480s:%lld", r->rows->path,
-                 (long long)zb_lines_number(lines));
-        json_t *row;
-        s = parse_row(line, where, &row, r->err);
-        if (s == ZB_OK) s = add(r, row, where);
-        if (s != ZB_OK) break;
-    }
-    zb_lines_close(lines);
-    return s;
+static zb_status add_line(void *user, json_t *row, const char *where, bool *enough, zb_err *err) {
+    (void)enough;
+    if (!json_is_object(row))
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
+                       zb_json_type(row));
+    return add(user, row, where);
 }
 
 static zb_status read_text(reader *r) {
@@ -90,7 +60,10 @@ static zb_status read_text(reader *r) {
     ZB_TRY(zb_file_read(r->rows->path, (size_t)1 << 30, r->arena, &text, r->err));
     json_t *value = json_stringn(text.n ? text.p : "", text.n);
     if (!value) return zb_fail(r->err, ZB_ERR_FORMAT, "%s: expected text in UTF-8", r->rows->path);
-    return add(r, json_pack("{s:o}", "text", value), r->rows->path);
+    json_t *row = json_pack("{s:o}", "text", value);
+    zb_status s = add(r, row, r->rows->path);
+    json_decref(row);
+    return s;
 }
 
 zb_status zb_rows_read(const zb_task *t, const char *dir, const char *file, int64_t expected,
@@ -106,7 +79,9 @@ zb_status zb_rows_read(const zb_task *t, const char *dir, const char *file, int6
                        "%s says",
                        out->path, t->name, t->file);
     reader r = {.task = t, .rows = out, .arena = a, .err = err};
-    ZB_TRY(zb_str_ends(zb_str_from(file), ZB_STR(".txt")) ? read_text(&r) : read_lines(&r));
+    ZB_TRY(zb_str_ends(zb_str_from(file), ZB_STR(".txt"))
+               ? read_text(&r)
+               : zb_json_lines(out->path, LINE_MAX_BYTES, add_line, &r, err));
     /* A data set that lost rows on its way here would still give a number, only a wrong one. */
     if (expected && out->n != (size_t)expected)
         return zb_fail(err, ZB_ERR_FORMAT,

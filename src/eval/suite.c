@@ -5,6 +5,7 @@
 #include "base/output.h"
 #include "eval/cache.h"
 #include "eval/model_scorer.h"
+#include "eval/subject.h"
 #include "eval/table.h"
 
 #define AT(field) offsetof(zb_suite_opts, field)
@@ -27,33 +28,26 @@ const zb_opt zb_suite_opt_table[] = {
 };
 
 typedef struct opened {
-    zb_model *model, *teacher;
-    zb_runner *runner, *teacher_runner;
-    zb_tokenizer *tokenizer;
+    zb_subject model, teacher;
 } opened;
 
 static zb_status open_all(const zb_suite_opts *o, opened *x, zb_err *err) {
     zb_precision p;
     ZB_TRY(zb_precision_choose(o->precision, &p, err));
-    zb_dtype cache;
-    ZB_TRY(zb_cells_type(o->cache_type ? o->cache_type : "f32", &cache, err));
-    ZB_TRY(zb_model_open(&x->model, o->model, ZB_MODEL_RUN, err));
-    zb_model_set_cache(x->model, cache);
-    ZB_TRY(zb_runner_new(&x->runner, x->model, p, err));
-    ZB_TRY(zb_model_tokenizer(&x->tokenizer, o->model, err));
+    ZB_TRY(zb_subject_open(&x->model, o->model, p, o->cache_type, err));
     if (!o->text || !o->teacher) return ZB_OK;
-    ZB_TRY(zb_model_open(&x->teacher, o->teacher, ZB_MODEL_RUN, err));
-    if (zb_model_config(x->teacher)->V != zb_model_config(x->model)->V)
-        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the model's vocabulary of %d, found %d",
-                       o->teacher, zb_model_config(x->model)->V, zb_model_config(x->teacher)->V);
     if (p == ZB_PREC_INT8) ZB_TRY(zb_precision_choose("auto", &p, err)); /* measure against exact */
-    return zb_runner_new(&x->teacher_runner, x->teacher, p, err);
+    ZB_TRY(zb_subject_open_model(&x->teacher, o->teacher, p, NULL, err));
+    int V = zb_model_config(x->model.model)->V, own = zb_model_config(x->teacher.model)->V;
+    if (own == V) return ZB_OK;
+    return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the model's vocabulary of %d, found %d",
+                   o->teacher, V, own);
 }
 
 static zb_status run_text(const zb_suite_opts *o, const opened *x, zb_buf *table, zb_err *err) {
-    zb_perplexity_job j = {.model = x->runner,
-                           .teacher = x->teacher_runner,
-                           .tokenizer = x->tokenizer,
+    zb_perplexity_job j = {.model = x->model.runner,
+                           .teacher = x->teacher.runner,
+                           .tokenizer = x->model.tokenizer,
                            .text = o->text,
                            .tokens_max = o->text_tokens,
                            .sequence_length = (int)o->sequence_length};
@@ -61,11 +55,11 @@ static zb_status run_text(const zb_suite_opts *o, const opened *x, zb_buf *table
     ZB_TRY(zb_perplexity_run(&j, &p, err));
     zb_buf_addf(table, "perplexity %.4f (%.4f +- %.4f nats per token, %lld tokens predicted)\n",
                 p.perplexity, p.nats, p.nats_error, (long long)p.predicted);
-    if (x->teacher)
+    if (j.teacher)
         zb_buf_addf(table, "KL(teacher || model) %.4f nats per token, same best token %.1f %%\n",
                     p.kl, 100 * p.agreement);
     if (!o->perplexity_out) return ZB_OK;
-    json_t *v = zb_perplexity_json(&p, x->teacher != NULL);
+    json_t *v = zb_perplexity_json(&p, j.teacher != NULL);
     zb_status s = zb_json_write(o->perplexity_out, v, err);
     json_decref(v);
     return s;
@@ -74,7 +68,7 @@ static zb_status run_text(const zb_suite_opts *o, const opened *x, zb_buf *table
 static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const opened *x,
                            zb_buf *table, zb_err *err) {
     zb_model_scorer *m;
-    if (!x->tokenizer)
+    if (!x->model.tokenizer)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: tasks need a model with a tokenizer.json",
                        o->model);
     zb_eval_opts named = *e;
@@ -86,10 +80,10 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
         ZB_TRY(zb_cache_model_digest(o->model, zb_precision_name(p), o->cache_type, key, err));
         named.model_key = key;
     }
-    ZB_TRY(zb_model_scorer_new(&m, x->runner, 0, err));
+    ZB_TRY(zb_model_scorer_new(&m, x->model.runner, 0, err));
     zb_scorer scorer = zb_model_scorer_get(m);
     zb_eval_result r = {0};
-    zb_status s = zb_eval_run(&named, x->tokenizer, &scorer, &r, err);
+    zb_status s = zb_eval_run(&named, x->model.tokenizer, &scorer, &r, err);
     if ((s == ZB_OK || r.seconds > 0) && e->shard.rank == 0) zb_eval_table(&r, table);
     zb_eval_result_free(&r);
     zb_model_scorer_free(m);
@@ -104,10 +98,7 @@ zb_status zb_suite_run(const zb_suite_opts *o, const zb_eval_opts *e, zb_buf *ta
     zb_status s = open_all(o, &x, err);
     if (s == ZB_OK && o->text && e->shard.rank == 0) s = run_text(o, &x, table, err);
     if (s == ZB_OK && tasks) s = run_tasks(o, e, &x, table, err);
-    zb_runner_free(x.runner);
-    zb_runner_free(x.teacher_runner);
-    zb_model_free(x.model);
-    zb_model_free(x.teacher);
-    zb_tokenizer_close(x.tokenizer);
+    zb_subject_close(&x.model);
+    zb_subject_close(&x.teacher);
     return s;
 }
