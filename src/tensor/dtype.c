@@ -6,6 +6,11 @@
  *   Q5_0  x = d·(q-16)                 Q5_1  x = d·q + m         (fifth bits in a 32-bit word)
  *   Q4_K, Q5_K  256 elements in 8 sub-blocks: x = (d·sc)·q - (dmin·mn), sc and mn 6-bit
  *   Q6_K  256 elements in 16 sub-blocks: x = (d·s)·(q-32), s 8-bit signed
+ *   Q2_K  256 elements in 16 sub-blocks: x = (d·sc)·q - (dmin·mn), sc and mn 4-bit
+ *   Q3_K  256 elements in 16 sub-blocks: x = (d·(s-32))·(q-4), s 6-bit
+ *   IQ4_NL  x = d·v[q], v a table of 16 values
+ *   IQ4_XS  256 elements in 8 sub-blocks: x = (d·(s-32))·v[q], s 6-bit
+ *   TQ1_0, TQ2_0  256 elements: x = d·(q-1), q one of 0, 1, 2, in base 3 or two bits
  * Products are taken in the order shown, in f32, so the values are bit for bit those of ggml's
  * scalar code. All loads go through memcpy or bytes: sources may have any alignment. */
 #include "tensor/dtype.h"
@@ -153,6 +158,78 @@ static void from_q6_k(const uint8_t *p, float *y) {
     }
 }
 
+/* The two-bit code of element i of a super-block from 64 bytes: four codes a byte, 32 elements
+ * apart, each half of 128 elements in 32 bytes of its own. */
+static int code2(const uint8_t *q, int i) {
+    return q[i / 128 * 32 + i % 32] >> i % 128 / 32 * 2 & 3;
+}
+
+static void from_q2_k(const uint8_t *p, float *y) {
+    float d = load_f16(p + 80), dmin = load_f16(p + 82);
+    for (int k = 0; k < QK_K / 16; k++) {
+        float scale = d * (float)(p[k] & 15), least = dmin * (float)(p[k] >> 4);
+        for (int i = 16 * k; i < 16 * k + 16; i++) y[i] = scale * (float)code2(p + 16, i) - least;
+    }
+}
+
+/* 32 bytes of third bits (bit i/32 of byte i%32), two-bit codes, scales: their low four bits in
+ * eight bytes, sub-blocks k and k + 8 sharing one, the upper two in four bytes. */
+static void from_q3_k(const uint8_t *p, float *y) {
+    const uint8_t *s = p + 96;
+    float d = load_f16(p + 108);
+    for (int k = 0; k < QK_K / 16; k++) {
+        int low = s[k % 8] >> k / 8 * 4 & 15, high = s[8 + k % 4] >> k / 4 * 2 & 3;
+        float scale = d * (float)((low | high << 4) - 32);
+        for (int i = 16 * k; i < 16 * k + 16; i++) {
+            int third = p[i % 32] >> i / 32 & 1;
+            y[i] = scale * (float)((code2(p + 32, i) | third << 2) - 4);
+        }
+    }
+}
+
+/* 32 codes of four bits (nibbles as in Q4_0) that stand for values spaced like those of a bell
+ * curve, not evenly. */
+static void from_curve(const uint8_t *q, float scale, float *y) {
+    static const int8_t value[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                     1,    13,   25,  38,  53,  69,  89,  113};
+    for (int j = 0; j < QK / 2; j++) {
+        y[j] = scale * (float)value[q[j] & 15];
+        y[j + QK / 2] = scale * (float)value[q[j] >> 4];
+    }
+}
+
+static void from_iq4_nl(const uint8_t *p, float *y) { from_curve(p + 2, load_f16(p), y); }
+
+/* Scale of sub-block k: low four bits in nibble k of four bytes, upper two at 2k of a word. */
+static void from_iq4_xs(const uint8_t *p, float *y) {
+    float d = load_f16(p);
+    for (int k = 0; k < QK_K / QK; k++) {
+        int low = p[4 + k / 2] >> k % 2 * 4 & 15, high = load16(p + 2) >> 2 * k & 3;
+        from_curve(p + 8 + 16 * k, d * (float)((low | high << 4) - 32), y + QK * k);
+    }
+}
+
+/* `digits` codes a byte, `bytes` elements apart. A byte is a fraction of 256 whose first digits in
+ * base 3 are the codes: multiplied by 3^n without what overflows, it begins with digit n. */
+static float *from_base3(const uint8_t *q, int bytes, int digits, float d, float *y) {
+    for (int n = 0, power = 1; n < digits; n++, power *= 3)
+        for (int l = 0; l < bytes; l++) *y++ = d * (float)(((q[l] * power & 255) * 3 >> 8) - 1);
+    return y;
+}
+
+/* 32 and 16 bytes of five codes, and 4 of four. */
+static void from_tq1_0(const uint8_t *p, float *y) {
+    float d = load_f16(p + 52);
+    y = from_base3(p, 32, 5, d, y);
+    y = from_base3(p + 32, 16, 5, d, y);
+    from_base3(p + 48, 4, 4, d, y);
+}
+
+static void from_tq2_0(const uint8_t *p, float *y) {
+    float d = load_f16(p + 64);
+    for (int i = 0; i < QK_K; i++) y[i] = d * (float)(code2(p, i) - 1);
+}
+
 static const struct {
     zb_dtype_info info;
     void (*to_f32)(const uint8_t *block, float *y);
@@ -174,6 +251,12 @@ static const struct {
     [ZB_Q4_K] = {{"Q4_K", QK_K, 144, true}, from_q4_k},
     [ZB_Q5_K] = {{"Q5_K", QK_K, 176, true}, from_q5_k},
     [ZB_Q6_K] = {{"Q6_K", QK_K, 210, true}, from_q6_k},
+    [ZB_Q2_K] = {{"Q2_K", QK_K, 84, true}, from_q2_k},
+    [ZB_Q3_K] = {{"Q3_K", QK_K, 110, true}, from_q3_k},
+    [ZB_IQ4_NL] = {{"IQ4_NL", QK, 18, true}, from_iq4_nl},
+    [ZB_IQ4_XS] = {{"IQ4_XS", QK_K, 136, true}, from_iq4_xs},
+    [ZB_TQ1_0] = {{"TQ1_0", QK_K, 54, true}, from_tq1_0},
+    [ZB_TQ2_0] = {{"TQ2_0", QK_K, 66, true}, from_tq2_0},
 };
 
 const zb_dtype_info *zb_dtype_get(zb_dtype t) {

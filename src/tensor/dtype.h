@@ -29,6 +29,12 @@ typedef enum zb_dtype {
     ZB_Q4_K,
     ZB_Q5_K,
     ZB_Q6_K,
+    ZB_Q2_K, /* this one and those below are read, but not written */
+    ZB_Q3_K,
+    ZB_IQ4_NL,
+    ZB_IQ4_XS,
+    ZB_TQ1_0,
+    ZB_TQ2_0,
     ZB_DTYPE_COUNT
 } zb_dtype;
 

@@ -19,10 +19,10 @@ static void *random_weights(zb_arena *a, const zb_param *p, uint64_t *at) {
     assert_true(zb_dtype_size(p->dtype, (int64_t)p->rows * p->cols, &bytes));
     uint8_t *w = zb_alloc(a, bytes);
     for (size_t i = 0; i < bytes; i++) w[i] = (uint8_t)zb_rng_below(5, ZB_RNG_TEST, (*at)++, 256);
-    bool min =
-        p->dtype == ZB_Q4_1 || p->dtype == ZB_Q5_1 || p->dtype == ZB_Q4_K || p->dtype == ZB_Q5_K;
+    bool min = p->dtype == ZB_Q4_1 || p->dtype == ZB_Q5_1 || p->dtype == ZB_Q4_K ||
+               p->dtype == ZB_Q5_K || p->dtype == ZB_Q2_K;
     for (uint8_t *b = w; b < w + bytes; b += t->bytes) {
-        uint8_t *d = p->dtype == ZB_Q6_K ? b + 208 : b;
+        uint8_t *d = p->dtype == ZB_Q6_K ? b + 208 : p->dtype == ZB_Q2_K ? b + 80 : b;
         if (p->dtype == ZB_F32) {
             float f = (float)draw(at);
             memcpy(b, &f, sizeof f);

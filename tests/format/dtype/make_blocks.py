@@ -6,8 +6,8 @@ Content: <TYPE>.packed (U8) and <TYPE>.values (F32) of 1024 elements; round.f32 
 import pathlib
 
 import numpy as np
+from gguf import GGML_QUANT_SIZES, quants
 from gguf import GGMLQuantizationType as T
-from gguf import quants
 from safetensors.numpy import save_file
 
 rng = np.random.default_rng(20240817)
@@ -18,13 +18,23 @@ x = (rng.standard_normal(N) * np.exp(rng.standard_normal(N))).astype(np.float32)
 for t in (T.Q8_0, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1):
     out[t.name + ".packed"] = quants.quantize(x, t)
 
-# The package cannot quantise to K types: any bytes are a valid block, only the scales must be ordinary numbers.
-for t, size, scales in ((T.Q4_K, 144, (0, 2)), (T.Q5_K, 176, (0, 2)), (T.Q6_K, 210, (208,))):
-    blocks = rng.integers(0, 256, (N // 256, size), dtype=np.uint8)
+
+def random_blocks(random, t, *scales):
+    """The package cannot quantise to most of these: any bytes are a valid block, only the f16 at `scales` must be ordinary numbers."""
+    elements, size = GGML_QUANT_SIZES[t]
+    blocks = random.integers(0, 256, (N // elements, size), dtype=np.uint8)
     for at in scales:
-        s = rng.uniform(-0.1, 0.1, N // 256).astype(np.float16)
+        s = random.uniform(-0.1, 0.1, N // elements).astype(np.float16)
         blocks[:, at:at + 2] = s.view(np.uint8).reshape(-1, 2)
     out[t.name + ".packed"] = blocks.reshape(-1)
+
+
+for t, scales in ((T.Q4_K, (0, 2)), (T.Q5_K, (0, 2)), (T.Q6_K, (208,))):
+    random_blocks(rng, t, *scales)
+# random numbers of their own, so that the roundings below stay as they are
+more = np.random.default_rng(20250611)
+for t, scales in ((T.Q2_K, (80, 82)), (T.Q3_K, (108,)), (T.IQ4_NL, (0,)), (T.IQ4_XS, (0,)), (T.TQ1_0, (52,)), (T.TQ2_0, (64,))):
+    random_blocks(more, t, *scales)
 for name in list(out):
     out[name.replace("packed", "values")] = quants.dequantize(out[name], T[name.split(".")[0]])
 
