@@ -15,9 +15,9 @@ def string(s):
     return struct.pack("<Q", len(s)) + s.encode()
 
 
-def gguf(name, keys, tensors=b"", n=0):
+def gguf(name, keys, tensors=b"", n=0, data=bytes(96)):
     head = b"GGUF" + struct.pack("<IQQ", 3, n, len(keys)) + b"".join(keys) + tensors
-    (corpus / "gguf" / name).write_bytes(head + bytes(-len(head) % 32) + bytes(96))
+    (corpus / "gguf" / name).write_bytes(head + bytes(-len(head) % 32) + data)
 
 
 def u32(key, v):
@@ -44,6 +44,11 @@ gguf("llama_config", [arch] + sizes)
 q = string("w") + struct.pack("<IQQIQ", 2, 32, 2, 3, 0)
 b = string("b") + struct.pack("<IQIQ", 1, 3, 0, 64)
 gguf("two_tensors", [u32("general.alignment", 32)], q + b, 2)
+tensors, data = b"", b""
+for type, elements, size in ((10, 256, 84), (11, 256, 110), (20, 32, 18), (23, 256, 136), (34, 256, 54), (35, 256, 66)):
+    tensors += string(f"t{type}") + struct.pack("<IQIQ", 1, elements, type, len(data))
+    data += bytes(i * 37 % 256 for i in range(size)) + bytes(-size % 32)
+gguf("blocks_of_others", [], tensors, 6, data)
 nested = string("k") + struct.pack("<IIQ", 9, 9, 1) + struct.pack("<IQ", 8, 1) + string("x")
 texts = string("list.text") + struct.pack("<IIQ", 9, 8, 2) + string("a") + string("")
 gguf("arrays", [nested, texts])

@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,15 +42,18 @@ static const struct {
     int dtype; /* zb_dtype, -1: not supported */
     const char *name;
 } tensor_types[] = {
-    {0, ZB_F32, "F32"},    {1, ZB_F16, "F16"},   {2, ZB_Q4_0, "Q4_0"},  {3, ZB_Q4_1, "Q4_1"},
-    {6, ZB_Q5_0, "Q5_0"},  {7, ZB_Q5_1, "Q5_1"}, {8, ZB_Q8_0, "Q8_0"},  {9, -1, "Q8_1"},
-    {10, -1, "Q2_K"},      {11, -1, "Q3_K"},     {12, ZB_Q4_K, "Q4_K"}, {13, ZB_Q5_K, "Q5_K"},
-    {14, ZB_Q6_K, "Q6_K"}, {15, -1, "Q8_K"},     {16, -1, "IQ2_XXS"},   {17, -1, "IQ2_XS"},
-    {18, -1, "IQ3_XXS"},   {19, -1, "IQ1_S"},    {20, -1, "IQ4_NL"},    {21, -1, "IQ3_S"},
-    {22, -1, "IQ2_S"},     {23, -1, "IQ4_XS"},   {24, ZB_I8, "I8"},     {25, -1, "I16"},
-    {26, ZB_I32, "I32"},   {27, ZB_I64, "I64"},  {28, ZB_F64, "F64"},   {29, -1, "IQ1_M"},
-    {30, ZB_BF16, "BF16"}, {34, -1, "TQ1_0"},    {35, -1, "TQ2_0"},     {39, -1, "MXFP4"},
-    {40, -1, "NVFP4"},
+    {0, ZB_F32, "F32"},        {1, ZB_F16, "F16"},    {2, ZB_Q4_0, "Q4_0"},
+    {3, ZB_Q4_1, "Q4_1"},      {6, ZB_Q5_0, "Q5_0"},  {7, ZB_Q5_1, "Q5_1"},
+    {8, ZB_Q8_0, "Q8_0"},      {9, -1, "Q8_1"},       {10, ZB_Q2_K, "Q2_K"},
+    {11, ZB_Q3_K, "Q3_K"},     {12, ZB_Q4_K, "Q4_K"}, {13, ZB_Q5_K, "Q5_K"},
+    {14, ZB_Q6_K, "Q6_K"},     {15, -1, "Q8_K"},      {16, -1, "IQ2_XXS"},
+    {17, -1, "IQ2_XS"},        {18, -1, "IQ3_XXS"},   {19, -1, "IQ1_S"},
+    {20, ZB_IQ4_NL, "IQ4_NL"}, {21, -1, "IQ3_S"},     {22, -1, "IQ2_S"},
+    {23, ZB_IQ4_XS, "IQ4_XS"}, {24, ZB_I8, "I8"},     {25, -1, "I16"},
+    {26, ZB_I32, "I32"},       {27, ZB_I64, "I64"},   {28, ZB_F64, "F64"},
+    {29, -1, "IQ1_M"},         {30, ZB_BF16, "BF16"}, {34, ZB_TQ1_0, "TQ1_0"},
+    {35, ZB_TQ2_0, "TQ2_0"},   {39, -1, "MXFP4"},     {40, -1, "NVFP4"},
+    {41, -1, "Q1_0"},
 };
 
 int zb_gguf_type(zb_dtype t) {
@@ -209,6 +213,16 @@ static zb_status read_entries(zb_gguf *g, cursor *c, uint64_t count) {
     return ZB_OK;
 }
 
+static zb_status refuse_type(const cursor *c, const char *tensor, uint32_t id, const char *type) {
+    char known[160] = "";
+    for (size_t i = 0, n = 0; i < sizeof tensor_types / sizeof *tensor_types; i++)
+        if (tensor_types[i].dtype >= 0 && n < sizeof known)
+            n += (size_t)snprintf(known + n, sizeof known - n, " %s", tensor_types[i].name);
+    return zb_fail(c->err, ZB_ERR_UNSUPPORTED,
+                   "%s: tensor \"%s\": type %u (%s) is not supported (known:%s)", c->where, tensor,
+                   id, type, known);
+}
+
 static zb_status read_tensor_type(cursor *c, const char *name, zb_dtype *out) {
     uint32_t id;
     ZB_TRY(take_u32(c, &id));
@@ -220,10 +234,7 @@ static zb_status read_tensor_type(cursor *c, const char *name, zb_dtype *out) {
         *out = (zb_dtype)tensor_types[i].dtype;
         return ZB_OK;
     }
-    return zb_fail(c->err, ZB_ERR_UNSUPPORTED,
-                   "%s: tensor \"%s\": type %u (%s) is not supported (known: F32 F16 "
-                   "BF16 F64 I8 I32 I64 Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q4_K Q5_K Q6_K)",
-                   c->where, name, id, type);
+    return refuse_type(c, name, id, type);
 }
 
 /* Dimensions, last first; their product must stay a number of bytes below 2^63. */

@@ -94,6 +94,54 @@ def test_the_gguf_package_reads_the_same_values(tmp_path, wide_config, kind, typ
         assert np.array_equal(again[t.name], gguf.quants.dequantize(t.data, t.tensor_type)), t.name
 
 
+def with_types_of_others(gguf, source, packed, wide):
+    """`source` with its matrices replaced by random blocks of the types that are read and not written, and the same in f32."""
+    scales = {"Q2_K": (80, 82), "Q3_K": (108,), "IQ4_NL": (0,), "IQ4_XS": (0,), "TQ1_0": (52,), "TQ2_0": (64,)}
+    rng = np.random.default_rng(11)
+    reader = gguf.GGUFReader(source)
+    writers = [gguf.GGUFWriter(path, "llama") for path in (packed, wide)]
+    for f in reader.fields.values():
+        if not f.name.startswith("GGUF.") and f.name != "general.architecture":
+            for w in writers:
+                w.add_key_value(f.name, f.contents(), f.types[0], f.types[-1] if len(f.types) > 1 else None)
+    for i, t in enumerate(reader.tensors):
+        if t.data.ndim == 1:
+            for w in writers:
+                w.add_tensor(t.name, t.data)
+            continue
+        kind = gguf.GGMLQuantizationType[list(scales)[i % len(scales)]]
+        elements, size = gguf.GGML_QUANT_SIZES[kind]
+        blocks = rng.integers(0, 256, (t.data.size // elements, size), dtype=np.uint8)
+        for at in scales[kind.name]:
+            blocks[:, at:at + 2] = rng.uniform(-0.01, 0.01, (len(blocks), 1)).astype(np.float16).view(np.uint8)
+        blocks = blocks.reshape(t.data.shape[0], -1)
+        writers[0].add_tensor(t.name, blocks, raw_dtype=kind)
+        writers[1].add_tensor(t.name, gguf.quants.dequantize(blocks, kind))
+    for w in writers:
+        w.write_header_to_file()
+        w.write_kv_data_to_file()
+        w.write_tensors_to_file()
+        w.close()
+    return set(scales)
+
+
+def test_types_of_other_programs_run_and_unpack(tmp_path, wide_config):
+    gguf = pytest.importorskip("gguf")
+    source, packed, wide = (tmp_path / f"{name}.gguf" for name in ("source", "packed", "wide"))
+    quantize("--random", wide_config[0], "-o", source, "--type", "f32")
+    types = with_types_of_others(gguf, source, packed, wide)
+    assert types <= {t.tensor_type.name for t in gguf.GGUFReader(packed).tensors}
+    ids = ",".join(str(3 + i * 7 % 90) for i in range(24))
+    for precision in ("f32", "int8"):
+        a, b = (json.loads(zebra("score", "-m", m, "--ids", ids, "--precision", precision).stdout) for m in (packed, wide))
+        for x, y in zip(a["tokens"][1:], b["tokens"][1:], strict=True):
+            assert x["logprob"] == pytest.approx(y["logprob"], abs=1e-4)
+    zebra("quantize", "-m", packed, "-o", tmp_path / "again.gguf", "--type", "f32", "--embedding", "f32", "--quiet")
+    want = {t.name: t.data for t in gguf.GGUFReader(wide).tensors}
+    for t in gguf.GGUFReader(tmp_path / "again.gguf").tensors:
+        assert np.array_equal(t.data, want[t.name]), t.name
+
+
 def test_dry_run_lists_and_writes_nothing(tmp_path, wide_config):
     out = tmp_path / "x.gguf"
     text = zebra("quantize", "--random", wide_config[1], "-o", out, "--type", "q4_k", "--dry-run").stdout

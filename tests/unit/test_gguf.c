@@ -199,8 +199,10 @@ static void refuses_wrong_tensors(void **state) {
     put_tensor(&b, "w", 2, wide, 28, 0);
     refuses(&b, "tensor \"w\": the shape is too large");
     head(&b, 3, 1, 0);
-    put_tensor(&b, "w", 2, ne, 10, 0);
-    refuses(&b, "tensor \"w\": type 10 (Q2_K) is not supported");
+    put_tensor(&b, "w", 2, ne, 16, 0);
+    refuses(&b,
+            "tensor \"w\": type 16 (IQ2_XXS) is not supported (known: F32 F16 Q4_0 Q4_1 Q5_0 "
+            "Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS I8 I32 I64 F64 BF16 TQ1_0 TQ2_0)");
     head(&b, 3, 1, 0);
     put_tensor(&b, "w", 2, ne, 4000000000u, 0);
     refuses(&b, "tensor \"w\": type 4000000000 (unknown) is not supported");
@@ -210,6 +212,53 @@ static void refuses_wrong_tensors(void **state) {
     head(&b, 3, 1, 0);
     put_tensor(&b, "w", 0, ne, 3, 0);
     refuses(&b, "tensor \"w\": Q4_1 []: expected rows of a multiple of 32 elements");
+}
+
+/* Types that are read alone: [2,cols] of them with so many bytes of data. */
+static void one(zb_buf *b, uint32_t type, uint64_t cols, size_t data) {
+    const uint64_t ne[2] = {cols, 2};
+    head(b, 3, 1, 0);
+    put_tensor(b, "w", 2, ne, type, 0);
+    pad(b, 32);
+    put_zeros(b, data);
+}
+
+static void reads_blocks_of_others(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t type;
+        const char *name;
+        int block, bytes;
+    } others[] = {{10, "Q2_K", 256, 84},    {11, "Q3_K", 256, 110}, {20, "IQ4_NL", 32, 18},
+                  {23, "IQ4_XS", 256, 136}, {34, "TQ1_0", 256, 54}, {35, "TQ2_0", 256, 66}};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        zb_buf b;
+        zb_gguf *g;
+        zb_err err = {0};
+        uint8_t *memory;
+        char text[96];
+        int block = others[i].block, bytes = others[i].bytes;
+        one(&b, others[i].type, 2 * (uint64_t)block, 4 * (size_t)bytes);
+        if (parse(zb_buf_str(&b), &g, &err, &memory) != ZB_OK) fail_msg("%s", err.msg);
+        const zb_tensor *t = zb_gguf_find(g, "w");
+        assert_string_equal(zb_dtype_get(t->dtype)->name, others[i].name);
+        assert_true(t->bytes == 4 * (size_t)bytes && t->shape[1] == 2 * block);
+        assert_int_equal(zb_gguf_type(t->dtype), others[i].type);
+        float y[4 * 256];
+        zb_dtype_to_f32(t->dtype, t->data, y, 4 * block); /* to the last byte of the file */
+        for (int j = 0; j < 4 * block; j++) assert_true(y[j] == 0);
+        zb_gguf_close(g);
+        zb_heap_resize(memory, 0);
+        zb_buf_free(&b);
+        snprintf(text, sizeof text, "tensor \"w\": %d bytes at offset 0 reach beyond the %d bytes",
+                 4 * bytes, 4 * bytes - 1);
+        one(&b, others[i].type, 2 * (uint64_t)block, 4 * (size_t)bytes - 1);
+        refuses(&b, text);
+        snprintf(text, sizeof text, "%s [2,%d]: expected rows of a multiple of %d elements",
+                 others[i].name, 2 * block - 16, block);
+        one(&b, others[i].type, 2 * (uint64_t)block - 16, 4 * (size_t)bytes);
+        refuses(&b, text);
+    }
 }
 
 /* Two tensors of 32 bytes at these offsets, with `data` bytes behind the padding. */
@@ -583,21 +632,14 @@ static void gives_up_writing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(refuses_wrong_heads),
-        cmocka_unit_test(refuses_wrong_keys),
-        cmocka_unit_test(refuses_wrong_arrays),
-        cmocka_unit_test(refuses_wrong_tensors),
-        cmocka_unit_test(refuses_wrong_places),
-        cmocka_unit_test(refuses_every_prefix),
-        cmocka_unit_test(reads_alignment_and_gaps),
-        cmocka_unit_test(reads_values),
-        cmocka_unit_test(reads_arrays),
-        cmocka_unit_test(refuses_wrong_access),
-        cmocka_unit_test(reads_tensors),
-        cmocka_unit_test(llama_matches_golden),
-        cmocka_unit_test(reads_smollm2),
-        cmocka_unit_test(writes_what_it_reads),
-        cmocka_unit_test(gives_up_writing),
+        cmocka_unit_test(refuses_wrong_heads),    cmocka_unit_test(refuses_wrong_keys),
+        cmocka_unit_test(refuses_wrong_arrays),   cmocka_unit_test(refuses_wrong_tensors),
+        cmocka_unit_test(reads_blocks_of_others), cmocka_unit_test(refuses_wrong_places),
+        cmocka_unit_test(refuses_every_prefix),   cmocka_unit_test(reads_alignment_and_gaps),
+        cmocka_unit_test(reads_values),           cmocka_unit_test(reads_arrays),
+        cmocka_unit_test(refuses_wrong_access),   cmocka_unit_test(reads_tensors),
+        cmocka_unit_test(llama_matches_golden),   cmocka_unit_test(reads_smollm2),
+        cmocka_unit_test(writes_what_it_reads),   cmocka_unit_test(gives_up_writing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
