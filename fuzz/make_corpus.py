@@ -64,6 +64,11 @@ def ids(key, v):
 
 embed = string("token_embd.weight") + struct.pack("<IQQIQ", 2, 4, 6, 0, 0)
 gguf("llama_ends", [arch] + sizes + [u32("zebra.bos_token_id", 1), ids("zebra.eos_token_ids", [2, 3, 77])], embed, 1)
+scaling = [text("llama.rope.scaling.type", "yarn"), u32("llama.rope.scaling.original_context_length", 16)]
+scaling += [f32("llama.rope.scaling." + k, v) for k, v in (
+    ("factor", 4), ("attn_factor", 1.25), ("yarn_attn_factor", 1.1), ("yarn_beta_fast", 16), ("yarn_beta_slow", 2), ("yarn_ext_factor", 1),
+    ("yarn_log_multiplier", 0))]
+gguf("llama_yarn", [arch] + sizes + scaling, embed, 1)
 hybrid = [text("general.architecture", "zebra")] + [
     text("zebra." + key, (golden / "hybrid" / (file + ".json")).read_text()) for key, file in
     (("config", "config"), ("hybrid_config", "hybrid_config"))]

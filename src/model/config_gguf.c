@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "model/config.h"
+#include "model/rope.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -90,6 +91,46 @@ static zb_status read_ends(zb_config *c, const zb_gguf *g, zb_err *err) {
     return ZB_OK;
 }
 
+/* A real number above 0 where the key is there; what *out holds already passes, too. */
+static zb_status gguf_positive(keys *k, const char *tail, double *out, zb_err *err) {
+    double v = *out;
+    ZB_TRY(zb_gguf_f64(k->g, key_of(k, tail), false, &v, err));
+    if (v == *out) return ZB_OK;
+    if (!isfinite(v) || v <= 0)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: %s: expected a finite number above 0, found %g",
+                       zb_gguf_path(k->g), k->name, v);
+    *out = shortest(v);
+    return ZB_OK;
+}
+
+/* A key whose other values mean what we cannot compute. */
+static zb_status gguf_only(keys *k, const char *tail, double only, zb_err *err) {
+    double v = only;
+    ZB_TRY(zb_gguf_f64(k->g, key_of(k, tail), false, &v, err));
+    if (v != only)
+        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: %s: expected %g, found %g", zb_gguf_path(k->g),
+                       k->name, only, v);
+    return ZB_OK;
+}
+
+/* YaRN beyond factor and context. yarn_attn_factor is what converters make of attention_factor in
+ * config.json: all of the factor on cos and sin (0: not given). attn_factor multiplies that, or
+ * else the formula's value (llama.cpp's llama-context.cpp). yarn_log_multiplier is mscale_all_dim
+ * in some files and a tenth of it in others, so only its absence is clear. */
+static zb_status read_yarn(zb_rope *r, keys *k, zb_err *err) {
+    double times = 1;
+    ZB_TRY(gguf_only(k, "rope.scaling.yarn_ext_factor", 1, err));
+    ZB_TRY(gguf_only(k, "rope.scaling.yarn_log_multiplier", 0, err));
+    ZB_TRY(gguf_positive(k, "rope.scaling.yarn_beta_fast", &r->beta_fast, err));
+    ZB_TRY(gguf_positive(k, "rope.scaling.yarn_beta_slow", &r->beta_slow, err));
+    ZB_TRY(gguf_positive(k, "rope.scaling.yarn_attn_factor", &r->attention_factor, err));
+    ZB_TRY(gguf_positive(k, "rope.scaling.attn_factor", &times, err));
+    if (times == 1) return ZB_OK;
+    r->attention_factor =
+        times * (r->attention_factor > 0 ? r->attention_factor : zb_yarn_m(r->factor, r->mscale));
+    return ZB_OK;
+}
+
 /* A factor without a type is linear, and older files have it under a key of its own. */
 static zb_status read_scaling(zb_rope *r, int context, keys *k, zb_err *err) {
     const zb_gguf *g = k->g;
@@ -100,16 +141,19 @@ static zb_status read_scaling(zb_rope *r, int context, keys *k, zb_err *err) {
     ZB_TRY(zb_gguf_f64(g, key_of(k, "rope.scaling.factor"), false, &factor, err));
     bool named = type.p != NULL, yarn = zb_str_is(type, "yarn"), linear = zb_str_is(type, "linear");
     if (named && !yarn && !linear && !zb_str_is(type, "none"))
-        return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: %s: expected none, linear or yarn",
-                       zb_gguf_path(g), key_of(k, "rope.scaling.type"));
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: %s: expected none, linear or yarn, found \"%.*s\"", zb_gguf_path(g),
+                       key_of(k, "rope.scaling.type"), (int)(type.n < 60 ? type.n : 60), type.p);
+    if (!yarn) ZB_TRY(gguf_only(k, "rope.scaling.attn_factor", 1, err));
     if (!yarn && !linear && (named || factor == 0)) return ZB_OK;
     r->type = yarn ? ZB_ROPE_YARN : ZB_ROPE_LINEAR;
     r->factor = factor;
     r->old_context = context;
     if (factor == 0) /* a type without a factor */
         return zb_gguf_f64(g, key_of(k, "rope.scaling.factor"), true, &r->factor, err);
-    return zb_gguf_f64(g, key_of(k, "rope.scaling.original_context_length"), false, &r->old_context,
-                       err);
+    ZB_TRY(zb_gguf_f64(g, key_of(k, "rope.scaling.original_context_length"), false, &r->old_context,
+                       err));
+    return yarn ? read_yarn(r, k, err) : ZB_OK;
 }
 
 static zb_status read_sizes(zb_config *c, keys *k, zb_err *err) {

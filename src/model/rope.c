@@ -14,9 +14,7 @@
 
 static const double pi = 3.14159265358979323846;
 
-static double yarn_m(double factor, double s) {
-    return factor <= 1 ? 1 : 0.1 * s * log(factor) + 1;
-}
+double zb_yarn_m(double factor, double s) { return factor <= 1 ? 1 : 0.1 * s * log(factor) + 1; }
 
 static double yarn_dim(const zb_rope *r, int dim, double turns) {
     return dim * log(r->old_context / (turns * 2 * pi)) / (2 * log(r->theta));
@@ -31,7 +29,7 @@ static double yarn(const zb_rope *r, int dim, double *f) {
         f[i] = f[i] / r->factor * ramp + f[i] * (1 - ramp);
     }
     if (r->attention_factor > 0) return r->attention_factor;
-    return yarn_m(r->factor, r->mscale) / yarn_m(r->factor, r->mscale_all_dim);
+    return zb_yarn_m(r->factor, r->mscale) / zb_yarn_m(r->factor, r->mscale_all_dim);
 }
 
 static void llama3(const zb_rope *r, int dim, double *f) {

@@ -6,6 +6,9 @@
 #include "model/config.h"
 #include "model/mixer.h"
 
+/* YaRN's m(s) = 0.1·s·ln(factor)+1 (rope.c); 1 where the factor does not stretch. */
+double zb_yarn_m(double factor, double s);
+
 /* dim/2 angles per position for heads of `dim` values, in f64; returns the factor on cos and sin
  * (YaRN: 0.1·ln(factor)+1). */
 double zb_rope_frequencies(const zb_rope *r, int dim, double *out);
