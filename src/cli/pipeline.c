@@ -25,8 +25,9 @@ typedef struct step {
     bool done;
 } step;
 
-/* What a step's result depends on: its options, the teacher, the steps before it. Until `all` was
- * told apart from what changes a result, records were named by all options; they still count. */
+/* What a step's result depends on: its options, the teacher, the steps that made the model (chain).
+ * Records once were named by `all` options, also those that change no result, and by all steps
+ * before; they still count. */
 static char *step_digest(const zb_plan *p, const step *s, const char *chain, bool all) {
     json_t *o = s->g[0].table ? zb_opts_json(s->g) : json_object();
     if (!all) {
@@ -77,7 +78,8 @@ static void find_work(zb_plan *p, step *list, int n) {
     for (int i = 0; i < n; i++) {
         step *s = &list[i];
         if (!s->wanted) continue;
-        s->digest = chain = step_digest(p, s, chain, false);
+        s->digest = step_digest(p, s, chain, false);
+        if (s->makes_model) chain = s->digest;
         s->before = before = step_digest(p, s, before, true);
         s->record = zb_asprintf(p->arena, "%s/stages/%s.json", p->r.output, s->name);
         read_record(s);

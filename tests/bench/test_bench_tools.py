@@ -136,6 +136,8 @@ def test_quality_row_and_plot(tmp_path, quality):
     (tmp_path / "distill/log.jsonl").write_text('{"step": 0, "valid_kl": 1}\n{"step": 1, "step_ms": 20000}\n{"step": 2, "step_ms": 30000.4}\n')
     assert quality.row_of("zebra", 2000, o, tmp_path, True)["seconds"] == 60
     assert quality.mean_recall(row) == 25
+    more = [{**row, "docs": docs} for docs in ("100/4", "1000/12", "200/4")] + [{**row, "tokens": "0"}]
+    assert [(r["tokens"], r["docs"]) for r in quality.on_most_documents(more)] == [("1000", "1000/12"), ("0", "100/4")]
     assert row["piqa_acc"] == "0.6" and row["piqa_acc_norm"] == ""
     (tmp_path / "report.json").write_text(json.dumps(quality_report(tasks={"piqa": {"acc": 0.6}})))
     assert quality.row_of("zebra", 0, o, tmp_path)["average"] == ""  # an average of fewer tasks is another figure

@@ -210,7 +210,8 @@ def test_a_pruned_model_is_distilled(tmp_path):
     stage = f"train: {text}, valid: {text}, sequence_length: 64, valid_tokens: 256"
     recipe.write_text(f"output: {tmp_path / 'out'}\nteacher: {ROOT / 'tests/golden/llama'}\nprecision: f32\n"
                       f"compose: {{default_kind: attention}}\nprune: {{layers: 3, kv_heads: 1, text: {text}, tokens: 512, length: 64, depth_tokens: 128}}\n"
-                      f"distill: {{{stage}, tokens: 1280, batch: 2, lr: 1e-3}}\neval: {{tasks: '', text: {text}, text_tokens: 256, sequence_length: 64}}\nreport:\n")
+                      f"distill: {{{stage}, tokens: 1280, batch: 2, lr: 1e-3}}\neval: {{tasks: '', text: {text}, text_tokens: 256, sequence_length: 64}}\n"
+                      f"bench: {{prefill: 8, decode: 0, tokens: 2, runs: 1}}\nreport:\n")
     done = run(recipe)
     assert done.returncode == 0, done.stderr
     kept = json.loads((tmp_path / "out/pruned.json").read_text())
@@ -220,6 +221,9 @@ def test_a_pruned_model_is_distilled(tmp_path):
     logs = [json.loads(l) for l in (tmp_path / "out/distill/log.jsonl").read_text().splitlines()]
     kl = [o["valid_kl"] for o in logs if "valid_kl" in o]
     assert kl[-1] < kl[0]
+    again = run(recipe, "eval.text_tokens=128")  # what is measured changes neither the model nor what else is measured
+    assert again.returncode == 0 and "== eval\n" in again.stderr, again.stderr
+    assert all(f"{stage}: done before" in again.stderr for stage in ("prune", "distill", "bench"))
 
 
 def test_broken_recipes_are_refused(tmp_path):
