@@ -14,6 +14,11 @@
 static zb_status read_rope_freqs(zb_config *c, const zb_gguf *g, zb_err *err) {
     const zb_tensor *t = zb_gguf_find(g, zb_gguf_rope_freqs);
     if (!t) return ZB_OK;
+    if (c->rope.type != ZB_ROPE_PLAIN) /* both would act on the angles */
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: rope_freqs.weight: expected no scaling in the keys beside it, found "
+                       "that of %s.rope.scaling",
+                       zb_gguf_path(g), c->model_type);
     if (t->n_dims != 1 || t->shape[0] != c->dh / 2 || t->dtype != ZB_F32)
         return zb_fail(err, ZB_ERR_FORMAT, "%s: rope_freqs.weight: expected F32 [%d]",
                        zb_gguf_path(g), c->dh / 2);

@@ -649,6 +649,9 @@ static void test_gguf_divisors(void **state) {
     zb_model *m;
     CHECK(zb_model_open(&m, made, ZB_MODEL_RUN, &err));
     zb_model_free(m);
+    gguf_write(&f,
+               &(gguf_file){.arch = "llama", .real = "llama.rope.scaling.factor", .real_value = 4});
+    refused(made, ZB_ERR_UNSUPPORTED, "rope_freqs.weight: expected no scaling in the keys beside");
     r->shape[0] = 4;
     r->bytes = 16;
     gguf_write(&f, &plain_gguf);
