@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 
 #include "base/file.h"
+#include "base/log.h"
 #include "generate/bench.h"
 #include "generate/bench_layer.h"
 #include "kernels/timing.h"
@@ -326,6 +327,7 @@ static zb_status run_kernels(zb_cli *cli, const options *o) {
                        o->model);
     ZB_TRY(zb_bench_machine_measure(&m, &cli->err));
     zb_kernels_time(keep_timing, all);
+    if (zb_interrupted()) return zb_fail(&cli->err, ZB_ERR_INTERRUPTED, "--kernels: interrupted");
     if (!strcmp(o->output, "json")) return zb_cli_print_json(cli, timings_json(all, &m), true);
     bool csv = !strcmp(o->output, "csv");
     if (!csv) print_machine(&m, "none");

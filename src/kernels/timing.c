@@ -7,6 +7,7 @@
 #include "kernels/timing.h"
 
 #include "base/arena.h"
+#include "base/log.h"
 #include "base/rng.h"
 #include "kernels/kernels.h"
 
@@ -32,7 +33,7 @@ static double best_seconds(void (*fn)(void *), void *ctx) {
     double best = 1e30;
     long batch = 1;
     fn(ctx);
-    for (int run = 0; run < RUNS; run++) {
+    for (int run = 0; run < RUNS && !zb_interrupted(); run++) {
         double t0, t;
         for (;; batch *= 2) {
             t0 = seconds();
@@ -156,7 +157,7 @@ static void run_gemv(void *ctx) {
 static void report(timing *t, const char *kernel, const char *size, zb_kernel_timing r) {
     snprintf(r.kernel, sizeof r.kernel, "%s", kernel);
     snprintf(r.size, sizeof r.size, "%s", size);
-    t->row(t->ctx, &r);
+    if (!zb_interrupted()) t->row(t->ctx, &r);
 }
 
 enum transposed { NONE, A_T, B_T };

@@ -16,7 +16,7 @@ typedef struct zb_kernel_timing {
     double ns;        /* per element (rows) or per call (gemm, gemv) */
 } zb_kernel_timing;
 
-/* Calls `row` once per measurement, ceilings first. */
+/* Calls `row` once per measurement, ceilings first; soon ends where the user interrupts. */
 typedef void (*zb_kernel_timing_fn)(void *ctx, const zb_kernel_timing *t);
 void zb_kernels_time(zb_kernel_timing_fn row, void *ctx);
 

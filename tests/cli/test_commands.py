@@ -293,6 +293,16 @@ def test_interrupt_ends_generation(number):
     assert process.returncode == INTERRUPTED and "interrupted after" in err
 
 
+def test_interrupt_ends_the_timing_of_kernels():
+    process = subprocess.Popen([ZEBRA, "bench", "--kernels", "-o", "csv", "--threads", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 60
+    while "SigCgt:\t0000000000000000" in Path(f"/proc/{process.pid}/status").read_text() and time.time() < deadline:
+        time.sleep(0.01)  # until signals are caught
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED and "interrupted" in err and not out
+
+
 def test_a_reader_that_leaves_ends_generation():
     process = subprocess.Popen([ZEBRA, "generate", "-m", GOLDEN / "hybrid", "--prompt-ids", "1,2", "-n", "-1", "-c", "4000000", "--ignore-eos", "--threads", "1"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
