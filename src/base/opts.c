@@ -268,20 +268,40 @@ void zb_opts_help(const zb_opt_group *g, FILE *out) {
     }
 }
 
+static json_t *value_json(const zb_opt *o, const void *p) {
+    const char *s;
+    switch (o->type) {
+    case ZB_OPT_BOOL: return json_boolean(*(const bool *)p);
+    case ZB_OPT_INT: return json_integer(*(const int64_t *)p);
+    case ZB_OPT_F64: return json_real(*(const double *)p);
+    case ZB_OPT_STR:
+    case ZB_OPT_CHOICE: s = *(const char *const *)p; return s ? json_string(s) : json_null();
+    case ZB_OPT_END: break;
+    }
+    return NULL;
+}
+
 json_t *zb_opts_json(const zb_opt_group *g) {
     json_t *out = json_object();
     for (; g->table; g++)
+        for (const zb_opt *o = g->table; o->type; o++)
+            json_object_set_new(out, o->name, value_json(o, field(g, o)));
+    return out;
+}
+
+json_t *zb_opts_default_json(const zb_opt_group *g) {
+    json_t *out = json_object();
+    for (; g->table; g++)
         for (const zb_opt *o = g->table; o->type; o++) {
-            void *p = field(g, o);
-            json_t *v = NULL;
-            if (o->type == ZB_OPT_BOOL) v = json_boolean(*(bool *)p);
-            if (o->type == ZB_OPT_INT) v = json_integer(*(int64_t *)p);
-            if (o->type == ZB_OPT_F64) v = json_real(*(double *)p);
-            if (o->type == ZB_OPT_STR || o->type == ZB_OPT_CHOICE) {
-                const char *s = *(const char **)p;
-                v = s ? json_string(s) : json_null();
-            }
-            json_object_set_new(out, o->name, v);
+            union {
+                int64_t i;
+                double d;
+                const char *s;
+            } value = {0};
+            zb_opt alone[] = {*o, {0}};
+            alone[0].offset = 0;
+            zb_opts_defaults((const zb_opt_group[]){{"", alone, &value}, {0}});
+            json_object_set_new(out, o->name, value_json(o, &value));
         }
     return out;
 }

@@ -59,7 +59,8 @@ zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *fi
 
 /* Options and letters that an earlier group has are left out: the parser takes the earlier. */
 void zb_opts_help(const zb_opt_group *g, FILE *out);
-json_t *zb_opts_json(const zb_opt_group *g); /* resolved values, by name */
+json_t *zb_opts_json(const zb_opt_group *g);         /* resolved values, by name */
+json_t *zb_opts_default_json(const zb_opt_group *g); /* what they would be with nothing set */
 
 /* "0,5,11" -> ints; at most max; every value in [lo, hi]. `what` names the option in messages. */
 zb_status zb_list_ints(const char *list, const char *what, int lo, int hi, int *out, int max,

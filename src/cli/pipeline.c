@@ -2,9 +2,9 @@
 #include "cli/pipeline.h"
 
 #include "base/file.h"
-#include "base/json.h"
 #include "base/log.h"
 #include "cli/pipeline_impl.h"
+#include "cli/pipeline_record.h"
 
 #include <string.h>
 
@@ -19,50 +19,8 @@ typedef struct step {
     zb_opt_group g[4]; /* the options its result depends on */
     bool makes_model;
     const char *result[2]; /* paths it leaves; NULL: none */
-    /* from its record: */
-    const char *digest, *before, *record;
-    double seconds;
-    bool done;
+    zb_record record;
 } step;
-
-/* What a step's result depends on: its options, the teacher, the steps that made the model (chain).
- * Records once were named by `all` options, also those that change no result, and by all steps
- * before; they still count. */
-static char *step_digest(const zb_plan *p, const step *s, const char *chain, bool all) {
-    json_t *o = s->g[0].table ? zb_opts_json(s->g) : json_object();
-    if (!all) {
-        zb_stage_remove_memory(o);
-        zb_stage_remove_writing(o);
-    }
-    char *text = json_dumps(o, JSON_SORT_KEYS | JSON_COMPACT);
-    char *d = zb_digest(p->arena, zb_asprintf(p->arena, "%s|%s|%s|%s", s->name, chain, p->r.teacher,
-                                              text ? text : ""));
-    zb_heap_resize(text, 0);
-    json_decref(o);
-    return d;
-}
-
-/* Seconds already spent on a stage of this digest, and whether it is done. */
-static void read_record(step *s) {
-    json_t *o = NULL;
-    s->seconds = 0;
-    s->done = false;
-    if (!zb_file_exists(s->record) || zb_json_read(s->record, 1 << 20, &o, NULL) != ZB_OK) return;
-    const char *d = json_string_value(json_object_get(o, "digest"));
-    if (d && (!strcmp(d, s->digest) || !strcmp(d, s->before))) {
-        s->seconds = json_number_value(json_object_get(o, "seconds"));
-        s->done = json_is_true(json_object_get(o, "done"));
-    }
-    json_decref(o);
-}
-
-static zb_status write_record(const char *path, const char *digest, double seconds, bool done,
-                              zb_err *err) {
-    json_t *o = json_pack("{s:s,s:f,s:b}", "digest", digest, "seconds", seconds, "done", done);
-    zb_status s = zb_json_write(path, o, err);
-    json_decref(o);
-    return s;
-}
 
 static bool has_result(const step *s) {
     for (int i = 0; i < 2; i++)
@@ -74,40 +32,44 @@ static bool has_result(const step *s) {
 /* What is left to do. A result that is gone is made again where something still needs it: the
  * report needs the figures and the student, a model only what the step behind it starts from. */
 static void find_work(zb_plan *p, step *list, int n) {
-    const char *chain = "", *before = "";
+    const char *from = "";
     for (int i = 0; i < n; i++) {
         step *s = &list[i];
         if (!s->wanted) continue;
-        s->digest = step_digest(p, s, chain, false);
-        if (s->makes_model) chain = s->digest;
-        s->before = before = step_digest(p, s, before, true);
-        s->record = zb_asprintf(p->arena, "%s/stages/%s.json", p->r.output, s->name);
-        read_record(s);
+        s->record = (zb_record){
+            .name = s->name,
+            .path = zb_asprintf(p->arena, "%s/stages/%s.json", p->r.output, s->name),
+            .teacher = p->r.teacher,
+            .from = from,
+        };
+        memcpy(s->record.options, s->g, sizeof s->g);
+        zb_record_read(&s->record, p->arena);
+        if (s->makes_model) from = s->record.id;
     }
     bool needed = true;
     for (int i = n - 1; i >= 0; i--) {
         step *s = &list[i];
         if (!s->wanted) continue;
-        if (s->done && needed && !has_result(s)) {
+        if (s->record.done && needed && !has_result(s)) {
             zb_info("%s: done before, but its result is gone", s->name);
-            s->done = false;
+            s->record.done = false;
         }
-        if (s->makes_model) needed = !s->done;
+        if (s->makes_model) needed = !s->record.done;
     }
 }
 
 static zb_status run_step(zb_plan *p, const step *s, zb_err *err) {
-    if (s->done) {
+    const zb_record *r = &s->record;
+    if (r->done) {
         zb_info("%s: done before", s->name);
-        json_object_set_new(p->seconds, s->name, json_real(s->seconds));
+        json_object_set_new(p->seconds, s->name, json_real(r->seconds));
         return ZB_OK;
     }
     zb_info("== %s", s->name);
     double t0 = zb_seconds();
     zb_status st = s->run(p, err);
-    double spent = s->seconds + zb_seconds() - t0;
-    zb_status written =
-        write_record(s->record, s->digest, spent, st == ZB_OK, st == ZB_OK ? err : NULL);
+    double spent = r->seconds + zb_seconds() - t0;
+    zb_status written = zb_record_write(r, spent, st == ZB_OK, st == ZB_OK ? err : NULL);
     json_object_set_new(p->seconds, s->name, json_real(spent));
     return st == ZB_OK ? written : st;
 }
@@ -197,17 +159,23 @@ static int measuring_steps(zb_plan *p, step *s) {
     return n;
 }
 
+static zb_status run_wanted(zb_plan *p, const step *list, int n, zb_err *err) {
+    for (int i = 0; i < n; i++) {
+        if (!list[i].wanted) continue;
+        zb_status s = run_step(p, &list[i], err);
+        if (s != ZB_OK) return zb_err_wrap(err, s, "stage %s", list[i].name);
+    }
+    return p->has_report ? zb_stage_report(p, err) : ZB_OK;
+}
+
 static zb_status run_steps(zb_plan *p, zb_err *err) {
-    step steps[16];
+    step steps[16] = {0};
     int n = model_steps(p, steps);
     n += measuring_steps(p, steps + n);
     find_work(p, steps, n);
-    for (int i = 0; i < n; i++) {
-        if (!steps[i].wanted) continue;
-        zb_status s = run_step(p, &steps[i], err);
-        if (s != ZB_OK) return zb_err_wrap(err, s, "stage %s", steps[i].name);
-    }
-    return p->has_report ? zb_stage_report(p, err) : ZB_OK;
+    zb_status s = run_wanted(p, steps, n, err);
+    for (int i = 0; i < n; i++) zb_record_free(&steps[i].record);
+    return s;
 }
 
 /* The recipe beside its results, with the settings as comments at its end. */

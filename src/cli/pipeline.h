@@ -2,9 +2,9 @@
  *
  * A recipe (YAML) names a teacher and an output folder and has one section per stage; the keys of a
  * section are the options of the command of that name. Stages without a section, and training
- * of no tokens, are left out. A finished stage leaves <output>/stages/<name>.json with a digest of
- * its options and of the stages before it; a later run skips it as long as that digest holds, and
- * the stage that was interrupted resumes from its own checkpoints. The whole recipe is checked
+ * of no tokens, are left out. A finished stage leaves <output>/stages/<name>.json with its options
+ * and what it started from (pipeline_record.h); a later run skips it as long as that holds, and the
+ * stage that was interrupted resumes from its own checkpoints. The whole recipe is checked
  * before work begins. */
 #ifndef ZB_CLI_PIPELINE_H
 #define ZB_CLI_PIPELINE_H

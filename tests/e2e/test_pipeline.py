@@ -104,9 +104,29 @@ def test_training_lowers_the_divergence_and_select_keeps_two(tmp_path):
     assert writing.returncode == 0 and writing.stderr.count("done before") == 6
     other = run(tmp_path / "one.yaml", "distill.save_every=3", "tune.beta=0.2")
     assert other.returncode == 0 and other.stderr.count("done before") == 5 and "== tune" in other.stderr
+    assert "tune: to be made again: beta was 0.1, is 0.2" in other.stderr, other.stderr
+    assert run(tmp_path / "one.yaml").returncode == 0
+    check_records_of_other_versions(tmp_path)
     logs = [json.loads(l) for l in (tmp_path / "one/tune/log.jsonl").read_text().splitlines()]
     loss = [o["valid_loss"] for o in logs if "valid_loss" in o]
     assert loss[-1] < loss[0] and abs(loss[0] - math.log(2)) < 1e-6
+
+
+def check_records_of_other_versions(folder):
+    # an option that a record does not know stands at its default, or the stage is stale
+    record = folder / "one/stages/tune.json"
+    own = record.read_text()
+    for gone, stale in (("clip", False), ("decay", True)):
+        o = json.loads(own)
+        del o["options"][gone]
+        record.write_text(json.dumps(o))
+        again = run(folder / "one.yaml")
+        assert again.returncode == 0 and ("tune: to be made again: decay was 1, is 0.5" in again.stderr) == stale, again.stderr
+        assert again.stderr.count("done before") == 6 - stale
+    for broken in ("", "[]", own.replace("true", "tru"), own.replace('"from"', '"form"')):
+        record.write_text(broken)
+        again = run(folder / "one.yaml")
+        assert again.returncode == 0 and "== tune" in again.stderr and json.loads(record.read_text())["done"], again.stderr
 
 
 def plan_recipe(folder, name, text, candidates, align):

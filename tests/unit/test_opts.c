@@ -61,6 +61,19 @@ static void defaults(void **state) {
     assert_null(t.data);
     assert_string_equal(t.layers, "all");
     assert_string_equal(t.mode, "kl");
+    json_t *set_nothing = zb_opts_default_json(groups), *now = zb_opts_json(groups);
+    assert_true(json_equal(set_nothing, now) && json_object_size(now) == 8);
+    json_decref(now);
+    t.steps = 11;
+    c.cache = false;
+    now = zb_opts_json(groups);
+    assert_false(json_equal(set_nothing, now));
+    json_decref(set_nothing);
+    set_nothing = zb_opts_default_json(groups); /* and not what is set */
+    assert_int_equal(json_integer_value(json_object_get(set_nothing, "steps")), 10);
+    assert_true(json_is_true(json_object_get(set_nothing, "use_cache")));
+    json_decref(set_nothing);
+    json_decref(now);
 }
 
 enum { POS = 2 };

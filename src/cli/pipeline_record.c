@@ -1,0 +1,98 @@
+/* pipeline_record.c - see pipeline_record.h. */
+#include "cli/pipeline_record.h"
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "train/stage.h"
+
+enum { RECORD_MAX = 1 << 20 };
+
+static json_t *without_writing(json_t *options) {
+    zb_stage_remove_memory(options);
+    zb_stage_remove_writing(options);
+    return options;
+}
+
+/* A path may be no UTF-8, which JSON cannot hold. */
+static json_t *text_of(const char *s, zb_arena *a) {
+    json_t *v = json_string(s);
+    return v ? v : json_string(zb_digest(a, s));
+}
+
+static bool same_text(const json_t *record, const char *key, const char *is, zb_arena *a) {
+    json_t *now = text_of(is, a);
+    bool same = json_equal(json_object_get(record, key), now);
+    json_decref(now);
+    return same;
+}
+
+/* The first option that had another value, NULL where none had; *was: that value. */
+static const char *changed(const json_t *old, json_t *now, const json_t *defaults,
+                           const json_t **was) {
+    const char *key;
+    json_t *v;
+    json_object_foreach(now, key, v) {
+        *was = json_object_get(old, key);
+        if (!*was) *was = json_object_get(defaults, key);
+        if (!json_equal(*was, v)) return key;
+    }
+    json_object_foreach((json_t *)(uintptr_t)old, key, v) {
+        *was = v;
+        if (!json_object_get(now, key)) return key;
+    }
+    return NULL;
+}
+
+static const char *shown(const json_t *v, zb_arena *a) {
+    return json_is_real(v) ? zb_asprintf(a, "%.10g", json_real_value(v)) : zb_json_text(v, a);
+}
+
+/* Does the record hold? */
+static bool holds(const zb_record *r, const json_t *record, json_t *now, zb_arena *a) {
+    const json_t *old = json_object_get(record, "options"), *was;
+    if (!json_is_object(old) || !same_text(record, "teacher", r->teacher, a) ||
+        !same_text(record, "from", r->from, a))
+        return false;
+    json_t *defaults = zb_opts_default_json(r->options);
+    const char *key = changed(old, now, defaults, &was);
+    if (key && json_is_true(json_object_get(record, "done")))
+        zb_info("%s: to be made again: %s was %s, is %s", r->name, key, shown(was, a),
+                shown(json_object_get(now, key), a));
+    json_decref(defaults);
+    return !key;
+}
+
+static const char *id_of(const zb_record *r, zb_arena *a) {
+    const char *values = zb_json_text(r->values, a);
+    return zb_digest(a, zb_asprintf(a, "%s|%s|%s|%s", r->name, r->from, r->teacher, values));
+}
+
+void zb_record_read(zb_record *r, zb_arena *a) {
+    json_t *record = NULL;
+    r->values = r->options[0].table ? without_writing(zb_opts_json(r->options)) : json_object();
+    r->seconds = 0;
+    r->done = false;
+    if (zb_file_exists(r->path) && zb_json_read(r->path, RECORD_MAX, &record, NULL) == ZB_OK &&
+        holds(r, record, r->values, a)) {
+        r->seconds = json_number_value(json_object_get(record, "seconds"));
+        r->done = json_is_true(json_object_get(record, "done"));
+        json_decref(r->values); /* as it was made: later records name it so */
+        r->values = json_incref(json_object_get(record, "options"));
+    }
+    json_decref(record);
+    r->id = id_of(r, a);
+}
+
+zb_status zb_record_write(const zb_record *r, double seconds, bool done, zb_err *err) {
+    zb_arena a = {0};
+    json_t *o = json_pack("{s:o, s:s, s:O, s:f, s:b}", "teacher", text_of(r->teacher, &a), "from",
+                          r->from, "options", r->values, "seconds", seconds, "done", done);
+    zb_status s = zb_json_write_exact(r->path, o, err);
+    json_decref(o);
+    zb_arena_free(&a);
+    return s;
+}
+
+void zb_record_free(zb_record *r) { json_decref(r->values); }
