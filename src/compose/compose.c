@@ -96,6 +96,8 @@ const zb_opt zb_compose_opt_table[] = {
      "calibrated start: first step of those, as a share of each tensor's size"},
     {ZB_OPT_BOOL, "calibration_mlp", 0, AT(calibration_mlp), "true", 0, 0, NULL,
      "calibrated start: solve each MLP's last map anew for the student's inputs"},
+    {ZB_OPT_STR, "calibration_without", 0, AT(calibration_without), "", 0, 0, NULL,
+     "calibrated Mamba2: steps left out, to see what each is worth: " ZB_INIT_STEPS},
     {ZB_OPT_CHOICE, "dtype", 0, AT(dtype), "f32", 0, 0, "f32|bf16", "type of the saved weights"},
     {ZB_OPT_INT, "seed", 's', AT(seed), "42", 0, 9e15, NULL, "random parts of the initialisation"},
     {0},
@@ -105,6 +107,7 @@ typedef struct composer {
     const zb_compose_opts *o;
     zb_arena arena;
     const zb_init *init;
+    zb_init_without without;
     zb_model *teacher, *student, *donor[ZB_KIND_COUNT];
     zb_calibration *calibration; /* where the initialisation looks at data */
     zb_config config;
@@ -223,6 +226,7 @@ static zb_init_job job_of(composer *k, int layer, zb_arena *a) {
                      .seed = (uint64_t)k->o->seed,
                      .calibration = k->calibration,
                      .key_weight = k->o->key_weight,
+                     .without = k->without,
                      .fit = {.passes = k->o->calibration_passes,
                              .rate = k->o->calibration_rate,
                              .ridge = k->o->ridge,
@@ -385,6 +389,7 @@ static zb_status describe(composer *k, zb_err *err) {
         return zb_fail(err, ZB_ERR_CONFIG,
                        "%s: expected a Transformer as the teacher, found a hybrid", o->teacher);
     k->rope_dim = o->rope_dim ? (int)o->rope_dim : k->config.dh / 2;
+    ZB_TRY(zb_init_without_read(o->calibration_without, &k->without, err));
     ZB_TRY(plan(k, err));
     ZB_TRY(set_rope(k, err));
     ZB_TRY(open_donor(k, o->mla_from, ZB_MLA, err));
@@ -397,6 +402,7 @@ static zb_status describe(composer *k, zb_err *err) {
         if ((mamba2 || zb_kind_has_deltanet(m->kind)) && !donor_of(k, l)) {
             m->repeat_before_conv = mamba2 && o->repeat_before_conv;
             m->conv_identity = m->gate_bias = k->init->calibrated;
+            if (mamba2 && k->without.identity) m->conv_identity = false;
         }
         if (zb_kind_has_window(m->kind) && !m->window) {
             m->window = (int)o->window;

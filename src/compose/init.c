@@ -1,6 +1,7 @@
 /* init.c - the table of initialisations, and what they share (contract in init.h). */
 #include "compose/init.h"
 
+#include "base/opts.h"
 #include "base/rng.h"
 
 #include <string.h>
@@ -10,6 +11,34 @@ const zb_init *zb_init_find(const char *name) {
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
         if (!strcmp(table[i]->name, name)) return table[i];
     return NULL;
+}
+
+zb_status zb_init_without_read(const char *list, zb_init_without *out, zb_err *err) {
+    const struct {
+        const char *name;
+        bool *flag;
+    } step[] = {{"identity", &out->identity},
+                {"constant", &out->constant},
+                {"decay", &out->decay},
+                {"gates", &out->gates}};
+    enum { STEPS = sizeof step / sizeof step[0] };
+    zb_arena a = {0};
+    zb_status s = ZB_OK;
+    int n;
+    char **name = zb_list_split(list, &a, &n);
+    *out = (zb_init_without){0};
+    for (int i = 0; i < n && s == ZB_OK; i++) {
+        int k = 0;
+        while (k < STEPS && strcmp(step[k].name, name[i]) != 0) k++;
+        if (k < STEPS)
+            *step[k].flag = true;
+        else
+            s = zb_fail(err, ZB_ERR_CONFIG,
+                        "calibration_without: expected some of " ZB_INIT_STEPS ", found \"%.64s\"",
+                        name[i]);
+    }
+    zb_arena_free(&a);
+    return s;
 }
 
 zb_param *zb_init_param(const zb_init_job *j, const char *name) {

@@ -10,6 +10,14 @@
 #include "compose/mla_paper.h"
 #include "model/model.h"
 
+/* Steps of the calibrated Mamba2 start that are left out, to see what each is worth. */
+typedef struct zb_init_without {
+    bool identity; /* silu stays behind the convolution */
+    bool constant; /* products of keys and queries as they are, without the softmax's constant */
+    bool decay;    /* all heads forget alike */
+    bool gates;    /* open, whatever attention finds */
+} zb_init_without;
+
 /* One layer of the teacher as f32 matrices (row-major [out, in]), and the target layer's
  * parameters, which are to be filled. */
 typedef struct zb_init_job {
@@ -21,6 +29,7 @@ typedef struct zb_init_job {
     zb_calibration *calibration; /* this layer is entered; NULL unless the table asks for it */
     double key_weight;           /* of calibrated starts, see compose.h */
     zb_fit_opts fit;             /* likewise */
+    zb_init_without without;
     double decay_max; /* of a state beside a window: it is there for what lies behind; 0: none */
 } zb_init_job;
 
@@ -35,6 +44,10 @@ typedef struct zb_init {
 extern const zb_init zb_init_paper, zb_init_calibrated;
 const zb_init *zb_init_find(const char *name); /* NULL: unknown */
 #define ZB_INIT_NAMES "paper|calibrated"
+
+/* Their names, separated by commas. */
+zb_status zb_init_without_read(const char *list, zb_init_without *out, zb_err *err);
+#define ZB_INIT_STEPS "identity, constant, decay, gates"
 
 /* The calibrated start of a Mamba2 layer. */
 zb_status zb_mamba2_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err *err);

@@ -29,7 +29,8 @@
 enum { WATCH_TOKENS = 8192 };
 static const double AWAKE_MIN = 0.02, GATE_RIDGE = 0.03, DELTA_TRY = 1e-5, DELTA_MIN = 1e-7,
                     DELTA_MAX = 2,
-                    NORM_EPS = 1e-5; /* of the norm behind the scan, model/mamba2.c */
+                    NORM_EPS = 1e-5, /* of the norm behind the scan, model/mamba2.c */
+    PLAIN_DECAY = 1.0 / 16;          /* of all heads where it is not fitted */
 
 /* z of the positive branch with silu(z) = y, 0 <= y <= 1. */
 static double inverse_silu(double y) {
@@ -127,24 +128,36 @@ static parts parts_of(const zb_init_job *j) {
     return p;
 }
 
-/* x, B, C and the convolution. */
+/* silu(z_bias) = 1 for every input. */
+static void open_gates(const parts *p, int D, float *bias) {
+    zb_init_fill(p->z, p->di * D, 0);
+    zb_init_fill(bias, p->di, (float)inverse_silu(1));
+}
+
+/* x, B, C and the convolution, which passes the current token. */
 static void copy_attention(const zb_init_job *j, const parts *p, const double *profile,
                            zb_arena *scratch) {
     const zb_config *c = j->config;
-    int D = c->D, dh = c->dh, n = j->calibration->n;
     int64_t channels = zb_mamba2_channels(c, j->layer);
     float *taps = zb_init_weights(j, "mamba.conv1d.weight");
     zb_init_fill(taps, channels * ZB_CONV_K, 0);
     for (int64_t i = 0; i < channels; i++) taps[i * ZB_CONV_K + ZB_CONV_K - 1] = 1;
     zb_init_fill(p->bias, channels, 0);
-    memcpy(p->x, j->v, (size_t)(p->dx * D) * sizeof(float));
-    memcpy(p->C, j->q, (size_t)(p->di * D) * sizeof(float));
-    double *frequency = ZB_NEW_ARRAY(scratch, double, dh / 2 + 1),
-           *mean = ZB_NEW_ARRAY(scratch, double, D);
-    zb_rope_frequencies(&c->rope, dh, frequency);
+    memcpy(p->x, j->v, (size_t)(p->dx * c->D) * sizeof(float));
+    memcpy(p->C, j->q, (size_t)(p->di * c->D) * sizeof(float));
+    double *frequency = ZB_NEW_ARRAY(scratch, double, c->dh / 2 + 1);
+    zb_rope_frequencies(&c->rope, c->dh, frequency);
+    for (int g = 0; g < c->G; g++)
+        turn_keys(j, g, profile, frequency, p->B + (int64_t)g * c->dh * c->D);
+}
+
+/* Keys lose their mean over tokens, and the first dimension of each head carries the 1. */
+static void add_constant(const zb_init_job *j, const parts *p, zb_arena *scratch) {
+    const zb_config *c = j->config;
+    int D = c->D, dh = c->dh, n = j->calibration->n;
+    double *mean = ZB_NEW_ARRAY(scratch, double, D);
     for (int i = 0; i < n; i++)
         for (int d = 0; d < D; d++) mean[d] += (double)j->calibration->x[(size_t)i * D + d] / n;
-    for (int g = 0; g < c->G; g++) turn_keys(j, g, profile, frequency, p->B + (int64_t)g * dh * D);
     float root = (float)sqrt(sqrt((double)dh)), *in_b = p->bias + p->nx, *in_c = in_b + p->nx;
     for (int64_t r = 0; r < p->nx; r++) { /* row of B that feeds channel r */
         int64_t row = p->nx == p->dx ? r : r / dh / (c->H / c->G) * dh + r % dh;
@@ -175,6 +188,7 @@ static zb_status set_scan(const zb_init_job *j, const double *profile, zb_arena 
     double *delta = ZB_NEW_ARRAY(scratch, double, H), *power = ZB_NEW_ARRAY(scratch, double, H);
     for (int h = 0; h < H; h++) {
         fit[h] = zb_lag_fit_of(profile + (size_t)h * (ZB_LAGS + 1));
+        if (j->without.decay) fit[h] = (zb_lag_fit){.decay = PLAIN_DECAY};
         fit[h].self *= sqrt((double)j->config->dh); /* the constant of B·C */
         if (j->decay_max > 0) fit[h].decay = fmin(fit[h].decay, j->decay_max);
         delta[h] = DELTA_TRY;
@@ -196,8 +210,13 @@ zb_status zb_mamba2_calibrated(const zb_init_job *j, zb_arena *scratch, zb_err *
     zb_watched w;
     ZB_TRY(zb_watch(&w, j, WATCH_TOKENS, scratch, err));
     copy_attention(j, &p, w.profile, scratch);
+    if (!j->without.constant) add_constant(j, &p, scratch);
     zb_init_fill(p.dt, (int64_t)c->H * c->D, 0);
-    ZB_TRY(fit_gates(j, &w, p.z, zb_init_weights(j, "mamba.z_bias"), scratch, err));
+    float *z_bias = zb_init_weights(j, "mamba.z_bias");
+    if (j->without.gates)
+        open_gates(&p, c->D, z_bias);
+    else
+        ZB_TRY(fit_gates(j, &w, p.z, z_bias, scratch, err));
     zb_init_fill(zb_init_weights(j, "mamba.norm.weight"), p.di, 1);
     ZB_TRY(set_scan(j, w.profile, scratch, err));
     zb_param *out = zb_init_output(j);

@@ -1,8 +1,27 @@
 """What the tests of commands share."""
 
 import json
+import struct
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+
+@pytest.fixture
+def tensors():
+    """The tensors of a safetensors file, by name."""
+    def read(path):
+        raw = Path(path).read_bytes()
+        n = struct.unpack("<Q", raw[:8])[0]
+        kinds = {"F32": np.float32, "I32": np.int32}
+        out = {}
+        for name, t in json.loads(raw[8:8 + n]).items():
+            if name != "__metadata__" and t["dtype"] in kinds:
+                a, b = t["data_offsets"]
+                out[name] = np.frombuffer(raw[8 + n + a:8 + n + b], kinds[t["dtype"]]).reshape(t["shape"])
+        return out
+    return read
 
 
 @pytest.fixture

@@ -48,19 +48,6 @@ def fails(status, message, *args, **options):
     return done
 
 
-def tensors(path):
-    """The tensors of a safetensors file."""
-    raw = Path(path).read_bytes()
-    n = struct.unpack("<Q", raw[:8])[0]
-    kinds = {"F32": np.float32, "I32": np.int32}
-    out = {}
-    for name, t in json.loads(raw[8:8 + n]).items():
-        if name != "__metadata__" and t["dtype"] in kinds:
-            a, b = t["data_offsets"]
-            out[name] = np.frombuffer(raw[8 + n + a:8 + n + b], kinds[t["dtype"]]).reshape(t["shape"])
-    return out
-
-
 # ---- the program ----
 
 def test_help_lists_commands_and_exit_statuses():
@@ -163,7 +150,7 @@ def test_broken_configuration(broken):
 # ---- score ----
 
 @pytest.mark.parametrize("name", ["llama", "qwen2-bias", "llama3-rope-untied", "hybrid", "mla-norm-yarn", "mamba2-repeat"])
-def test_score_equals_the_golden_logits(name):
+def test_score_equals_the_golden_logits(name, tensors):
     golden = tensors(GOLDEN / name / "golden.safetensors")
     for ids, logits in zip(golden["input_ids"], golden["logits"].astype(np.float64)):
         logprob = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -94,6 +95,34 @@ def test_retrieval_heads(tmp_path, kind):
     everything = ",".join(f"{layer}:{head}" for layer in range(4) for head in range(2))
     everywhere = compose(tmp_path / "all", kind, "--window", "5", "--retrieval-heads", everything)
     assert worst(logprobs(everywhere), logprobs(TEACHER)) < 1e-5
+
+
+def test_steps_of_the_mamba2_start_are_left_out(tmp_path, text, tensors):
+    def start(without):
+        out = compose(tmp_path / f"m{without}", "mamba2", "--init", "calibrated", "--calibration", text, "--calibration-tokens", "1024",
+                      "--calibration-passes", "0", "--calibration-without", without)
+        with open(os.path.join(out, "hybrid_config.json")) as f:
+            activation = json.load(f)["ssm_cfg"].get("conv_activation", "silu")
+        layer = {k.removeprefix("model.layers.1.mamba."): v for k, v in tensors(os.path.join(out, "model.safetensors")).items() if k.startswith("model.layers.1.mamba.")}
+        return layer, activation
+
+    whole, activation = start("")
+    gate = 6 * 16
+    decay = np.exp(whole["A_log"]) * np.logaddexp(0, whole["dt_bias"])
+    b = slice(2 * 16, 4 * 16)  # channels of B in the convolution, behind those of x
+    assert activation == "identity" and np.ptp(decay) > 1e-3 and np.any(whole["in_proj.weight"][:gate]) and np.any(whole["conv1d.bias"][b])
+    assert start("identity")[1] == "silu"
+    assert not np.any(start("constant")[0]["conv1d.bias"])
+    plain = start("decay")[0]
+    assert np.allclose(np.exp(plain["A_log"]) * np.logaddexp(0, plain["dt_bias"]), 1 / 16, rtol=1e-3) and not np.any(plain["D"])
+    z, opened = start("gates, decay")[0], start("gates")[0]
+    for layer in (z, opened):
+        assert not np.any(layer["in_proj.weight"][:gate])
+        assert np.allclose(layer["z_bias"] / (1 + np.exp(-layer["z_bias"])), 1, atol=1e-5)
+    assert np.array_equal(opened["in_proj.weight"][gate:], whole["in_proj.weight"][gate:])  # the rest is as it was
+    r = subprocess.run([ZEBRA, "compose", "--teacher", TEACHER, "--out", str(tmp_path / "no"), "--calibration-without", "gates,x"],
+                       capture_output=True, text=True, timeout=120)
+    assert r.returncode != 0 and 'expected some of identity, constant, decay, gates, found "x"' in r.stderr
 
 
 @pytest.mark.parametrize("init", ["paper", "calibrated"])
