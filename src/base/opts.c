@@ -1,6 +1,7 @@
 /* opts.c - the option table at work (contract in opts.h). */
 #include "base/opts.h"
 
+#include "base/json.h"
 #include "base/text.h"
 
 #include <string.h>
@@ -304,6 +305,30 @@ json_t *zb_opts_default_json(const zb_opt_group *g) {
             json_object_set_new(out, o->name, value_json(o, &value));
         }
     return out;
+}
+
+static const char *shown(const json_t *v, zb_arena *a) {
+    const char *text = !v                ? "not given"
+                       : json_is_real(v) ? zb_asprintf(a, "%.10g", json_real_value(v))
+                                         : zb_json_text(v, a);
+    return text ? text : "?";
+}
+
+const char *zb_opts_change(const json_t *old, const json_t *now, const json_t *defaults,
+                           zb_arena *a) {
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)now, key, v) {
+        const json_t *was = json_object_get(old, key);
+        if (!was) was = json_object_get(defaults, key);
+        if (!json_equal(was, v))
+            return zb_asprintf(a, "%s was %s, is %s", key, shown(was, a), shown(v, a));
+    }
+    json_object_foreach(
+        (json_t *)(uintptr_t)old, key,
+        v) if (!json_object_get(now, key)) return zb_asprintf(a, "%s was %s, is not given", key,
+                                                              shown(v, a));
+    return NULL;
 }
 
 zb_status zb_list_ints(const char *list, const char *what, int lo, int hi, int *out, int max,

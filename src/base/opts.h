@@ -61,6 +61,10 @@ zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *fi
 void zb_opts_help(const zb_opt_group *g, FILE *out);
 json_t *zb_opts_json(const zb_opt_group *g);         /* resolved values, by name */
 json_t *zb_opts_default_json(const zb_opt_group *g); /* what they would be with nothing set */
+/* The first option that had another value when `old` was written, as "lr was 0.1, is 0.2"; NULL:
+ * none had. One that `old` lacks is of a later version, and had its default. */
+const char *zb_opts_change(const json_t *old, const json_t *now, const json_t *defaults,
+                           zb_arena *a);
 
 /* "0,5,11" -> ints; at most max; every value in [lo, hi]. `what` names the option in messages. */
 zb_status zb_list_ints(const char *list, const char *what, int lo, int hi, int *out, int max,

@@ -2,6 +2,7 @@
 #include "base/text.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,4 +191,10 @@ int zb_edit_distance(const char *a, const char *b) {
         }
     }
     return row[lb];
+}
+
+char *zb_digest(zb_arena *a, const char *text) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (const char *p = text; *p; p++) h = (h ^ (unsigned char)*p) * 0x100000001b3u;
+    return zb_asprintf(a, "%016" PRIx64, h);
 }

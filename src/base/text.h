@@ -58,4 +58,7 @@ bool zb_parse_bytes(const char *s, uint64_t *out);
  */
 int zb_edit_distance(const char *a, const char *b);
 
+/* FNV-1a over text, as 16 hex digits in the arena. */
+char *zb_digest(zb_arena *a, const char *text);
+
 #endif

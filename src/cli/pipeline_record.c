@@ -28,40 +28,18 @@ static bool same_text(const json_t *record, const char *key, const char *is, zb_
     return same;
 }
 
-/* The first option that had another value, NULL where none had; *was: that value. */
-static const char *changed(const json_t *old, json_t *now, const json_t *defaults,
-                           const json_t **was) {
-    const char *key;
-    json_t *v;
-    json_object_foreach(now, key, v) {
-        *was = json_object_get(old, key);
-        if (!*was) *was = json_object_get(defaults, key);
-        if (!json_equal(*was, v)) return key;
-    }
-    json_object_foreach((json_t *)(uintptr_t)old, key, v) {
-        *was = v;
-        if (!json_object_get(now, key)) return key;
-    }
-    return NULL;
-}
-
-static const char *shown(const json_t *v, zb_arena *a) {
-    return json_is_real(v) ? zb_asprintf(a, "%.10g", json_real_value(v)) : zb_json_text(v, a);
-}
-
 /* Does the record hold? */
-static bool holds(const zb_record *r, const json_t *record, json_t *now, zb_arena *a) {
-    const json_t *old = json_object_get(record, "options"), *was;
+static bool holds(const zb_record *r, const json_t *record, const json_t *now, zb_arena *a) {
+    const json_t *old = json_object_get(record, "options");
     if (!json_is_object(old) || !same_text(record, "teacher", r->teacher, a) ||
         !same_text(record, "from", r->from, a))
         return false;
     json_t *defaults = zb_opts_default_json(r->options);
-    const char *key = changed(old, now, defaults, &was);
-    if (key && json_is_true(json_object_get(record, "done")))
-        zb_info("%s: to be made again: %s was %s, is %s", r->name, key, shown(was, a),
-                shown(json_object_get(now, key), a));
+    const char *change = zb_opts_change(old, now, defaults, a);
+    if (change && json_is_true(json_object_get(record, "done")))
+        zb_info("%s: to be made again: %s", r->name, change);
     json_decref(defaults);
-    return !key;
+    return !change;
 }
 
 static const char *id_of(const zb_record *r, zb_arena *a) {

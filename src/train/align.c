@@ -490,7 +490,7 @@ zb_status zb_align_run(const zb_align_opts *o, const zb_stage_opts *so, const ch
         for (int i = 0; i < a.n * a.L; i++) optim[i] = &a.s[i / a.L]->optim[i % a.L];
         zb_stage_run run = {.name = "align",
                             .dir = dir,
-                            .digest_of = how,
+                            .options = g,
                             .optim = optim,
                             .n_optims = a.n * a.L,
                             .tokenizer = a.tokenizer,

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/opts.h"
 #include "format/safetensors.h"
 
 #include <inttypes.h>
@@ -13,12 +14,6 @@
 #include <unistd.h>
 
 static const char prefix[] = "checkpoint-";
-
-char *zb_digest(zb_arena *a, const char *text) {
-    uint64_t h = 0xcbf29ce484222325u;
-    for (const char *p = text; *p; p++) h = (h ^ (unsigned char)*p) * 0x100000001b3u;
-    return zb_asprintf(a, "%016" PRIx64, h);
-}
 
 static int total_slots(const zb_checkpoint *k) {
     int n = 0;
@@ -83,8 +78,8 @@ static zb_status list_steps(const char *run_dir, zb_arena *a, int64_t **steps, i
     return ZB_OK;
 }
 
-static const char *digest_at(const zb_checkpoint *k, const zb_run_name *name, int64_t step) {
-    return name->trunk && step <= k->trunk_steps ? name->trunk : name->digest;
+static const json_t *options_at(const zb_checkpoint *k, int64_t step) {
+    return k->trunk && step <= k->trunk_steps ? k->trunk : k->options;
 }
 
 /* Leaves the last keep_last of those up to `step`, and the end of the trunk. */
@@ -94,7 +89,7 @@ static zb_status remove_others(const zb_checkpoint *k, int64_t step, int keep_la
     int n, kept = 0;
     ZB_TRY(list_steps(k->run_dir, a, &steps, &n, err));
     for (int i = n - 1; i >= 0; i--) {
-        bool trunk = k->name.trunk && steps[i] == k->trunk_steps;
+        bool trunk = k->trunk && steps[i] == k->trunk_steps;
         if (trunk || (steps[i] <= step && kept++ < keep_last)) continue;
         ZB_TRY(zb_dir_remove(zb_asprintf(a, "%s/%s%" PRId64, k->run_dir, prefix, steps[i]), err));
     }
@@ -120,8 +115,7 @@ zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t 
          *tmp = zb_asprintf(&a, "%s.tmp%d", final, (int)getpid());
     zb_status s = zb_dir_make(tmp, err);
     if (s == ZB_OK) s = write_tensors(k, tmp, &a, err);
-    json_t *o =
-        json_pack("{s:I,s:s}", "step", (json_int_t)step, "digest", digest_at(k, &k->name, step));
+    json_t *o = json_pack("{s:I,s:O}", "step", (json_int_t)step, "options", options_at(k, step));
     if (extra) json_object_set(o, "extra", (json_t *)(uintptr_t)extra);
     json_t *optim_steps = json_array();
     for (int i = 0; i < k->n_optims; i++)
@@ -216,18 +210,18 @@ static zb_status check_state(const zb_checkpoint *k, const json_t *o, int64_t st
     return zb_json_object(o, path, "extra", false, &extra, err);
 }
 
-/* The checkpoint at `step`: whether it fits, and then what it holds. */
-static zb_status resume_at(const zb_checkpoint *k, int64_t step, bool *fits, json_t **extra,
+/* The checkpoint at `step`: whether it fits (*other: why not), and then what it holds. */
+static zb_status resume_at(const zb_checkpoint *k, int64_t step, const char **other, json_t **extra,
                            zb_arena *a, zb_err *err) {
     char *dir = zb_asprintf(a, "%s/%s%" PRId64, k->run_dir, prefix, step),
          *path = zb_path_join(a, dir, "trainer_state.json");
-    const char *digest = "";
-    json_t *o = NULL;
+    json_t *o = NULL, *old = NULL;
     zb_status s = zb_json_read(path, 1 << 24, &o, err);
-    if (s == ZB_OK) s = zb_json_str(o, path, "digest", true, &digest, err);
-    *fits = s == ZB_OK && (!strcmp(digest, digest_at(k, &k->name, step)) ||
-                           !strcmp(digest, digest_at(k, &k->before, step)));
-    if (*fits) {
+    if (s == ZB_OK) s = zb_json_object(o, path, "options", false, &old, err);
+    *other = s != ZB_OK ? NULL
+             : old      ? zb_opts_change(old, options_at(k, step), k->defaults, a)
+                        : "it names none";
+    if (s == ZB_OK && !*other) {
         s = check_state(k, o, step, path, err);
         if (s == ZB_OK) s = restore_all(k, dir, a, err);
         json_t *os = json_object_get(o, "optimizer_steps");
@@ -244,18 +238,18 @@ zb_status zb_checkpoint_resume(const zb_checkpoint *k, int64_t *step, json_t **e
     zb_arena a = {0};
     int64_t *steps;
     int n;
-    bool fits = false;
+    const char *other = NULL, *newest = NULL; /* why the newest is not of this run */
     *step = -1;
     *extra = NULL;
     zb_status s = list_steps(k->run_dir, &a, &steps, &n, err);
-    for (int i = n - 1; i >= 0 && s == ZB_OK && !fits; i--) {
-        s = resume_at(k, steps[i], &fits, extra, &a, err);
-        if (s == ZB_OK && fits) *step = steps[i];
+    for (int i = n - 1; i >= 0 && s == ZB_OK && *step < 0; i--) {
+        s = resume_at(k, steps[i], &other, extra, &a, err);
+        if (s == ZB_OK && !other) *step = steps[i];
+        if (i == n - 1) newest = other;
     }
-    if (s == ZB_OK && n > 0 && !fits)
-        zb_warn("%s/%s%" PRId64 " was made with other settings or inputs; starting from the "
-                "beginning",
-                k->run_dir, prefix, steps[n - 1]);
+    if (s == ZB_OK && n > 0 && *step < 0)
+        zb_warn("%s/%s%" PRId64 " was made with other settings (%s); starting from the beginning",
+                k->run_dir, prefix, steps[n - 1], newest);
     zb_arena_free(&a);
     return s;
 }

@@ -3,7 +3,7 @@
  *
  * A checkpoint folder `<run>/checkpoint-<step>` holds model.safetensors (trained parameters, f32),
  * optimizer.safetensors (moments, and best weights where early stopping watches) and
- * trainer_state.json (step, a digest of the options that must not change, what early stopping has
+ * trainer_state.json (step, the options that must not change, what early stopping has
  * seen, free numbers of the stage). It is written beside its name and renamed; older ones beyond
  * keep_last, and later ones of a run before, are removed afterwards. Random numbers are
  * counter-based and data is addressed by row, so the step is all that has to be remembered of them.
@@ -15,22 +15,15 @@
 
 #include <jansson.h>
 
-/* What a run is called in its checkpoints. */
-typedef struct zb_run_name {
-    const char
-        *digest; /* hex text: options and inputs; a checkpoint with another digest is not resumed */
-    const char *trunk; /* the same without what only says how long the run is; NULL: none */
-} zb_run_name;
-
 typedef struct zb_checkpoint {
-    const char *run_dir; /* of the stage */
-    zb_run_name name;
-    zb_run_name before;  /* as versions named it to which it mattered where and how often something
-                            is written; read, not written */
-    int64_t trunk_steps; /* up to which runs of any length are one: checkpoints up to there carry
-                            `trunk`, and the one at this step outlives the run */
-    int64_t steps;       /* of the whole run */
-    zb_optim **optim;    /* [n_optims] trained parameters and moments; names are prefixed "<i>." */
+    const char *run_dir;    /* of the stage */
+    const json_t *options;  /* a checkpoint made with others is not resumed */
+    const json_t *trunk;    /* the same without what only says how long the run is; NULL: none */
+    const json_t *defaults; /* of the options: what they were to versions that did not have them */
+    int64_t trunk_steps;    /* up to which runs of any length are one: checkpoints up to there carry
+                               `trunk`, and the one at this step outlives the run */
+    int64_t steps;          /* of the whole run */
+    zb_optim **optim; /* [n_optims] trained parameters and moments; names are prefixed "<i>." */
     int n_optims;
 } zb_checkpoint;
 
@@ -46,8 +39,5 @@ zb_status zb_checkpoint_clear(const zb_checkpoint *k, zb_err *err);
 
 /* Removes what killed runs were writing beside their checkpoints and best model. */
 zb_status zb_checkpoint_sweep(const char *run_dir, zb_err *err);
-
-/* FNV-1a over text, as 16 hex digits in the arena. */
-char *zb_digest(zb_arena *a, const char *text);
 
 #endif

@@ -332,7 +332,7 @@ zb_status zb_distill_run(const zb_distill_opts *o, const zb_stage_opts *so, cons
     if (s == ZB_OK) {
         zb_stage_run run = {.name = "distill",
                             .dir = dir,
-                            .digest_of = d.how,
+                            .options = g,
                             .optim = optim,
                             .n_optims = 1,
                             .tokenizer = d.tokenizer,

@@ -201,13 +201,6 @@ static void plan_rates(zb_stage *s) {
     s->fall = (int64_t)fmax(n - ceil(s->o->decay * n), (double)s->warm);
 }
 
-static char *digest_of_options(const json_t *options, zb_arena *a) {
-    char *text = json_dumps(options, JSON_SORT_KEYS | JSON_COMPACT);
-    char *digest = zb_digest(a, text ? text : "");
-    zb_heap_resize(text, 0);
-    return digest;
-}
-
 static void remove_keys(json_t *o, const char *const *keys, int n) {
     for (int i = 0; i < n; i++) json_object_del(o, keys[i]);
 }
@@ -221,36 +214,34 @@ void zb_stage_remove_writing(json_t *options) {
                 (const char *const[]){"out", "resume", "save_every", "log_every", "keep_last"}, 5);
 }
 
-/* One way to name the run. While the rate is constant, and nothing else is a share of all steps,
- * the run's length changes no number either. */
-static zb_run_name name_by(zb_stage *s, const json_t *options) {
+/* While the rate is constant, and nothing else is a share of all steps, the run's length changes no
+ * number: the options without it, NULL where it does. */
+static json_t *without_length(const zb_stage *s, const json_t *options) {
     static const char *const length_keys[] = {"tokens", "epochs", "warmup", "decay", "lr_floor"},
                              *const shares[] = {"short_share", "student_inputs"};
-    json_t *o = json_copy((json_t *)(uintptr_t)options);
-    zb_run_name name = {.digest = digest_of_options(o, &s->arena)};
     bool any_length = s->o->decay < 1;
     for (int i = 0; i < 2; i++)
-        any_length = any_length && json_number_value(json_object_get(o, shares[i])) == 0;
-    if (any_length) {
-        remove_keys(o, length_keys, 5);
-        json_object_set_new(o, "warm", json_integer((json_int_t)s->warm));
-        name.trunk = digest_of_options(o, &s->arena);
-        int64_t whole = s->work.total / s->work.per_step; /* the last step may be a smaller one */
-        s->checkpoint.trunk_steps = s->fall < whole ? s->fall : whole;
-    }
-    json_decref(o);
-    return name;
+        any_length = any_length && json_number_value(json_object_get(options, shares[i])) == 0;
+    if (!any_length) return NULL;
+    json_t *o = json_copy((json_t *)(uintptr_t)options);
+    remove_keys(o, length_keys, 5);
+    json_object_set_new(o, "warm", json_integer((json_int_t)s->warm));
+    return o;
 }
 
 /* Which checkpoints are of this run: those made with the same options, but for what changes no
  * number. keep_best changes none, but what stands in <stage>/best. */
-static void name_run(zb_stage *s, const json_t *options) {
-    json_t *o = json_copy((json_t *)(uintptr_t)options);
-    zb_stage_remove_memory(o);
-    s->checkpoint.before = name_by(s, o);
-    zb_stage_remove_writing(o);
-    s->checkpoint.name = name_by(s, o);
-    json_decref(o);
+static void name_run(zb_stage *s, const zb_opt_group *options) {
+    s->options = zb_opts_json(options);
+    s->defaults = zb_opts_default_json(options);
+    zb_stage_remove_memory(s->options);
+    zb_stage_remove_writing(s->options);
+    s->trunk = without_length(s, s->options);
+    int64_t whole = s->work.total / s->work.per_step; /* the last step may be a smaller one */
+    s->checkpoint.options = s->options;
+    s->checkpoint.trunk = s->trunk;
+    s->checkpoint.defaults = s->defaults;
+    s->checkpoint.trunk_steps = s->fall < whole ? s->fall : whole;
 }
 
 zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run *run,
@@ -265,7 +256,7 @@ zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run
     plan_rates(s);
     s->checkpoint = (zb_checkpoint){
         .run_dir = s->dir, .steps = s->steps, .optim = run->optim, .n_optims = run->n_optims};
-    name_run(s, run->digest_of);
+    name_run(s, run->options);
     ZB_TRY(zb_checkpoint_sweep(s->dir, err));
     ZB_TRY(resume(s, err));
     zb_progress_begin(&s->progress, s->name, work->unit, (double)done_at(s, s->step),
@@ -357,7 +348,7 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, double n
     bool stop = zb_interrupted();
     /* after the last step, too: what comes then, a validation and the result's save, may fail */
     bool due = s->o->save_every > 0 && (s->step % s->o->save_every == 0 || s->step == s->steps);
-    bool trunk_ends = s->checkpoint.name.trunk && s->step == s->checkpoint.trunk_steps;
+    bool trunk_ends = s->trunk && s->step == s->checkpoint.trunk_steps;
     if (due || stop || trunk_ends) ZB_TRY(save(s, err));
     if (stop)
         return zb_fail(err, ZB_ERR_INTERRUPTED,
@@ -410,5 +401,8 @@ void zb_stage_random(zb_corpus *c, int rows, int length, int vocab, zb_arena *a)
 
 void zb_stage_free(zb_stage *s) {
     json_decref(s->best);
+    json_decref(s->options);
+    json_decref(s->trunk);
+    json_decref(s->defaults);
     zb_arena_free(&s->arena);
 }

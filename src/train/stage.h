@@ -58,7 +58,8 @@ typedef struct zb_stage {
     int64_t warm, fall; /* steps of the warm-up; the first step at a falling rate */
     zb_checkpoint checkpoint;
     char *log_path;
-    json_t *best; /* {"step","value"} of the best validation, or NULL */
+    json_t *options, *trunk, *defaults; /* of `checkpoint` */
+    json_t *best;                       /* {"step","value"} of the best validation, or NULL */
     zb_progress progress;
     double t_step;
 } zb_stage;
@@ -66,8 +67,8 @@ typedef struct zb_stage {
 /* What runs: name and folder, what it depends on, what it trains. */
 typedef struct zb_stage_run {
     const char *name, *dir;
-    const json_t *digest_of; /* everything the result depends on */
-    zb_optim **optim;        /* hold their parameters already */
+    const zb_opt_group *options; /* everything the result depends on */
+    zb_optim **optim;            /* hold their parameters already */
     int n_optims;
     const zb_tokenizer *tokenizer; /* of text that is packed */
     int vocabulary;                /* which its ids must be of */

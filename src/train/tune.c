@@ -393,7 +393,7 @@ zb_status zb_tune_run(const zb_tune_opts *o, const zb_stage_opts *loop_opts, con
                            .total = (int64_t)ceil(o->epochs * (double)t.train.n),
                            .validates = o->valid != NULL};
         zb_stage_run run = {
-            .name = "tune", .dir = dir, .digest_of = t.how, .optim = optim, .n_optims = 1};
+            .name = "tune", .dir = dir, .options = g, .optim = optim, .n_optims = 1};
         s = zb_stage_start(&st, &sc, &run, &w, err);
     }
     zb_loop loop = {.validate = validate,
