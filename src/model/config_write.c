@@ -232,6 +232,8 @@ json_t *zb_config_hybrid_json(const zb_config *c) {
     json_object_set_new(o, "d_model", json_integer(c->D));
     json_t *cfg = json_pack("{s:i,s:i,s:i,s:b}", "expand", 1, "ngroups", c->H, "d_state", c->dh,
                             "repeat_kv_before_conv", ssm.repeat_before_conv);
+    /* the original asks that it divides d_inner, and takes 64 where the key is missing */
+    if (c->H * c->dh % 64) json_object_set_new(cfg, "headdim", json_integer(c->dh));
     if (ssm.conv_identity) json_object_set_new(cfg, "conv_activation", json_string("identity"));
     if (ssm.gate_bias) json_object_set_new(cfg, "gate_bias", json_true());
     json_object_set_new(o, "ssm_cfg", cfg);

@@ -16,7 +16,7 @@ kv_lora_rank q_lora_rank use_lora_layer_norm use_fixed_rank_for_first_and_last_b
 qk_rope_head_dim v_head_dim qk_nope_head_dim q_energy_ratio kv_energy_ratio qkv_rank_divisor max_position_embeddings
 rope_theta rope_scaling attention_bias attention_dropout rope_type d_model ssm_cfg d_inner d_xb""".split()
 Strict = dataclasses.make_dataclass("Strict", [(name, Any, None) for name in FIELDS])
-SSM = {"expand", "ngroups", "d_state", "repeat_kv_before_conv"}  # arguments of its Mamba2 layer
+SSM = {"expand", "ngroups", "d_state", "repeat_kv_before_conv", "headdim"}  # arguments of its Mamba2 layer
 
 
 def compose(out, *more):
@@ -56,3 +56,4 @@ def test_the_original_takes_the_file(tmp_path, plan):
     assert all(ranks_of(h, layer) == ranks for layer in h.mla_layers)
     assert bool(h.mla_layers) == bool(ranks)
     assert "zebra" not in hybrid
+    assert h.d_inner == h.ssm_cfg["ngroups"] * h.ssm_cfg["d_state"] and h.d_inner % h.ssm_cfg.get("headdim", 64) == 0
