@@ -111,6 +111,9 @@ zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err);
 zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
                           zb_err *err);
 
+/* A hybrid without any of what only our keys can say: the original code computes the same. */
+bool zb_config_is_published(const zb_config *c);
+
 /* The far heads of a layer as a list; a new reference. */
 json_t *zb_config_retrieval_json(const zb_config *c, int l);
 

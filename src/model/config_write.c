@@ -242,6 +242,19 @@ json_t *zb_config_hybrid_json(const zb_config *c) {
     return o;
 }
 
+bool zb_config_is_published(const zb_config *c) {
+    for (int l = 0; l < c->L; l++) {
+        const zb_layer_config *m = &c->layer[l];
+        bool mla = m->kind == ZB_MLA;
+        if (!mla && m->kind != ZB_MAMBA2) return false;
+        if (m->conv_identity || m->gate_bias) return false;
+        if (mla && m->lora_norm && m->latent_eps != ZB_LATENT_EPS) return false;
+        if (mla && (c->mla_rope.type == ZB_ROPE_LLAMA3 || c->mla_rope.attention_factor > 0))
+            return false;
+    }
+    return c->hybrid;
+}
+
 zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
                           zb_err *err) {
     zb_arena a = {0};

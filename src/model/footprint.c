@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "format/safetensors.h"
 #include "model/loss.h"
+#include "model/model_impl.h"
 
 static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
@@ -86,7 +87,7 @@ zb_status zb_model_peek(const char *path, zb_config *c, size_t *stored, zb_err *
     if (!has) return ZB_OK;
     zb_safetensors *file;
     ZB_TRY(zb_safetensors_open_dir(&file, path, err));
-    if (!zb_safetensors_find(file, "lm_head.weight")) c->tied = true;
+    c->tied = !zb_head_is_own(c, file);
     *stored = bytes_of(file);
     zb_safetensors_close(file);
     return ZB_OK;

@@ -66,12 +66,19 @@ static bool is_known_buffer(const char *name) {
     return strstr(name, "rotary_emb.inv_freq") != NULL;
 }
 
+bool zb_head_is_own(const zb_config *c, const zb_safetensors *file) {
+    const zb_tensor *head = zb_safetensors_find(file, "lm_head.weight"),
+                    *embed = zb_safetensors_find(file, "model.embed_tokens.weight");
+    if (!head || !c->tied) return head != NULL;
+    if (!c->hybrid || !embed) return false;
+    return head->dtype != embed->dtype || head->bytes != embed->bytes ||
+           memcmp(head->data, embed->data, head->bytes);
+}
+
 static zb_status load_folder(zb_model *m, const char *dir, zb_model_mode mode, zb_err *err) {
     ZB_TRY(zb_config_read(&m->config, dir, err));
     ZB_TRY(zb_safetensors_open_dir(&m->file, dir, err));
-    /* a tied model may store its head again, and a folder may leave the tie to the absence of the
-     * head */
-    if (!zb_safetensors_find(m->file, "lm_head.weight")) m->config.tied = true;
+    m->config.tied = !zb_head_is_own(&m->config, m->file);
     zb_params_declare(&m->params, &m->config, &m->arena);
     size_t used = 0;
     for (int i = 0; i < m->params.n; i++) {

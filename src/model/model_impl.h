@@ -16,6 +16,10 @@ struct zb_model {
 };
 
 zb_model *zb_model_alloc(void);
+/* Whether a folder's head is another matrix than its embedding. The original code trains that of a
+ * hybrid apart though its configuration goes on to say that they are tied; a tied base's copy is
+ * not read. */
+bool zb_head_is_own(const zb_config *c, const zb_safetensors *file);
 void zb_param_own(zb_model *m, zb_param *p); /* f32 memory in the arena, zeroed */
 
 /* A stored tensor has the parameter's shape and real values. */

@@ -1,6 +1,10 @@
 /* save.c - a model folder in the published layout (zb_model_save in model.h).
  *
- * Written into a folder beside the target and renamed, so that a reader never sees half a model. */
+ * Written into a folder beside the target and renamed, so that a reader never sees half a model.
+ *
+ * The original code ties the head of a hybrid to embeddings that it then replaces: whatever
+ * tie_word_embeddings says, it needs lm_head.weight in the file, and without it a head of random
+ * numbers stays. Hybrids that it can load get that copy. */
 #include "base/file.h"
 #include "base/output.h"
 #include "format/tokenizer.h"
@@ -16,7 +20,8 @@ static const char *const tokenizer_files[] = {"tokenizer.json", "tokenizer_confi
 static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_arena *a,
                               zb_err *err) {
     const zb_param_table *t = &m->params;
-    zb_tensor *list = ZB_NEW_ARRAY(a, zb_tensor, t->n);
+    zb_tensor *list = ZB_NEW_ARRAY(a, zb_tensor, t->n + 1);
+    size_t n_list = (size_t)t->n;
     for (int i = 0; i < t->n; i++) {
         const zb_param *p = &t->item[i];
         bool wide = p->role == ZB_ROLE_GATE || p->role == ZB_ROLE_NORM;
@@ -42,7 +47,11 @@ static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_a
             x->data = out;
         }
     }
-    return zb_safetensors_write_dir(dir, list, (size_t)t->n, (size_t)5 << 30, err);
+    if (m->config.tied && zb_config_is_published(&m->config)) {
+        list[n_list] = list[t->embed - t->item];
+        list[n_list++].name = "lm_head.weight";
+    }
+    return zb_safetensors_write_dir(dir, list, n_list, (size_t)5 << 30, err);
 }
 
 static zb_status copy_tokenizer(const char *from, const char *dir, zb_arena *a, zb_err *err) {

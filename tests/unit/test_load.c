@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/rng.h"
+#include "model/footprint.h"
 
 #define LLAMA "tests/golden/llama"
 #define HYBRID "tests/golden/hybrid"
@@ -239,6 +240,42 @@ static void test_heads(void **state) {
     f.n--;
     files_write(&f, (size_t)1 << 30);
     same_logits(OUT, LLAMA, ZB_MODEL_TRAIN);
+    files_close(&f);
+}
+
+/* What the original code trains on has a head of its own under a configuration that says "tied":
+ * the head of a hybrid is read where it differs. */
+static void test_hybrid_heads(void **state) {
+    (void)state;
+    model_files f;
+    zb_model *m;
+    zb_config c;
+    size_t stored;
+    files_open(&f, HYBRID);
+    assert_true(json_is_true(json_object_get(f.config, "tie_word_embeddings")));
+    const float *embed = item_of(&f, "model.embed_tokens.weight")->data;
+    zb_tensor *head = item_add(&f, "lm_head.weight", ZB_F32, V, 48, embed);
+    files_write(&f, (size_t)1 << 30);
+    same_logits(OUT, HYBRID, ZB_MODEL_RUN);
+    CHECK(zb_model_open(&m, OUT, ZB_MODEL_TRAIN, &err));
+    assert_true(zb_model_config(m)->tied && zb_model_params(m)->head == zb_model_params(m)->embed);
+    zb_model_free(m);
+    CHECK(zb_model_peek(OUT, &c, &stored, &err));
+    assert_true(c.tied);
+
+    float *other = ZB_NEW_ARRAY(&f.arena, float, V * 48);
+    memcpy(other, embed, V * 48 * sizeof *other);
+    for (int i = 0; i < 48; i++)
+        other[(V - 1) * 48 + i] = 0; /* of the last token: its logit is 0 */
+    head->data = other;
+    files_write(&f, (size_t)1 << 30);
+    zb_arena a = {0};
+    const float *got = logits_of(OUT, ZB_MODEL_RUN, false, &a),
+                *tied = logits_of(HYBRID, ZB_MODEL_RUN, false, &a);
+    for (int i = 0; i < COUNT; i++) assert_true(got[i] == (i % V == V - 1 ? 0 : tied[i]));
+    zb_arena_free(&a);
+    CHECK(zb_model_peek(OUT, &c, &stored, &err));
+    assert_false(c.tied);
     files_close(&f);
 }
 
@@ -686,12 +723,19 @@ static int remove_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_folder_errors),  cmocka_unit_test(test_shards),
-        cmocka_unit_test(test_narrow_weights), cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_latent_norm),    cmocka_unit_test(test_convolution_of_two_axes),
-        cmocka_unit_test(test_save_narrow),    cmocka_unit_test(test_gguf),
-        cmocka_unit_test(test_gguf_llama3),    cmocka_unit_test(test_gguf_errors),
-        cmocka_unit_test(test_gguf_divisors),  cmocka_unit_test(test_gguf_keys),
+        cmocka_unit_test(test_folder_errors),
+        cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_narrow_weights),
+        cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_hybrid_heads),
+        cmocka_unit_test(test_latent_norm),
+        cmocka_unit_test(test_convolution_of_two_axes),
+        cmocka_unit_test(test_save_narrow),
+        cmocka_unit_test(test_gguf),
+        cmocka_unit_test(test_gguf_llama3),
+        cmocka_unit_test(test_gguf_errors),
+        cmocka_unit_test(test_gguf_divisors),
+        cmocka_unit_test(test_gguf_keys),
         cmocka_unit_test(test_gguf_qwen2),
     };
     return cmocka_run_group_tests(tests, NULL, remove_files);
