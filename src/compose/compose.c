@@ -94,7 +94,7 @@ const zb_opt zb_compose_opt_table[] = {
      "calibrated start: passes over the text in which each mixer is fitted (0: closed form)"},
     {ZB_OPT_F64, "calibration_rate", 0, AT(calibration_rate), "0.01", 0, 1, NULL,
      "calibrated start: first step of those, as a share of each tensor's size"},
-    {ZB_OPT_BOOL, "calibration_mlp", 0, AT(calibration_mlp), "true", 0, 0, NULL,
+    {ZB_OPT_BOOL, "calibration_mlp", 0, AT(calibration_mlp), "false", 0, 0, NULL,
      "calibrated start: solve each MLP's last map anew for the student's inputs"},
     {ZB_OPT_STR, "calibration_without", 0, AT(calibration_without), "", 0, 0, NULL,
      "calibrated Mamba2: steps left out, to see what each is worth: " ZB_INIT_STEPS},
