@@ -324,10 +324,10 @@ const char *zb_opts_change(const json_t *old, const json_t *now, const json_t *d
         if (!json_equal(was, v))
             return zb_asprintf(a, "%s was %s, is %s", key, shown(was, a), shown(v, a));
     }
-    json_object_foreach(
-        (json_t *)(uintptr_t)old, key,
-        v) if (!json_object_get(now, key)) return zb_asprintf(a, "%s was %s, is not given", key,
-                                                              shown(v, a));
+    json_object_foreach((json_t *)(uintptr_t)old, key, v) {
+        if (json_object_get(now, key)) continue;
+        return zb_asprintf(a, "%s was %s, is not given", key, shown(v, a));
+    }
     return NULL;
 }
 

@@ -16,10 +16,9 @@ typedef struct step {
     const char *name;
     bool wanted;
     zb_status (*run)(zb_plan *p, zb_err *err);
-    zb_opt_group g[4]; /* the options its result depends on */
     bool makes_model;
     const char *result[2]; /* paths it leaves; NULL: none */
-    zb_record record;
+    zb_record record;      /* with the options its result depends on */
 } step;
 
 static bool has_result(const step *s) {
@@ -36,13 +35,10 @@ static void find_work(zb_plan *p, step *list, int n) {
     for (int i = 0; i < n; i++) {
         step *s = &list[i];
         if (!s->wanted) continue;
-        s->record = (zb_record){
-            .name = s->name,
-            .path = zb_asprintf(p->arena, "%s/stages/%s.json", p->r.output, s->name),
-            .teacher = p->r.teacher,
-            .from = from,
-        };
-        memcpy(s->record.options, s->g, sizeof s->g);
+        s->record.name = s->name;
+        s->record.path = zb_asprintf(p->arena, "%s/stages/%s.json", p->r.output, s->name);
+        s->record.teacher = p->r.teacher;
+        s->record.from = from;
         zb_record_read(&s->record, p->arena);
         if (s->makes_model) from = s->record.id;
     }
@@ -81,47 +77,47 @@ static int model_steps(zb_plan *p, step *s) {
     s[n++] = (step){.name = "compose",
                     .wanted = p->has_align || (p->has_select && layers),
                     .run = zb_stage_students,
-                    .g = {{"", zb_compose_opt_table, &p->compose}},
+                    .record.options = {{"", zb_compose_opt_table, &p->compose}},
                     .result = {zb_plan_path(p, "mla"), zb_plan_path(p, "mamba2")}};
     s[n++] = (step){.name = "align",
                     .wanted = p->has_align,
                     .run = zb_stage_align,
-                    .g = {{"", zb_align_opt_table, &p->align},
-                          {"", zb_stage_opt_table, &p->align_stage},
-                          {"", zb_loop_opt_table, &p->align_stage}},
+                    .record.options = {{"", zb_align_opt_table, &p->align},
+                                       {"", zb_stage_opt_table, &p->align_stage},
+                                       {"", zb_loop_opt_table, &p->align_stage}},
                     .result = {p->mla, p->mamba2}};
     s[n++] = (step){.name = "select",
                     .wanted = p->has_select,
                     .run = zb_stage_select,
-                    .g = {{"", zb_select_opt_table, &p->select}},
+                    .record.options = {{"", zb_select_opt_table, &p->select}},
                     .result = {zb_plan_path(p, "select.json")}};
     s[n++] = (step){.name = "assemble",
                     .wanted = true,
                     .run = zb_stage_assemble,
-                    .g = {{"", zb_compose_opt_table, &p->compose}},
+                    .record.options = {{"", zb_compose_opt_table, &p->compose}},
                     .result = {zb_plan_path(p, "hybrid")}};
     s[n++] = (step){.name = "prune",
                     .wanted = p->has_prune,
                     .run = zb_stage_prune,
-                    .g = {{"", zb_prune_opt_table, &p->prune}},
+                    .record.options = {{"", zb_prune_opt_table, &p->prune}},
                     .result = {p->composed}};
     s[n++] = (step){.name = "distill",
                     .wanted = p->has_distill,
                     .run = zb_stage_distill,
-                    .g = {{"", zb_distill_opt_table, &p->distill},
-                          {"", zb_stage_opt_table, &p->distill_stage},
-                          {"", zb_loop_opt_table, &p->distill_stage}},
+                    .record.options = {{"", zb_distill_opt_table, &p->distill},
+                                       {"", zb_stage_opt_table, &p->distill_stage},
+                                       {"", zb_loop_opt_table, &p->distill_stage}},
                     .result = {p->distilled}};
-    s[n++] =
-        (step){.name = "tune",
-               .wanted = p->has_tune,
-               .run = zb_stage_tune,
-               .g = {{"", zb_tune_opt_table, &p->tune}, {"", zb_loop_opt_table, &p->tune_stage}},
-               .result = {p->trained}};
+    s[n++] = (step){.name = "tune",
+                    .wanted = p->has_tune,
+                    .run = zb_stage_tune,
+                    .record.options = {{"", zb_tune_opt_table, &p->tune},
+                                       {"", zb_loop_opt_table, &p->tune_stage}},
+                    .result = {p->trained}};
     s[n++] = (step){.name = "quantize",
                     .wanted = p->has_quantize,
                     .run = zb_stage_quantize,
-                    .g = {{"", zb_quantize_opt_table, &p->quantize}},
+                    .record.options = {{"", zb_quantize_opt_table, &p->quantize}},
                     .result = {p->student}};
     for (int i = 0; i < n; i++) s[i].makes_model = true;
     return n;
@@ -136,7 +132,8 @@ static int measuring_steps(zb_plan *p, step *s) {
             .name = student ? "eval" : "eval_teacher",
             .wanted = p->has_eval,
             .run = student ? zb_stage_eval_student : zb_stage_eval_teacher,
-            .g = {{"", zb_eval_opt_table, &p->eval}, {"", zb_suite_opt_table, &p->suite}},
+            .record.options = {{"", zb_eval_opt_table, &p->eval},
+                               {"", zb_suite_opt_table, &p->suite}},
             .result = {scored ? zb_plan_path(p, student ? "eval/student.json" : "eval/teacher.json")
                               : NULL}};
     for (int student = 0; student < 2; student++)
@@ -144,17 +141,17 @@ static int measuring_steps(zb_plan *p, step *s) {
             .name = student ? "recall" : "recall_teacher",
             .wanted = p->has_recall,
             .run = student ? zb_stage_recall_student : zb_stage_recall_teacher,
-            .g = {{"", zb_recall_opt_table, &p->recall}},
+            .record.options = {{"", zb_recall_opt_table, &p->recall}},
             .result = {zb_plan_path(p, student ? "recall/student.json" : "recall/teacher.json")}};
     s[n++] = (step){.name = "generate",
                     .wanted = p->has_samples,
                     .run = zb_stage_samples,
-                    .g = {{"", zb_samples_opt_table, &p->samples}},
+                    .record.options = {{"", zb_samples_opt_table, &p->samples}},
                     .result = {zb_plan_path(p, "samples.json")}};
     s[n++] = (step){.name = "bench",
                     .wanted = p->has_speed,
                     .run = zb_stage_speed,
-                    .g = {{"", zb_speed_opt_table, &p->speed}},
+                    .record.options = {{"", zb_speed_opt_table, &p->speed}},
                     .result = {zb_plan_path(p, "bench/student.json")}};
     return n;
 }

@@ -9,12 +9,6 @@
 
 enum { RECORD_MAX = 1 << 20 };
 
-static json_t *without_writing(json_t *options) {
-    zb_stage_remove_memory(options);
-    zb_stage_remove_writing(options);
-    return options;
-}
-
 /* A path may be no UTF-8, which JSON cannot hold. */
 static json_t *text_of(const char *s, zb_arena *a) {
     json_t *v = json_string(s);
@@ -49,7 +43,8 @@ static const char *id_of(const zb_record *r, zb_arena *a) {
 
 void zb_record_read(zb_record *r, zb_arena *a) {
     json_t *record = NULL;
-    r->values = r->options[0].table ? without_writing(zb_opts_json(r->options)) : json_object();
+    r->values = zb_opts_json(r->options);
+    zb_stage_remove_free(r->values);
     r->seconds = 0;
     r->done = false;
     if (zb_file_exists(r->path) && zb_json_read(r->path, RECORD_MAX, &record, NULL) == ZB_OK &&

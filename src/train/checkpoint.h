@@ -16,14 +16,14 @@
 #include <jansson.h>
 
 typedef struct zb_checkpoint {
-    const char *run_dir;    /* of the stage */
-    const json_t *options;  /* a checkpoint made with others is not resumed */
-    const json_t *trunk;    /* the same without what only says how long the run is; NULL: none */
-    const json_t *defaults; /* of the options: what they were to versions that did not have them */
-    int64_t trunk_steps;    /* up to which runs of any length are one: checkpoints up to there carry
-                               `trunk`, and the one at this step outlives the run */
-    int64_t steps;          /* of the whole run */
-    zb_optim **optim; /* [n_optims] trained parameters and moments; names are prefixed "<i>." */
+    const char *run_dir; /* of the stage */
+    json_t *options;     /* a checkpoint made with others is not resumed */
+    json_t *trunk;       /* the same without what only says how long the run is; NULL: none */
+    json_t *defaults;    /* of the options: what they were to versions that did not have them */
+    int64_t trunk_steps; /* up to which runs of any length are one: checkpoints up to there carry
+                            `trunk`, and the one at this step outlives the run */
+    int64_t steps;       /* of the whole run */
+    zb_optim **optim;    /* [n_optims] trained parameters and moments; names are prefixed "<i>." */
     int n_optims;
 } zb_checkpoint;
 

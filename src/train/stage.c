@@ -205,13 +205,11 @@ static void remove_keys(json_t *o, const char *const *keys, int n) {
     for (int i = 0; i < n; i++) json_object_del(o, keys[i]);
 }
 
-void zb_stage_remove_memory(json_t *options) {
-    remove_keys(options, (const char *const[]){"memory_limit", "dry_run", "recompute"}, 3);
-}
-
-void zb_stage_remove_writing(json_t *options) {
-    remove_keys(options,
-                (const char *const[]){"out", "resume", "save_every", "log_every", "keep_last"}, 5);
+void zb_stage_remove_free(json_t *options) {
+    static const char *const writing[] = {"out", "resume", "save_every", "log_every", "keep_last"},
+                             *const memory[] = {"memory_limit", "dry_run", "recompute"};
+    remove_keys(options, writing, 5);
+    remove_keys(options, memory, 3);
 }
 
 /* While the rate is constant, and nothing else is a share of all steps, the run's length changes no
@@ -232,16 +230,13 @@ static json_t *without_length(const zb_stage *s, const json_t *options) {
 /* Which checkpoints are of this run: those made with the same options, but for what changes no
  * number. keep_best changes none, but what stands in <stage>/best. */
 static void name_run(zb_stage *s, const zb_opt_group *options) {
-    s->options = zb_opts_json(options);
-    s->defaults = zb_opts_default_json(options);
-    zb_stage_remove_memory(s->options);
-    zb_stage_remove_writing(s->options);
-    s->trunk = without_length(s, s->options);
+    zb_checkpoint *k = &s->checkpoint;
     int64_t whole = s->work.total / s->work.per_step; /* the last step may be a smaller one */
-    s->checkpoint.options = s->options;
-    s->checkpoint.trunk = s->trunk;
-    s->checkpoint.defaults = s->defaults;
-    s->checkpoint.trunk_steps = s->fall < whole ? s->fall : whole;
+    k->options = zb_opts_json(options);
+    k->defaults = zb_opts_default_json(options);
+    zb_stage_remove_free(k->options);
+    k->trunk = without_length(s, k->options);
+    k->trunk_steps = s->fall < whole ? s->fall : whole;
 }
 
 zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run *run,
@@ -348,7 +343,7 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, double n
     bool stop = zb_interrupted();
     /* after the last step, too: what comes then, a validation and the result's save, may fail */
     bool due = s->o->save_every > 0 && (s->step % s->o->save_every == 0 || s->step == s->steps);
-    bool trunk_ends = s->trunk && s->step == s->checkpoint.trunk_steps;
+    bool trunk_ends = s->checkpoint.trunk && s->step == s->checkpoint.trunk_steps;
     if (due || stop || trunk_ends) ZB_TRY(save(s, err));
     if (stop)
         return zb_fail(err, ZB_ERR_INTERRUPTED,
@@ -401,8 +396,8 @@ void zb_stage_random(zb_corpus *c, int rows, int length, int vocab, zb_arena *a)
 
 void zb_stage_free(zb_stage *s) {
     json_decref(s->best);
-    json_decref(s->options);
-    json_decref(s->trunk);
-    json_decref(s->defaults);
+    json_decref(s->checkpoint.options);
+    json_decref(s->checkpoint.trunk);
+    json_decref(s->checkpoint.defaults);
     zb_arena_free(&s->arena);
 }

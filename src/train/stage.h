@@ -58,8 +58,7 @@ typedef struct zb_stage {
     int64_t warm, fall; /* steps of the warm-up; the first step at a falling rate */
     zb_checkpoint checkpoint;
     char *log_path;
-    json_t *options, *trunk, *defaults; /* of `checkpoint` */
-    json_t *best;                       /* {"step","value"} of the best validation, or NULL */
+    json_t *best; /* {"step","value"} of the best validation, or NULL */
     zb_progress progress;
     double t_step;
 } zb_stage;
@@ -86,9 +85,9 @@ zb_status zb_stage_start(zb_stage *s, const zb_stage_opts *o, const zb_stage_run
 /* Rates under which AdamW divides by zero are refused; to be called before anything is read. */
 zb_status zb_stage_check(const zb_stage_opts *o, zb_err *err);
 
-/* Removes what only says where and how often a run writes, and how much memory it may take. */
-void zb_stage_remove_writing(json_t *options);
-void zb_stage_remove_memory(json_t *options);
+/* Removes the options that change no result: where and how often a run writes, and how much memory
+ * it may take. */
+void zb_stage_remove_free(json_t *options);
 
 int zb_stage_per_pass(const zb_stage_opts *o); /* rows or examples that pass at once */
 double zb_stage_lr(const zb_stage *s);         /* of the current step */
