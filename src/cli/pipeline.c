@@ -6,8 +6,6 @@
 #include "cli/pipeline_impl.h"
 #include "cli/pipeline_record.h"
 
-#include <string.h>
-
 char *zb_plan_path(const zb_plan *p, const char *name) {
     return zb_path_join(p->arena, p->r.output, name);
 }
