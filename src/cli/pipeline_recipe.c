@@ -3,6 +3,7 @@
 #include "base/file.h"
 #include "base/output.h"
 #include "cli/pipeline_impl.h"
+#include "compose/init.h"
 
 #include <string.h>
 
@@ -211,7 +212,10 @@ static zb_status check_files(const zb_plan *p, zb_err *err) {
 
 /* What the stages themselves would refuse, hours later. */
 static zb_status check_stages(const zb_plan *p, zb_err *err) {
-    zb_status s = p->has_align ? zb_align_check(&p->align, &p->align_stage, err) : ZB_OK;
+    zb_init_without steps;
+    zb_status s = zb_init_without_read(p->compose.calibration_without, &steps, err);
+    if (s != ZB_OK) return zb_err_wrap(err, s, "%s: compose", p->recipe);
+    if (p->has_align) s = zb_align_check(&p->align, &p->align_stage, err);
     if (s != ZB_OK) return zb_err_wrap(err, s, "%s: align", p->recipe);
     if (p->has_distill) s = zb_distill_check(&p->distill, &p->distill_stage, err);
     if (s != ZB_OK) return zb_err_wrap(err, s, "%s: distill", p->recipe);

@@ -255,6 +255,7 @@ def test_broken_recipes_are_refused(tmp_path):
     check_refused(tmp_path, text, "count: 2", "out: x, count: 2", "set by the pipeline")
     check_refused(tmp_path, text, "epochs: 2", "student: x, epochs: 2", "set by the pipeline")
     check_refused(tmp_path, text, "epochs: 2", "prompt_length: 5000, epochs: 2", "tune: prompt_length: expected less than length")
+    check_refused(tmp_path, text, "q_rank: 20", "q_rank: 20, calibration_without: 'decay,gate'", 'compose: calibration_without: expected some of')
     check_refused(tmp_path, text, str(text), "/no/such/text", "no such file")
 
 
