@@ -23,7 +23,8 @@ typedef struct zb_compose_opts {
                               layers that become MLA, or retrieval heads */
     const char *mla_from, *mamba2_from; /* donor folders */
     bool fit_donors; /* their mixers are fitted again behind the layers that now precede them, and
-                        the MLPs solved: see fit.h; layers with a window stay as they are */
+                        with calibration_mlp the MLPs solved: see fit.h; layers with a window stay
+                        as they are */
     const char *init;
     int64_t q_rank, kv_rank, nope_dim,
         rope_dim; /* 0: no low rank for q, half the head size for the dims */
