@@ -167,11 +167,12 @@ double zb_eval_average(const zb_eval_result *r, bool norm) {
     return n ? sum / n : (double)NAN;
 }
 
-/* "none" is the harness's name for no answer filter. */
+/* "none" is the harness's name for no answer filter. A value that is no number (the perplexity of a
+ * text of one long word is beyond a double's range) stays as null, as JSON has no other word. */
 static void put_score(json_t *o, const zb_eval_score *s) {
     char key[128];
     snprintf(key, sizeof key, "%s,%s", s->kind->name, s->filter);
-    json_object_set_new(o, key, json_real(s->m.value));
+    json_object_set_new(o, key, isfinite(s->m.value) ? json_real(s->m.value) : json_null());
     snprintf(key, sizeof key, "%s_stderr,%s", s->kind->name, s->filter);
     json_object_set_new(o, key,
                         isnan(s->m.stderr_of) ? json_string("N/A") : json_real(s->m.stderr_of));

@@ -11,6 +11,7 @@
 #include "eval/digest.h"
 #include "eval/result.h"
 
+#include <math.h>
 #include <string.h>
 
 static int into_buf(const char *bytes, size_t n, void *buf) {
@@ -63,11 +64,11 @@ static void put_answers(json_t *o, const zb_task *t, const zb_document *d, const
     json_object_set_new(o, "filtered_resps", filtered);
 }
 
-/* A weighted metric is a pair, as in the harness. */
+/* A weighted metric is a pair, as in the harness; what is no number is null. */
 static json_t *value_json(const zb_score_kind *k, zb_score_value v) {
     if (k->sum == ZB_SCORE_RATIO || k->sum == ZB_SCORE_BITS)
         return json_pack("[f, I]", v.x, (json_int_t)v.weight);
-    return json_real(v.x);
+    return isfinite(v.x) ? json_real(v.x) : json_null();
 }
 
 /* One line of the file as an object; `scratch` holds the row's text for its hash. */

@@ -532,6 +532,51 @@ static void test_resume(void **state) {
     check_resume(&o, &f, ZB_ERR_INTERRUPTED, 0);
 }
 
+/* ---- scores that are no numbers ---- */
+
+static zb_status improbable(void *self, const zb_loglik_request *r, int n, zb_loglik *out,
+                            zb_err *err) {
+    (void)self, (void)r, (void)err;
+    for (int i = 0; i < n; i++) out[i] = (zb_loglik){-1000, false};
+    return ZB_OK;
+}
+
+/* The perplexity per word of one long word is infinite, the share of choices that all are
+ * impossible is 0 / 0: both stand in the files, as null. */
+static void test_no_numbers(void **state) {
+    (void)state;
+    write_samples(folder, "word.yaml",
+                  "data: word.jsonl\noutput: loglikelihood_rolling\ncontinuation: \"{text}\"\n"
+                  "metrics: [word_perplexity, byte_perplexity]\n");
+    write_samples(folder, "word.jsonl", "{\"text\": \"unbelievable\"}\n");
+    write_samples(folder, "share.yaml",
+                  "data: share.jsonl\nprompt: q\nchoices: [b, c]\ngold: {value: \"0\"}\n"
+                  "labels: right\nmetrics: [mc2]\n");
+    write_samples(folder, "share.jsonl", "{\"right\": [1, 0]}\n");
+    zb_eval_opts o = {0};
+    zb_opt_group g[] = {{"eval", zb_eval_opt_table, &o}, {0}};
+    zb_opts_defaults(g);
+    o.tasks = "word,share";
+    o.tasks_dir = o.data_dir = o.log_samples = folder;
+    o.output = in_folder("no-numbers.json");
+    zb_scorer s = {.max_length = 100000, .prefix_token = -1, .loglik = improbable};
+    zb_eval_result r;
+    zb_err err = {0};
+    if (zb_eval_run(&o, tokenizer, &s, &r, &err) != ZB_OK) fail_msg("%s", err.msg);
+    zb_eval_result_free(&r);
+    json_t *file, *sample;
+    assert_int_equal(zb_json_read(o.output, 1 << 20, &file, NULL), ZB_OK);
+    const json_t *results = json_object_get(file, "results");
+    const json_t *word = json_object_get(results, "word");
+    assert_true(json_is_null(json_object_get(word, "word_perplexity,none")));
+    assert_true(json_is_real(json_object_get(word, "byte_perplexity,none")));
+    assert_true(json_is_null(json_object_get(json_object_get(results, "share"), "acc,none")));
+    json_decref(file);
+    assert_int_equal(zb_json_read(in_folder("samples_share.jsonl"), 1 << 20, &sample, NULL), ZB_OK);
+    assert_true(json_is_null(json_object_get(sample, "acc")));
+    json_decref(sample);
+}
+
 /* ---- comparison ---- */
 
 static const char *sample_lines(const char *values, const char *hash) {
@@ -575,7 +620,7 @@ int main(void) {
         cmocka_unit_test(test_fewshot),    cmocka_unit_test(test_texts),
         cmocka_unit_test(test_generation), cmocka_unit_test(test_windows),
         cmocka_unit_test(test_cache),      cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_compare),
+        cmocka_unit_test(test_compare),    cmocka_unit_test(test_no_numbers),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
