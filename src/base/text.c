@@ -136,6 +136,30 @@ size_t zb_utf8_complete(const char *s, size_t n) {
     return n;
 }
 
+/* Bytes at s[0..n), at least one, that begin a code point which does not go on behind them. */
+static size_t broken_piece(const char *s, size_t n) {
+    const unsigned char *u = (const unsigned char *)s;
+    if (u[0] < 0xC2 || u[0] > 0xF4) return 1;
+    size_t len = u[0] >= 0xF0 ? 4 : u[0] >= 0xE0 ? 3 : 2, k = 1;
+    /* the second byte excludes overlong forms, surrogates and what lies beyond the last plane */
+    unsigned low = u[0] == 0xE0 ? 0xA0 : u[0] == 0xF0 ? 0x90 : 0x80;
+    unsigned high = u[0] == 0xED ? 0x9F : u[0] == 0xF4 ? 0x8F : 0xBF;
+    for (; k < len && k < n && u[k] >= low && u[k] <= high; k++) low = 0x80, high = 0xBF;
+    return k;
+}
+
+void zb_utf8_lossy(zb_buf *out, const char *s, size_t n) {
+    for (size_t i = 0; i < n;) {
+        uint32_t cp;
+        size_t len = zb_utf8_decode(s + i, n - i, &cp);
+        if (len)
+            zb_buf_add(out, s + i, len);
+        else
+            zb_buf_adds(out, "\xef\xbf\xbd");
+        i += len ? len : broken_piece(s + i, n - i);
+    }
+}
+
 bool zb_parse_i64(const char *s, int64_t *out) {
     char *end;
     errno = 0;

@@ -48,6 +48,10 @@ size_t zb_utf8_length(const char *s, size_t n);  /* code points; an invalid byte
 size_t zb_utf8_complete(const char *s,
                         size_t n); /* longest prefix that does not cut a code point */
 
+/* Appends the text with U+FFFD in place of what is no UTF-8: one for each longest piece that could
+ * have begun a code point, else one for each byte, as the decoders of Python and Rust do. */
+void zb_utf8_lossy(zb_buf *out, const char *s, size_t n);
+
 /* Strict decimal numbers: the whole string must be the number, and finite. */
 bool zb_parse_i64(const char *s, int64_t *out);
 bool zb_parse_f64(const char *s, double *out);

@@ -147,7 +147,8 @@ static bool has_ended(void *user, const int32_t *ids, int n) {
     return false;
 }
 
-/* The text up to the first end mark, special tokens left out. */
+/* The text up to the first end mark, special tokens left out; what is no UTF-8 (a text may end
+ * inside a character) reads as Python's decoder writes it. */
 static zb_status take_reply(ending *e, const zb_write_request *r, zb_document *d, zb_arena *a,
                             zb_err *err) {
     ZB_TRY(decode(e, r->ids, r->n_ids, false, err));
@@ -156,11 +157,11 @@ static zb_status take_reply(ending *e, const zb_write_request *r, zb_document *d
         const char *at = n ? memmem(e->text.p, n, e->task->until[i], strlen(e->task->until[i])) : 0;
         if (at) n = (size_t)(at - e->text.p);
     }
-    /* A text cut inside a character is shown as Python's decoder shows it. */
-    json_t *checked = json_stringn(n ? e->text.p : "", n);
-    if (!checked) n = zb_utf8_complete(e->text.p, n);
-    json_decref(checked);
-    d->reply = (zb_str){zb_strndup(a, n ? e->text.p : "", n), n};
+    zb_buf text;
+    zb_buf_init(&text, 3 * n + 1);
+    zb_utf8_lossy(&text, e->text.p, n);
+    d->reply = (zb_str){zb_strndup(a, text.n ? text.p : "", text.n), text.n};
+    zb_buf_free(&text);
     return ZB_OK;
 }
 

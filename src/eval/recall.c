@@ -190,15 +190,15 @@ static zb_status make_items(work *w, const zb_recall_task *t, zb_arena *a, item 
     return ZB_OK;
 }
 
-/* A text that is cut inside a character ends before it. */
+/* A text that ends inside a character reads as in eval.c. */
 static void take_reply(item *x, zb_arena *a) {
     if (decode(x, x->request->ids, x->request->n_ids) != ZB_OK) return;
-    zb_str text = zb_buf_str(x->text);
-    json_t *checked = json_stringn(text.p, text.n);
-    if (!checked) text.n = zb_utf8_complete(text.p, text.n);
-    json_decref(checked);
-    x->reply = (zb_str){zb_strndup(a, text.p, text.n), text.n};
+    zb_buf text;
+    zb_buf_init(&text, 3 * x->text->n + 1);
+    zb_utf8_lossy(&text, x->text->p, x->text->n);
+    x->reply = (zb_str){zb_strndup(a, text.n ? text.p : "", text.n), text.n};
     x->score = zb_recall_score(x->prompt.expected, x->prompt.n_expected, x->reply);
+    zb_buf_free(&text);
 }
 
 static zb_status ask(work *w, const zb_recall_task *t, item *x, size_t n, zb_arena *a,

@@ -376,6 +376,49 @@ static void test_generation(void **state) {
     check_rules("gsm8k");
 }
 
+static void write_samples(const char *dir, const char *name, const char *text) {
+    assert_int_equal(zb_dir_make(dir, NULL), ZB_OK);
+    assert_int_equal(zb_file_write(zb_path_join(&arena, dir, name), text, strlen(text), NULL),
+                     ZB_OK);
+}
+
+/* "1", a byte that never begins a character, " 2", and the beginning of a character. */
+static zb_status broken_reply(void *self, zb_write_request *r, int n, zb_err *err) {
+    static const int32_t ids[] = {'1', 0xff, ' ', '2', 0xf0, 0x9f, 0x98};
+    (void)self, (void)err;
+    for (int i = 0; i < n; i++) {
+        r[i].n_ids = (int)(sizeof ids / sizeof ids[0]);
+        memcpy(r[i].ids, ids, sizeof ids);
+    }
+    return ZB_OK;
+}
+
+/* Bytes that are no text are replaced: the filter sees the rest, samples hold the whole. */
+static void test_broken_reply(void **state) {
+    (void)state;
+    static const char task[] = "data: say.jsonl\noutput: generate_until\nprompt: \"{q}\"\n"
+                               "target: \"2\"\nmetrics: [exact_match]\n"
+                               "filters: {last: {regex: \"([0-9]+)\", select: -1}}\n";
+    write_samples(folder, "say.yaml", task);
+    write_samples(folder, "say.jsonl", "{\"q\": \"x\"}\n");
+    zb_eval_opts o = {0};
+    zb_opt_group g[] = {{"eval", zb_eval_opt_table, &o}, {0}};
+    zb_opts_defaults(g);
+    o.tasks = "say";
+    o.tasks_dir = o.data_dir = o.log_samples = folder;
+    zb_scorer s = {.max_length = 1000, .prefix_token = -1, .write = broken_reply};
+    zb_eval_result r;
+    zb_err err = {0};
+    if (zb_eval_run(&o, tokenizer, &s, &r, &err) != ZB_OK) fail_msg("%s", err.msg);
+    check_near(zb_eval_metric(&r.row[0], "exact_match")->value, 1, 0);
+    zb_eval_result_free(&r);
+    json_t *sample;
+    assert_int_equal(zb_json_read(in_folder("samples_say.jsonl"), 1 << 20, &sample, NULL), ZB_OK);
+    const json_t *said = json_array_get(json_array_get(json_object_get(sample, "resps"), 0), 0);
+    assert_string_equal(json_string_value(said), "1\xef\xbf\xbd 2\xef\xbf\xbd");
+    json_decref(sample);
+}
+
 /* ---- windows of long texts ---- */
 
 static void test_windows(void **state) {
@@ -459,12 +502,6 @@ static void test_cache(void **state) {
     assert_non_null(strstr(err.msg, "model-task.0.cache: byte 19: the check sum"));
     assert_int_equal(zb_file_write(path, "something else entirely", 23, NULL), ZB_OK);
     assert_int_equal(zb_cache_open(&c, dir, "model", "task", 0, &err), ZB_ERR_FORMAT);
-}
-
-static void write_samples(const char *dir, const char *name, const char *text) {
-    assert_int_equal(zb_dir_make(dir, NULL), ZB_OK);
-    assert_int_equal(zb_file_write(zb_path_join(&arena, dir, name), text, strlen(text), NULL),
-                     ZB_OK);
 }
 
 /* An evaluation whose scorer fails after some calls resumes: what was asked before is not asked
@@ -615,12 +652,13 @@ static void test_compare(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random),     cmocka_unit_test(test_random_lists),
-        cmocka_unit_test(test_literal),    cmocka_unit_test(test_choices),
-        cmocka_unit_test(test_fewshot),    cmocka_unit_test(test_texts),
-        cmocka_unit_test(test_generation), cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_cache),      cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_compare),    cmocka_unit_test(test_no_numbers),
+        cmocka_unit_test(test_random),       cmocka_unit_test(test_random_lists),
+        cmocka_unit_test(test_literal),      cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_fewshot),      cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_generation),   cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_cache),        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_compare),      cmocka_unit_test(test_no_numbers),
+        cmocka_unit_test(test_broken_reply),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -97,6 +97,29 @@ static void utf8_refuses(void **state) {
 }
 
 /* Streaming: what may be printed of each prefix. */
+/* What Python says: bytes.decode("utf-8", "replace"). */
+static void utf8_lossy(void **state) {
+    (void)state;
+#define BAD "\xef\xbf\xbd"
+    static const char *const cases[][2] = {
+        {"", ""},
+        {"a\u00fc\u20ac", "a\u00fc\u20ac"},
+        {"1\xff 2", "1" BAD " 2"},
+        {"\xf0\x9f\x98", BAD}, /* cut: one piece */
+        {"\xf0\x9f\x98z\xe2\x82", BAD "z" BAD},
+        {"\xed\xa0\x80", BAD BAD BAD}, /* a surrogate: no byte begins anything */
+        {"\xe0\x80\x80\xc0\xaf", BAD BAD BAD BAD BAD},
+        {"\xf4\x90\x80\x80", BAD BAD BAD BAD},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        zb_buf b;
+        zb_buf_init(&b, 64);
+        zb_utf8_lossy(&b, cases[i][0], strlen(cases[i][0]));
+        assert_string_equal(b.p ? b.p : "", cases[i][1]);
+        zb_buf_free(&b);
+    }
+}
+
 static void utf8_complete(void **state) {
     (void)state;
     const char *s = "a\u00fc\u20ac\U0001F600";
@@ -144,6 +167,7 @@ int main(void) {
         cmocka_unit_test(buffer_stops_at_its_limit),
         cmocka_unit_test(utf8_round_trip),
         cmocka_unit_test(utf8_refuses),
+        cmocka_unit_test(utf8_lossy),
         cmocka_unit_test(utf8_complete),
         cmocka_unit_test(numbers),
     };
