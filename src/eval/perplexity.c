@@ -87,6 +87,10 @@ zb_status zb_perplexity_run(const zb_perplexity_job *j, zb_perplexity *out, zb_e
         if (s == ZB_OK && zb_interrupted())
             s = zb_fail(err, ZB_ERR_INTERRUPTED, "perplexity: interrupted");
     }
+    if (s == ZB_OK && total.predicted == 0)
+        s = zb_fail(err, ZB_ERR_FORMAT,
+                    "%s: expected a document with two tokens or more in a row, found none",
+                    j->text);
     if (s == ZB_OK) {
         zb_progress_end(&bar, (double)(rows * length), NULL);
         for (int64_t r = 0; r < rows; r++) sum += mean[r];
@@ -95,7 +99,7 @@ zb_status zb_perplexity_run(const zb_perplexity_job *j, zb_perplexity *out, zb_e
         out->predicted = total.predicted;
         out->tokens = rows * length;
         out->nats = total.ce / (double)total.predicted;
-        out->nats_error = rows > 1 ? sqrt(square / (double)(rows - 1) / (double)rows) : 0;
+        out->nats_error = rows > 1 ? sqrt(square / (double)(rows - 1) / (double)rows) : (double)NAN;
         out->perplexity = exp(out->nats);
         out->kl = total.tokens ? total.kl / (double)total.tokens : 0;
         out->agreement = total.tokens ? (double)total.agree / (double)total.tokens : 0;
@@ -105,9 +109,13 @@ zb_status zb_perplexity_run(const zb_perplexity_job *j, zb_perplexity *out, zb_e
 }
 
 json_t *zb_perplexity_json(const zb_perplexity *p, bool with_teacher) {
-    json_t *o = json_pack("{s:f,s:f,s:f,s:I,s:I}", "perplexity", p->perplexity, "nats_per_token",
-                          p->nats, "nats_stderr", p->nats_error, "predicted_tokens",
-                          (json_int_t)p->predicted, "tokens", (json_int_t)p->tokens);
+    const double value[] = {p->perplexity, p->nats, p->nats_error};
+    static const char *const key[] = {"perplexity", "nats_per_token", "nats_stderr"};
+    json_t *o = json_object();
+    for (int i = 0; i < 3; i++) /* JSON has neither NAN nor infinity: null */
+        json_object_set_new(o, key[i], isfinite(value[i]) ? json_real(value[i]) : json_null());
+    json_object_set_new(o, "predicted_tokens", json_integer((json_int_t)p->predicted));
+    json_object_set_new(o, "tokens", json_integer((json_int_t)p->tokens));
     if (with_teacher) {
         json_object_set_new(o, "kl_to_teacher", json_real(p->kl));
         json_object_set_new(o, "agreement", json_real(p->agreement));

@@ -16,12 +16,13 @@ typedef struct zb_perplexity_job {
 } zb_perplexity_job;
 
 typedef struct zb_perplexity {
-    double perplexity, nats,
-        nats_error; /* exp of nats; mean per predicted token and its standard error over rows */
-    double kl, agreement; /* nats per token; share of tokens with the teacher's best id */
+    double perplexity, nats; /* exp of nats; mean per predicted token */
+    double nats_error;       /* standard error of that mean over rows; NAN: there is only one */
+    double kl, agreement;    /* nats per token; share of tokens with the teacher's best id */
     int64_t predicted, tokens;
 } zb_perplexity;
 
+/* A text of which nothing is predicted is an error. */
 zb_status zb_perplexity_run(const zb_perplexity_job *j, zb_perplexity *out, zb_err *err);
 json_t *zb_perplexity_json(const zb_perplexity *p, bool with_teacher);
 

@@ -8,6 +8,8 @@
 #include "eval/subject.h"
 #include "eval/table.h"
 
+#include <math.h>
+
 #define AT(field) offsetof(zb_suite_opts, field)
 const zb_opt zb_suite_opt_table[] = {
     {ZB_OPT_STR, "model", 'm', AT(model), NULL, 0, 0, NULL, "model folder or .gguf"},
@@ -53,8 +55,9 @@ static zb_status run_text(const zb_suite_opts *o, const opened *x, zb_buf *table
                            .sequence_length = (int)o->sequence_length};
     zb_perplexity p;
     ZB_TRY(zb_perplexity_run(&j, &p, err));
-    zb_buf_addf(table, "perplexity %.4f (%.4f +- %.4f nats per token, %lld tokens predicted)\n",
-                p.perplexity, p.nats, p.nats_error, (long long)p.predicted);
+    zb_buf_addf(table, "perplexity %.4f (%.4f", p.perplexity, p.nats);
+    if (isfinite(p.nats_error)) zb_buf_addf(table, " +- %.4f", p.nats_error);
+    zb_buf_addf(table, " nats per token, %lld tokens predicted)\n", (long long)p.predicted);
     if (j.teacher)
         zb_buf_addf(table, "KL(teacher || model) %.4f nats per token, same best token %.1f %%\n",
                     p.kl, 100 * p.agreement);

@@ -435,6 +435,19 @@ def test_many_texts_and_conversations(tmp_path):
     assert chat["prompt_tokens"] > 8  # the template's own words
 
 
+def test_perplexity_of_little_text(tmp_path):
+    text, out = tmp_path / "text.jsonl", tmp_path / "out.json"
+    base = ["eval", "-m", GOLDEN / "llama", "-q", "--tasks", "", "--text", text, "--perplexity-out", out]
+    text.write_text('{"input_ids": [5]}\n')
+    fails(FORMAT, f"{text}: expected a document with two tokens or more", *base)
+    text.write_text('{"input_ids": [5, 6, 7]}\n')  # one row: its mean has no error
+    assert "+-" not in ok(*base)
+    result = json.loads(out.read_text())
+    assert result["predicted_tokens"] == 2 and result["nats_stderr"] is None
+    text.write_text('{"input_ids": [5, 6, 7, 8, 9, 10]}\n')
+    assert "+-" in ok(*base, "--sequence-length", "3") and json.loads(out.read_text())["nats_stderr"] > 0
+
+
 def test_recall_refuses():
     base = ["recall", "-m", GOLDEN / "llama"]
     fails(CONFIG, "need a model with a tokenizer.json", *base)
