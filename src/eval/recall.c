@@ -527,7 +527,7 @@ static zb_status run_all(work *w, zb_err *err) {
 
 static zb_status check_outputs(const zb_recall_opts *o, zb_err *err) {
     if (o->shard.rank > 0) return ZB_OK; /* the first process alone writes */
-    ZB_TRY(zb_output_file(o->output, ZB_INPUTS(o->haystack), err));
+    ZB_TRY(zb_output_file(o->output, ZB_INPUTS(o->haystack, o->model), err));
     ZB_TRY(zb_output_folder(o->log_samples, err));
     return zb_output_folder(o->cache, err);
 }

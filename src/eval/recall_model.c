@@ -24,9 +24,9 @@ zb_status zb_recall_model(const zb_recall_opts *o, const char *model, const char
     zb_recall_opts named = *o;
     zb_precision p;
     char key[65];
-    ZB_TRY(zb_recall_check(o, err)); /* before the model is read */
-    ZB_TRY(zb_precision_choose(precision, &p, err));
     named.model = model;
+    ZB_TRY(zb_recall_check(&named, err)); /* before the model is read */
+    ZB_TRY(zb_precision_choose(precision, &p, err));
     zb_status s = zb_subject_open(&x, model, p, cache_type, err);
     if (s == ZB_OK && o->cache && *o->cache) {
         s = zb_cache_model_digest(model, zb_precision_name(p), cache_type, key, err);

@@ -74,19 +74,18 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
     if (!x->model.tokenizer)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: tasks need a model with a tokenizer.json",
                        o->model);
-    zb_eval_opts named = *e;
-    named.model = o->model;
+    zb_eval_opts keyed = *e;
     zb_precision p;
     char key[65];
     if (e->cache && *e->cache) {
         ZB_TRY(zb_precision_choose(o->precision, &p, err));
         ZB_TRY(zb_cache_model_digest(o->model, zb_precision_name(p), o->cache_type, key, err));
-        named.model_key = key;
+        keyed.model_key = key;
     }
     ZB_TRY(zb_model_scorer_new(&m, x->model.runner, 0, err));
     zb_scorer scorer = zb_model_scorer_get(m);
     zb_eval_result r = {0};
-    zb_status s = zb_eval_run(&named, x->model.tokenizer, &scorer, &r, err);
+    zb_status s = zb_eval_run(&keyed, x->model.tokenizer, &scorer, &r, err);
     if ((s == ZB_OK || r.seconds > 0) && e->shard.rank == 0) zb_eval_table(&r, table);
     zb_eval_result_free(&r);
     zb_model_scorer_free(m);
@@ -96,11 +95,15 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
 zb_status zb_suite_run(const zb_suite_opts *o, const zb_eval_opts *e, zb_buf *table, zb_err *err) {
     opened x = {0};
     bool tasks = e->tasks && e->tasks[0];
-    if (tasks) ZB_TRY(zb_eval_check(e, err));
-    if (e->shard.rank == 0) ZB_TRY(zb_output_file(o->perplexity_out, ZB_INPUTS(o->text), err));
+    zb_eval_opts named = *e;
+    named.model = o->model;
+    zb_inputs inputs = ZB_INPUTS(o->text, o->model, o->teacher);
+    if (tasks) ZB_TRY(zb_eval_check(&named, err));
+    if (tasks && e->shard.rank == 0) ZB_TRY(zb_output_file(e->output, inputs, err));
+    if (e->shard.rank == 0) ZB_TRY(zb_output_file(o->perplexity_out, inputs, err));
     zb_status s = open_all(o, &x, err);
     if (s == ZB_OK && o->text && e->shard.rank == 0) s = run_text(o, &x, table, err);
-    if (s == ZB_OK && tasks) s = run_tasks(o, e, &x, table, err);
+    if (s == ZB_OK && tasks) s = run_tasks(o, &named, &x, table, err);
     zb_subject_close(&x.model);
     zb_subject_close(&x.teacher);
     return s;

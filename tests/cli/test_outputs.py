@@ -98,6 +98,17 @@ def test_a_model_is_replaced_where_a_link_leads(tmp_path, llama):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "link", "llama"]
 
 
+def test_measurements_keep_the_model(tmp_path, llama):
+    model, text = tmp_path / "model.gguf", tmp_path / "text.jsonl"
+    assert zebra("quantize", "-m", llama, "-o", model, "--type", "q8_0").returncode == 0
+    text.write_text('{"input_ids": [5, 6, 7]}\n')
+    before = model.read_bytes()
+    for args in (("eval", "-m", model, "-o"), ("recall", "-m", model, "-o"), ("eval", "-m", model, "--text", text, "--perplexity-out"),
+                 ("eval", "-m", llama, "--text", text, "--teacher", model, "--perplexity-out")):
+        refused("would delete the input", *args, model)
+    assert model.read_bytes() == before
+
+
 def test_quantize_keeps_its_input(tmp_path, llama):
     file = tmp_path / "m.gguf"
     assert zebra("quantize", "-m", llama, "-o", file, "--type", "q8_0").returncode == 0
