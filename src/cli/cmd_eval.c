@@ -31,10 +31,22 @@ static zb_status compare(zb_cli *cli, zb_buf *out) {
     return zb_compare_run(cli->pos[0], cli->pos[1], out, &cli->err);
 }
 
-static zb_status evaluate(zb_cli *cli, const zb_suite_opts *m, zb_eval_opts *e, zb_buf *out) {
+/* What would be done is nothing, or less than the options say. */
+static zb_status check(zb_cli *cli, const zb_suite_opts *m, const zb_eval_opts *e) {
     if (cli->n_pos > 0)
         return zb_fail(&cli->err, ZB_ERR_USAGE, "expected options only, found \"%s\"", cli->pos[0]);
     ZB_TRY(zb_cli_need(cli, m->model, "-m MODEL"));
+    if (m->text) return ZB_OK;
+    if (!e->tasks || !*e->tasks)
+        return zb_fail(&cli->err, ZB_ERR_USAGE, "expected --tasks or --text, found neither");
+    if (m->teacher || m->perplexity_out)
+        return zb_fail(&cli->err, ZB_ERR_USAGE, "%s: expected --text, on which it is measured",
+                       m->teacher ? "--teacher" : "--perplexity-out");
+    return ZB_OK;
+}
+
+static zb_status evaluate(zb_cli *cli, const zb_suite_opts *m, zb_eval_opts *e, zb_buf *out) {
+    ZB_TRY(check(cli, m, e));
     ZB_TRY(zb_shard_begin(&e->shard, &cli->err));
     if (e->shard.rank > 0) zb_log_set(ZB_LOG_QUIET);
     return zb_suite_run(m, e, out, &cli->err);

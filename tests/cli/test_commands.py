@@ -435,6 +435,13 @@ def test_many_texts_and_conversations(tmp_path):
     assert chat["prompt_tokens"] > 8  # the template's own words
 
 
+def test_eval_refuses_to_do_nothing(tmp_path):
+    base = ["eval", "-m", GOLDEN / "llama"]
+    fails(USAGE, "expected --tasks or --text, found neither", *base, "--tasks", "")
+    fails(USAGE, "--teacher: expected --text", *base, "--teacher", GOLDEN / "llama")
+    fails(USAGE, "--perplexity-out: expected --text", *base, "--perplexity-out", tmp_path / "out.json")
+
+
 def test_perplexity_of_little_text(tmp_path):
     text, out = tmp_path / "text.jsonl", tmp_path / "out.json"
     base = ["eval", "-m", GOLDEN / "llama", "-q", "--tasks", "", "--text", text, "--perplexity-out", out]
