@@ -6,12 +6,14 @@
 #include "eval/recall.h"
 
 typedef struct options {
-    const char *model, *cache_type;
+    const char *model, *precision, *cache_type;
 } options;
 
 #define AT(field) offsetof(options, field)
 static const zb_opt table[] = {
     {ZB_OPT_STR, "model", 'm', AT(model), NULL, 0, 0, NULL, "model folder or .gguf"},
+    {ZB_OPT_CHOICE, "precision", 0, AT(precision), "auto", 0, 0, "auto|f32|bf16|int8",
+     "matrix products; auto: bf16 where the CPU has it; int8: as generation has quantised weights"},
     ZB_CELLS_OPTION(options, cache_type, "f32"),
     {0},
 };
@@ -31,7 +33,7 @@ static zb_status run(zb_cli *cli, const options *m, zb_recall_opts *o, zb_buf *o
     ZB_TRY(zb_cli_need(cli, m->model, "-m MODEL"));
     ZB_TRY(zb_shard_begin(&o->shard, &cli->err));
     if (o->shard.rank > 0) zb_log_set(ZB_LOG_QUIET);
-    return zb_recall_model(o, m->model, cli->precision, m->cache_type, out, &cli->err);
+    return zb_recall_model(o, m->model, m->precision, m->cache_type, out, &cli->err);
 }
 
 int zb_cmd_recall(int argc, char **argv) {

@@ -460,6 +460,8 @@ def test_recall_refuses():
     fails(CONFIG, "need a model with a tokenizer.json", *base)
     fails(USAGE, "expected options only", *base, "x")
     fails(USAGE, "samples: expected an integer from 1", *base, "--samples", "0")
+    said = ok("recall", "--help")
+    assert said.count("--precision") == 1 and "auto: bf16 where the CPU has it" in said  # not int8, as generation takes
 
 
 @real_model
