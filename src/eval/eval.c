@@ -297,7 +297,10 @@ static zb_status run_all(work *w, const zb_tokenizer *t, zb_eval_result *out, zb
     out->profile = zb_strdup(&out->arena, o->profile);
     out->log_samples =
         o->log_samples && *o->log_samples ? zb_strdup(&out->arena, o->log_samples) : NULL;
+    out->precision = o->precision ? zb_strdup(&out->arena, o->precision) : NULL;
+    out->cache_type = o->cache_type ? zb_strdup(&out->arena, o->cache_type) : NULL;
     out->chat = o->apply_chat_template;
+    out->multiturn = o->fewshot_as_multiturn;
     out->bos = w->rules.bos >= 0;
     out->max_length = w->rules.max_length;
     ZB_TRY(zb_task_select(o->tasks ? o->tasks : "", o->tasks_dir, o->profile, &out->arena, &task,
@@ -332,7 +335,7 @@ zb_status zb_eval_check(const zb_eval_opts *o, zb_err *err) {
 zb_status zb_eval_run(const zb_eval_opts *o, const zb_tokenizer *t, const zb_scorer *s,
                       zb_eval_result *out, zb_err *err) {
     double start = zb_seconds();
-    *out = (zb_eval_result){.limit = o->limit};
+    *out = (zb_eval_result){.limit = o->limit, .part_limit = o->part_limit};
     work w = {.opts = o, .scorer = s};
     zb_status status = check_outputs(o, err);
     if (status == ZB_OK) status = run_all(&w, t, out, err);

@@ -28,12 +28,13 @@ typedef struct zb_eval_opts {
     const char *output;      /* results file; NULL or "": none */
     const char *cache;       /* folder for answers; NULL or "": none */
     /* no options: */
-    const char *model;     /* a name for the results file, may be NULL */
-    const char *model_key; /* digest for the cache; needed with one */
-    zb_shard shard;        /* size 0: one process */
+    const char *model;                  /* a name for the results file, may be NULL */
+    const char *precision, *cache_type; /* of the model, for the results file; may be NULL */
+    const char *model_key;              /* digest for the cache; needed with one */
+    zb_shard shard;                     /* size 0: one process */
 } zb_eval_opts;
 
-/* Start from {0} and zb_opts_defaults(): the last three are in no table. */
+/* Start from {0} and zb_opts_defaults(): the last ones are in no table. */
 extern const zb_opt zb_eval_opt_table[];
 
 /* What zb_eval_run would refuse before its first task: names of tasks, samples, places of outputs.

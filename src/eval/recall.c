@@ -484,6 +484,8 @@ static void describe(const work *w) {
     zb_recall_result *out = w->out;
     out->model = o->model ? zb_strdup(&out->arena, o->model) : NULL;
     out->haystack = o->haystack ? zb_strdup(&out->arena, o->haystack) : NULL;
+    out->precision = o->precision ? zb_strdup(&out->arena, o->precision) : NULL;
+    out->cache_type = o->cache_type ? zb_strdup(&out->arena, o->cache_type) : NULL;
     out->seed = o->seed;
     out->samples = o->samples;
     out->chat = o->apply_chat_template;

@@ -29,10 +29,11 @@ typedef struct zb_recall_opts {
     const char *tasks_dir;
     const char *output, *log_samples, *cache; /* NULL or "": none */
     /* no options: */
-    const char *model;     /* a name for the results, may be NULL */
-    const char *model_key; /* digest for the cache; needed with one */
-    int vocab;             /* rows of the model's embedding */
-    zb_shard shard;        /* size 0: one process */
+    const char *model;                  /* a name for the results, may be NULL */
+    const char *precision, *cache_type; /* of the model, for the results; may be NULL */
+    const char *model_key;              /* digest for the cache; needed with one */
+    int vocab;                          /* rows of the model's embedding */
+    zb_shard shard;                     /* size 0: one process */
 } zb_recall_opts;
 
 /* Start from {0} and zb_opts_defaults(). */

@@ -27,9 +27,11 @@ zb_status zb_recall_model(const zb_recall_opts *o, const char *model, const char
     named.model = model;
     ZB_TRY(zb_recall_check(&named, err)); /* before the model is read */
     ZB_TRY(zb_precision_choose(precision, &p, err));
+    named.precision = zb_precision_name(p);
+    named.cache_type = cache_type ? cache_type : "f32";
     zb_status s = zb_subject_open(&x, model, p, cache_type, err);
     if (s == ZB_OK && o->cache && *o->cache) {
-        s = zb_cache_model_digest(model, zb_precision_name(p), cache_type, key, err);
+        s = zb_cache_model_digest(model, named.precision, cache_type, key, err);
         named.model_key = key;
     }
     if (s == ZB_OK) s = run(&named, &x, &r, err);

@@ -113,8 +113,9 @@ json_t *zb_recall_json(const zb_recall_result *r) {
     json_object_set_new(o, "cells", cells);
     json_object_set_new(o, "associative", pairs);
     json_object_set_new(o, "config",
-                        json_pack("{s:s?,s:s?,s:I,s:I,s:b,s:b,s:b}", "model", r->model, "haystack",
-                                  r->haystack, "seed", (json_int_t)r->seed, "samples",
+                        json_pack("{s:s?,s:s?,s:s?,s:s?,s:I,s:I,s:b,s:b,s:b}", "model", r->model,
+                                  "precision", r->precision, "cache_type", r->cache_type,
+                                  "haystack", r->haystack, "seed", (json_int_t)r->seed, "samples",
                                   (json_int_t)r->samples, "chat_template", r->chat, "bos", r->bos,
                                   "generated", r->generated));
     put(o, "total_evaluation_time_seconds", r->seconds);

@@ -32,6 +32,7 @@ typedef struct zb_recall_result {
     zb_recall_pair_cell *pair;
     size_t n_cells, cap_cells, n_pairs, cap_pairs;
     const char *model, *haystack;
+    const char *precision, *cache_type; /* may be NULL */
     int64_t seed, samples;
     bool chat, bos, generated;
     double seconds;

@@ -269,10 +269,15 @@ static json_t *run_config_json(const zb_eval_result *r) {
     json_object_set_new(o, "model", json_string("zebra"));
     json_object_set_new(o, "model_args", r->model ? json_string(r->model) : json_null());
     json_object_set_new(o, "limit", r->limit > 0 ? json_real(r->limit) : json_null());
+    json_object_set_new(o, "part_limit",
+                        r->part_limit > 0 ? json_real(r->part_limit) : json_null());
     json_object_set_new(o, "device", json_string("cpu"));
+    json_object_set_new(o, "precision", r->precision ? json_string(r->precision) : json_null());
+    json_object_set_new(o, "cache_type", r->cache_type ? json_string(r->cache_type) : json_null());
     json_object_set_new(o, "profile", json_string(r->profile));
     json_object_set_new(o, "add_bos_token", json_boolean(r->bos));
     json_object_set_new(o, "apply_chat_template", json_boolean(r->chat));
+    if (r->chat) json_object_set_new(o, "fewshot_as_multiturn", json_boolean(r->multiturn));
     json_object_set_new(o, "bootstrap_iters", json_integer(100000));
     json_object_set_new(o, "fewshot_seed", json_integer(1234));
     if (r->log_samples) json_object_set_new(o, "log_samples", json_string(r->log_samples));

@@ -45,9 +45,11 @@ typedef struct zb_eval_result {
     int n_rows;
     size_t cap;
     const char *model, *profile, *log_samples; /* as given; the last may be NULL */
-    double limit;
-    bool bos;  /* texts began with the BOS token */
-    bool chat; /* prompts were written in the model's chat form */
+    const char *precision, *cache_type;        /* may be NULL */
+    double limit, part_limit;
+    bool bos;       /* texts began with the BOS token */
+    bool chat;      /* prompts were written in the model's chat form */
+    bool multiturn; /* each example as a turn of its own */
     int max_length;
     double seconds;
 } zb_eval_result;

@@ -74,18 +74,20 @@ static zb_status run_tasks(const zb_suite_opts *o, const zb_eval_opts *e, const 
     if (!x->model.tokenizer)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: tasks need a model with a tokenizer.json",
                        o->model);
-    zb_eval_opts keyed = *e;
+    zb_eval_opts known = *e;
     zb_precision p;
     char key[65];
+    ZB_TRY(zb_precision_choose(o->precision, &p, err));
+    known.precision = zb_precision_name(p);
+    known.cache_type = o->cache_type;
     if (e->cache && *e->cache) {
-        ZB_TRY(zb_precision_choose(o->precision, &p, err));
-        ZB_TRY(zb_cache_model_digest(o->model, zb_precision_name(p), o->cache_type, key, err));
-        keyed.model_key = key;
+        ZB_TRY(zb_cache_model_digest(o->model, known.precision, o->cache_type, key, err));
+        known.model_key = key;
     }
     ZB_TRY(zb_model_scorer_new(&m, x->model.runner, 0, err));
     zb_scorer scorer = zb_model_scorer_get(m);
     zb_eval_result r = {0};
-    zb_status s = zb_eval_run(&keyed, x->model.tokenizer, &scorer, &r, err);
+    zb_status s = zb_eval_run(&known, x->model.tokenizer, &scorer, &r, err);
     if ((s == ZB_OK || r.seconds > 0) && e->shard.rank == 0) zb_eval_table(&r, table);
     zb_eval_result_free(&r);
     zb_model_scorer_free(m);

@@ -471,6 +471,7 @@ def test_recall_finds_a_needle_and_resumes(tmp_path):
     first = ok(*base, "-o", tmp_path / "a.json", "-s", tmp_path / "samples")
     result = json.loads((tmp_path / "a.json").read_text())
     assert result["results"]["niah_single_1"]["300,none"] == 1.0 and result["cells"][0]["depth"] == 50
+    assert result["config"]["precision"] in ("f32", "bf16") and result["config"]["cache_type"] == "f32"
     assert result["associative"][0]["n"] == 4 and "|8|64|4|" in first
     sample = json.loads((tmp_path / "samples/samples_niah_single_1.jsonl").read_text())
     assert sample["outputs"][0] in sample["resp"] and sample["score"] == 1

@@ -43,6 +43,8 @@ def check_document(ours, theirs):
 @needs_model
 def test_log_likelihoods_equal_the_harness(tmp_path):
     run("--tasks", ",".join(TASKS), "--limit", str(DOCUMENTS), "--log-samples", tmp_path, "-o", tmp_path / "results.json")
+    config = json.loads((tmp_path / "results.json").read_text())["config"]
+    assert (config["precision"], config["cache_type"], config["limit"]) == ("f32", "f32", DOCUMENTS)
     results = json.loads((tmp_path / "results.json").read_text())["results"]
     for task in TASKS:
         ours = lines(tmp_path / f"samples_{task}.jsonl")
