@@ -473,6 +473,12 @@ const zb_report_task *zb_report_task_find(const zb_report_measured *m, const cha
     return NULL;
 }
 
+bool zb_report_same_tasks(const zb_report_measured *a, const zb_report_measured *b) {
+    for (int i = 0; i < a->n_tasks; i++)
+        if (!zb_report_task_find(b, a->task[i].name)) return false;
+    return a->n_tasks == b->n_tasks;
+}
+
 double zb_report_average(const zb_report_measured *m, double *stderr_of) {
     double sum = 0, squares = 0;
     for (int i = 0; i < m->n_tasks; i++) {

@@ -110,6 +110,8 @@ double zb_report_score(const zb_report_task *t); /* acc_norm or acc, as the aver
 double zb_report_score_stderr(const zb_report_task *t); /* of that score */
 const zb_report_task *zb_report_task_find(const zb_report_measured *m, const char *name);
 
+bool zb_report_same_tasks(const zb_report_measured *a, const zb_report_measured *b);
+
 /* Unweighted mean of the scores, NAN without tasks; *stderr_of (NULL: not wanted) is that of the
  * mean of independent tasks, sqrt(sum of squares) / tasks, NAN when a task has none. */
 double zb_report_average(const zb_report_measured *m, double *stderr_of);

@@ -102,7 +102,7 @@ static void quality_card(const zb_report_measured *t, const zb_report_measured *
     if (!isnan(score)) {
         const char *of =
             zb_asprintf(a, "mean of %d tasks, standard error %.1f", s->n_tasks, 100 * error);
-        if (t != s && !isnan(before))
+        if (t != s && zb_report_same_tasks(t, s))
             of = zb_asprintf(a, "%s; %s: %.1f", of, t->name, 100 * before);
         card(out, "Average score", zb_asprintf(a, "%.1f %%", 100 * score), of);
     }
@@ -382,7 +382,7 @@ static void note_tasks(const zb_report_measures *m, zb_buf *out) {
             (long long)documents, s->n_tasks);
     double et, es, mt = zb_report_average(t, &et), ms = zb_report_average(s, &es);
     double e = sqrt(et * et + es * es), d = 100 * (ms - mt);
-    if (t != s && t->n_tasks == s->n_tasks && s->n_tasks && !isnan(e))
+    if (t != s && s->n_tasks && zb_report_same_tasks(t, s) && !isnan(e))
         zb_buf_addf(
             out,
             "<li>The averages differ by %+.1f points; the standard error of that difference is at "

@@ -91,13 +91,34 @@ static void add_task(zb_report_rows *rows, const zb_report_measures *m, const zb
         if (!t) continue;
         r->value[i] = zb_report_score(t);
         r->cell[i] = score_text(r->value[i], zb_report_score_stderr(t), a);
+        if (t->n >= 0 && t->n != first->n)
+            r->cell[i] = zb_asprintf(a, "%s (n = %lld)", r->cell[i], (long long)t->n);
+    }
+}
+
+/* Means over different tasks are shown, but not divided: `widest` has most of them. */
+static void add_average(zb_report_rows *rows, const zb_report_measures *m,
+                        const zb_report_measured *widest, zb_arena *a) {
+    zb_report_row *r =
+        new_row(rows, m, quality, zb_asprintf(a, "average of %d tasks, %%", widest->n_tasks), a);
+    for (int i = 0; i < m->n_models; i++) {
+        double error;
+        r->value[i] = zb_report_average(&m->model[i], &error);
+        bool same = zb_report_same_tasks(&m->model[i], widest);
+        if (!same && (i == 0 || !isnan(r->value[i]))) r->ratio = false;
+        if (isnan(r->value[i])) continue;
+        r->cell[i] = score_text(r->value[i], error, a);
+        if (same) continue;
+        r->cell[i] = m->model[i].n_tasks == widest->n_tasks
+                         ? zb_asprintf(a, "%s (of others)", r->cell[i])
+                         : zb_asprintf(a, "%s (of %d)", r->cell[i], m->model[i].n_tasks);
     }
 }
 
 static void add_tasks(zb_report_rows *rows, const zb_report_measures *m, zb_arena *a) {
-    int most = 0;
+    const zb_report_measured *widest = &m->model[0];
     for (int i = 0; i < m->n_models; i++) {
-        if (m->model[i].n_tasks > most) most = m->model[i].n_tasks;
+        if (m->model[i].n_tasks > widest->n_tasks) widest = &m->model[i];
         for (int k = 0; k < m->model[i].n_tasks; k++) {
             const zb_report_task *t = &m->model[i].task[k];
             bool seen = false;
@@ -105,19 +126,7 @@ static void add_tasks(zb_report_rows *rows, const zb_report_measures *m, zb_aren
             if (!seen) add_task(rows, m, t, a);
         }
     }
-    if (!most) return;
-    zb_report_row *r =
-        new_row(rows, m, quality, zb_asprintf(a, "average of %d tasks, %%", most), a);
-    for (int i = 0; i < m->n_models; i++) {
-        double error;
-        r->value[i] = zb_report_average(&m->model[i], &error);
-        if (isnan(r->value[i])) continue;
-        r->cell[i] = score_text(r->value[i], error, a);
-        if (m->model[i].n_tasks == most) continue;
-        r->cell[i] = zb_asprintf(a, "%s (of %d)", r->cell[i], m->model[i].n_tasks);
-        r->ratio = false; /* means over different tasks */
-    }
-    if (m->model[0].n_tasks != most) r->ratio = false;
+    if (widest->n_tasks) add_average(rows, m, widest, a);
 }
 
 /* A row for each test and length that some model has. */

@@ -151,6 +151,33 @@ static void table_is_markdown(void **state) {
     zb_buf_free(&t);
 }
 
+/* As many tasks, but others, and one of them on fewer documents. */
+static void different_tasks_are_not_compared(void **state) {
+    fixture *f = *state;
+    zb_buf t;
+    zb_buf_init(&t, 1 << 20);
+#define TASK(name, acc, n)                                                                         \
+    "\"" name "\": {\"acc,none\": " acc ", \"acc_stderr,none\": 0.01, \"sample_len\": " n "}"
+    f->model[0].eval =
+        put_file(f, "a.json",
+                 "{\"results\": {" TASK("piqa", "0.6", "100") ", " TASK("sciq", "0.5", "100") "}}");
+    f->model[1].eval =
+        put_file(f, "b.json",
+                 "{\"results\": {" TASK("piqa", "0.3", "10") ", " TASK("boolq", "0.9", "100") "}}");
+    write_report(f, &t);
+    assert_non_null(strstr(t.p, " 60.0 \xc2\xb1 1.0 |"));
+    assert_non_null(strstr(t.p, " 30.0 \xc2\xb1 1.0 (n = 10) |"));
+    const char *average = strstr(t.p, "average of 2 tasks, %");
+    assert_non_null(average);
+    average = zb_strndup(&f->a, average, strcspn(average, "\n"));
+    assert_non_null(strstr(average, " 60.0 \xc2\xb1 0.7 (of others) |"));
+    assert_non_null(strstr(average, " \xe2\x80\x93 |")); /* no ratio */
+    const char *page = get_file(f, "report.html");
+    assert_null(strstr(page, "The averages differ by"));
+    assert_null(strstr(page, "; teacher: 55.0"));
+    zb_buf_free(&t);
+}
+
 static void missing_parts_are_named(void **state) {
     fixture *f = *state;
     zb_buf t;
@@ -569,6 +596,7 @@ int main(void) {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {CASE(json_has_exact_values),
                                        CASE(table_is_markdown),
+                                       CASE(different_tasks_are_not_compared),
                                        CASE(missing_parts_are_named),
                                        CASE(one_model_with_nothing),
                                        CASE(pages_escape_everything),
