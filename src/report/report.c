@@ -14,6 +14,7 @@
 
 #include <string.h>
 
+#define REPORT_FILE "report.json"
 enum { INPUT_MAX = 4 << 20, PAGE_MAX = 512 << 20, LIST_MAX = 64 };
 
 static zb_status write_files(zb_report_measures *m, zb_err *err) {
@@ -25,7 +26,7 @@ static zb_status write_files(zb_report_measures *m, zb_err *err) {
     zb_status s = zb_report_plots_make(m, &plots, &a, err);
     if (s == ZB_OK) {
         json_t *json = zb_report_json(m);
-        s = zb_json_write(zb_path_join(&a, dir, "report.json"), json, err);
+        s = zb_json_write(zb_path_join(&a, dir, REPORT_FILE), json, err);
         json_decref(json);
     }
     const char *path = zb_path_join(&a, dir, "report.html");
@@ -180,6 +181,9 @@ zb_status zb_report_input_read(zb_report_input *in, const char *path, zb_arena *
     while (n > 1 && path[n - 1] == '/') n--;
     source f = {.path = path, .dir = n ? zb_strndup(a, path, n) : ".", .a = a, .err = err};
     *in = (zb_report_input){.out_dir = f.dir};
+    if (!strcmp(base, REPORT_FILE))
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "%s: expected an input of another name: the report is written there", path);
     json_t *file;
     ZB_TRY(zb_json_read(path, INPUT_MAX, &file, err));
     zb_status s = take_all(&f, file, in);

@@ -75,7 +75,8 @@ zb_status zb_report_write(const zb_report_input *in, zb_buf *table, zb_err *err)
 /* Reads an input from a JSON file with the field names above: "title", "models": [{"name", "title",
  * "eval", "recall", "perplexity", "bench", "inspect", "train_tokens", "seconds": {stage: s}}],
  * "logs": [{"stage", "path"}], "select", "samples", "recipe", "facts": {name: value}. Paths are
- * relative to the file's folder, which becomes out_dir. Everything lives in the arena. */
+ * relative to the file's folder, which becomes out_dir: a file called report.json is refused.
+ * Everything lives in the arena. */
 zb_status zb_report_input_read(zb_report_input *in, const char *path, zb_arena *a, zb_err *err);
 
 #endif

@@ -375,6 +375,15 @@ static void inputs_are_checked(void **state) {
     assert_string_equal(in.model[0].bench, "/abs/b.json");
 }
 
+static void input_is_not_replaced(void **state) {
+    fixture *f = *state;
+    zb_report_input in;
+    zb_err err = {0};
+    const char *path = put_file(f, "report.json", "{\"models\": [{\"name\": \"a\"}]}");
+    assert_int_equal(zb_report_input_read(&in, path, &f->a, &err), ZB_ERR_CONFIG);
+    assert_non_null(strstr(err.msg, "report.json: expected an input of another name"));
+}
+
 static void logs_of_resumed_runs(void **state) {
     fixture *f = *state;
     zb_report_stage s;
@@ -604,6 +613,7 @@ int main(void) {
                                        CASE(circular_groups_end),
                                        CASE(names_are_checked),
                                        CASE(inputs_are_checked),
+                                       CASE(input_is_not_replaced),
                                        CASE(logs_of_resumed_runs),
                                        CASE(logs_of_examples),
                                        CASE(curves_thin_and_smooth),
