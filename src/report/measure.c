@@ -105,6 +105,21 @@ static int64_t documents(const json_t *file, const char *name, int depth, int *b
     return sum;
 }
 
+/* Most examples before a question of the row, or of its parts: groups have no number. */
+static int64_t shots(const json_t *file, const char *name, int depth, int *budget) {
+    const json_t *n = json_object_get(json_object_get(file, "n-shot"), name);
+    if (json_is_integer(n)) return json_integer_value(n) > 0 ? json_integer_value(n) : 0;
+    const json_t *parts = json_object_get(json_object_get(file, "group_subtasks"), name), *part;
+    int64_t most = 0;
+    size_t i;
+    json_array_foreach(parts, i, part) {
+        if (!json_is_string(part) || depth >= GROUP_DEPTH || --*budget < 0) return most;
+        int64_t k = shots(file, json_string_value(part), depth + 1, budget);
+        if (k > most) most = k;
+    }
+    return most;
+}
+
 static bool takes_norm(const char *task) {
     return !strcmp(task, "arc_challenge") || !strcmp(task, "hellaswag") ||
            !strcmp(task, "openbookqa");
@@ -123,6 +138,8 @@ static zb_status read_task(const json_t *file, const char *path, const char *nam
     ZB_TRY(error_of(row, where, "acc_norm_stderr,none", &t->acc_norm_stderr, err));
     int budget = ROWS_MAX;
     t->n = documents(file, name, 0, &budget);
+    budget = ROWS_MAX;
+    t->shots = shots(file, name, 0, &budget);
     t->norm = takes_norm(name) && !isnan(t->acc_norm);
     return ZB_OK;
 }
@@ -471,6 +488,13 @@ const zb_report_task *zb_report_task_find(const zb_report_measured *m, const cha
     for (int i = 0; i < m->n_tasks; i++)
         if (!strcmp(m->task[i].name, name)) return &m->task[i];
     return NULL;
+}
+
+bool zb_report_zero_shot(const zb_report_measures *m) {
+    for (int i = 0; i < m->n_models; i++)
+        for (int k = 0; k < m->model[i].n_tasks; k++)
+            if (m->model[i].task[k].shots > 0) return false;
+    return true;
 }
 
 bool zb_report_same_tasks(const zb_report_measured *a, const zb_report_measured *b) {

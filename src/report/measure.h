@@ -15,6 +15,7 @@ typedef struct zb_report_task {
     double acc, acc_stderr, acc_norm, acc_norm_stderr; /* shares, 0 to 1 */
     int64_t n;                                         /* documents */
     bool norm;                                         /* the average takes acc_norm */
+    int64_t shots; /* most examples before a question; 0: none, or the file does not say */
 } zb_report_task;
 
 typedef struct zb_report_speed {
@@ -110,6 +111,7 @@ double zb_report_score(const zb_report_task *t); /* acc_norm or acc, as the aver
 double zb_report_score_stderr(const zb_report_task *t); /* of that score */
 const zb_report_task *zb_report_task_find(const zb_report_measured *m, const char *name);
 
+bool zb_report_zero_shot(const zb_report_measures *m); /* no task of any model had examples */
 bool zb_report_same_tasks(const zb_report_measured *a, const zb_report_measured *b);
 
 /* Unweighted mean of the scores, NAN without tasks; *stderr_of (NULL: not wanted) is that of the

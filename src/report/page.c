@@ -182,10 +182,10 @@ static void put_table(const zb_report_measures *m, zb_arena *a, zb_buf *out) {
         }
         zb_buf_adds(out, "</tr>\n");
     }
-    zb_buf_adds(
-        out,
-        "</tbody></table></div>\n<p class=\"dim\">Scores are zero-shot accuracies \xc2\xb1 one "
-        "standard error. Average: ");
+    zb_buf_addf(out,
+                "</tbody></table></div>\n<p class=\"dim\">Scores are %saccuracies \xc2\xb1 one "
+                "standard error. Average: ",
+                zb_report_zero_shot(m) ? "zero-shot " : "");
     html(out, zb_report_average_rule);
     zb_buf_adds(out, ".</p>\n");
 }

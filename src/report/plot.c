@@ -231,7 +231,7 @@ static zb_status task_plot(workshop *w, zb_err *err) {
         if (m->model[i].n_tasks > widest->n_tasks) widest = &m->model[i];
     if (!widest->n_tasks) return ZB_OK;
     int shown = widest->n_tasks < 24 ? widest->n_tasks : 24;
-    begin(w, "tasks", "Zero-shot tasks");
+    begin(w, "tasks", zb_report_zero_shot(m) ? "Zero-shot tasks" : "Tasks");
     zb_buf_adds(&w->script,
                 "set ylabel 'score, %'\nset yrange [0:*]\nset offsets 0, 0, graph 0.05, 0\n"
                 "set style fill solid 0.85 noborder\n");

@@ -83,8 +83,10 @@ static void add_task(zb_report_rows *rows, const zb_report_measures *m, const zb
                      zb_arena *a) {
     const char *metric = first->norm ? "acc_norm" : "acc";
     const char *label = zb_asprintf(a, "%s, %s, %%", first->name, metric);
-    if (first->n >= 0)
-        label = zb_asprintf(a, "%s, %s, %% (n = %lld)", first->name, metric, (long long)first->n);
+    if (first->shots > 0)
+        label =
+            zb_asprintf(a, "%s, %s, %lld-shot, %%", first->name, metric, (long long)first->shots);
+    if (first->n >= 0) label = zb_asprintf(a, "%s (n = %lld)", label, (long long)first->n);
     zb_report_row *r = new_row(rows, m, quality, label, a);
     for (int i = 0; i < m->n_models; i++) {
         const zb_report_task *t = zb_report_task_find(&m->model[i], first->name);
@@ -93,6 +95,8 @@ static void add_task(zb_report_rows *rows, const zb_report_measures *m, const zb
         r->cell[i] = score_text(r->value[i], zb_report_score_stderr(t), a);
         if (t->n >= 0 && t->n != first->n)
             r->cell[i] = zb_asprintf(a, "%s (n = %lld)", r->cell[i], (long long)t->n);
+        if (t->shots != first->shots)
+            r->cell[i] = zb_asprintf(a, "%s (%lld-shot)", r->cell[i], (long long)t->shots);
     }
 }
 
@@ -272,11 +276,11 @@ void zb_report_markdown(const zb_report_measures *m, zb_buf *out) {
     put_grid(grid, rows.n + 1, columns, out);
     const zb_report_published *p = &zb_report_published_list[1];
     zb_buf_addf(out,
-                "\nScores: zero-shot accuracy \xc2\xb1 one standard error; average: %s.\n"
+                "\nScores: %saccuracy \xc2\xb1 one standard error; average: %s.\n"
                 "Published, for scale: %s, %s, %s training tokens: %.2f %% of the cache, average "
                 "%.2f after and %.2f before, over eight tasks.\n",
-                zb_report_average_rule, p->name, p->layers, p->tokens, p->kv_percent, p->converted,
-                p->original);
+                zb_report_zero_shot(m) ? "zero-shot " : "", zb_report_average_rule, p->name,
+                p->layers, p->tokens, p->kv_percent, p->converted, p->original);
     for (size_t i = 0; i < m->n_missing; i++)
         zb_buf_addf(out, "Left out: %s.\n", zb_label_cell(&a, m->missing[i]));
     zb_arena_free(&a);

@@ -178,6 +178,28 @@ static void different_tasks_are_not_compared(void **state) {
     zb_buf_free(&t);
 }
 
+/* Groups have no number of their own. */
+static void examples_are_named(void **state) {
+    fixture *f = *state;
+    zb_buf t;
+    zb_buf_init(&t, 1 << 20);
+    f->model[0].eval =
+        put_file(f, "a.json",
+                 "{\"results\": {\"mmlu\": {\"acc,none\": 0.5}, \"piqa\": {\"acc,none\": 0.5}},"
+                 "\"group_subtasks\": {\"mmlu\": [\"mmlu_law\"]},"
+                 "\"n-shot\": {\"mmlu_law\": 5, \"piqa\": 0}}");
+    f->model[1].eval = put_file(f, "b.json",
+                                "{\"results\": {\"mmlu\": {\"acc,none\": 0.4}},"
+                                "\"n-shot\": {\"mmlu\": 0}}");
+    write_report(f, &t);
+    assert_non_null(strstr(t.p, "| mmlu, acc, 5-shot, % "));
+    assert_non_null(strstr(t.p, " 40.0 (0-shot) |"));
+    assert_non_null(strstr(t.p, "| piqa, acc, % "));
+    assert_null(strstr(t.p, "zero-shot"));
+    assert_null(strstr(get_file(f, "report.html"), "zero-shot"));
+    zb_buf_free(&t);
+}
+
 static void missing_parts_are_named(void **state) {
     fixture *f = *state;
     zb_buf t;
@@ -606,6 +628,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {CASE(json_has_exact_values),
                                        CASE(table_is_markdown),
                                        CASE(different_tasks_are_not_compared),
+                                       CASE(examples_are_named),
                                        CASE(missing_parts_are_named),
                                        CASE(one_model_with_nothing),
                                        CASE(pages_escape_everything),
