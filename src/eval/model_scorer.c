@@ -200,43 +200,114 @@ static bool same_trunk(const zb_loglik_request *x, const zb_loglik_request *y) {
            !memcmp(x->context, y->context, (size_t)x->n_shared * sizeof *x->context);
 }
 
-/* Requests from `from` that fit one batch, in whole groups (at least one) with one trunk. */
-static int batch_end(const zb_model_scorer *m, const zb_loglik_request *r, int from, int n) {
+/* What batches are made up by. */
+typedef struct need {
+    size_t bytes, tokens; /* of states; of contexts beyond what is shared, and continuations */
+} need;
+
+static bool fits(need x) { return x.bytes <= STATE_BYTES && x.tokens <= TOKENS; }
+
+/* Adds the group at r[i]; returns the end of it. */
+static int add_group(const zb_model_scorer *m, const zb_loglik_request *r, int i, int n, need *x) {
     const zb_config *c = zb_runner_run(m->runner)->config;
-    size_t bytes = 0, tokens = 0;
-    int end = from;
-    for (int i = from; i < n;) {
-        int j = i;
-        size_t more = zb_state_size(c, r[i].n_context);
-        size_t rows = (size_t)(r[i].n_context - r[i].n_shared);
-        do {
-            more += zb_state_size(c, r[j].n_context + r[j].n_continuation);
-            rows += (size_t)r[j].n_continuation;
-            j++;
-        } while (j < n && !starts_group(r, j));
-        bool fits = bytes + more <= STATE_BYTES && tokens + rows <= TOKENS;
-        if (end > from && !(fits && same_trunk(&r[from], &r[i]))) break;
-        bytes += more;
-        tokens += rows;
-        end = i = j;
+    int j = i;
+    x->bytes += zb_state_size(c, r[i].n_context);
+    x->tokens += (size_t)(r[i].n_context - r[i].n_shared);
+    do {
+        x->bytes += zb_state_size(c, r[j].n_context + r[j].n_continuation);
+        x->tokens += (size_t)r[j].n_continuation;
+        j++;
+    } while (j < n && !starts_group(r, j));
+    return j;
+}
+
+/* Requests from `from` that fit one batch, in whole groups with one trunk. The first group is taken
+ * in any case; *whole says whether it fits. */
+static int batch_end(const zb_model_scorer *m, const zb_loglik_request *r, int from, int n,
+                     bool *whole) {
+    need sum = {0};
+    int end = add_group(m, r, from, n, &sum);
+    *whole = fits(sum);
+    while (end < n) {
+        int next = add_group(m, r, end, n, &sum);
+        if (!fits(sum) || !same_trunk(&r[from], &r[end])) break;
+        end = next;
     }
     return end;
+}
+
+/* The answers of whole groups in one batch. */
+static zb_status score_batch(zb_model_scorer *m, const zb_loglik_request *r, int n, zb_loglik *out,
+                             zb_err *err) {
+    plan p = {.r = r, .out = out, .n = n};
+    p.first = ZB_NEW_ARRAY(&m->pass, int, n + 1);
+    for (int k = 0; k < n; k++)
+        if (k == 0 || starts_group(r, k)) p.first[p.groups++] = k;
+    p.first[p.groups] = n;
+    p.state = zb_alloc_array(&m->pass, (size_t)p.groups, sizeof *p.state);
+    ZB_TRY(pass_contexts(m, &p, err));
+    return pass_continuations(m, &p, err);
+}
+
+/* Passes n tokens behind `state`, at most TOKENS at a time; the row of token i predicts next[i]. */
+static zb_status pass_scored(zb_model_scorer *m, zb_state *state, const int32_t *ids,
+                             const int32_t *next, int n, zb_loglik *out, zb_err *err) {
+    for (int at = 0; at < n; at += TOKENS) {
+        if (zb_interrupted())
+            return zb_fail(err, ZB_ERR_INTERRUPTED, "interrupted after %d of %d tokens", at, n);
+        int count = n - at < TOKENS ? n - at : TOKENS;
+        zb_mark mark = zb_arena_mark(&m->pass);
+        want *w = ZB_NEW_ARRAY(&m->pass, want, count);
+        for (int i = 0; i < count; i++) w[i] = (want){i, next[at + i], out};
+        zb_span all = {0, count, state};
+        zb_status s = run_batch(m, &(zb_batch){ids + at, count, &all, 1}, w, count, err);
+        zb_arena_pop(&m->pass, mark);
+        ZB_TRY(s);
+    }
+    return ZB_OK;
+}
+
+/* One group that is too large for a batch: its context in pieces, then each continuation, so that
+ * memory is that of states and does not grow with the length. */
+static zb_status score_group(zb_model_scorer *m, const zb_loglik_request *r, int n, zb_loglik *out,
+                             zb_err *err) {
+    const zb_config *c = zb_runner_run(m->runner)->config;
+    int shared = r->n_shared, rest = r->n_context - shared, last = rest - 1;
+    zb_state *state = new_state(m, r->n_context);
+    float *h = ZB_NEW_ARRAY(&m->pass, float, c->D);
+    want *w = ZB_NEW_ARRAY(&m->pass, want, n);
+    if (shared > 0) {
+        ZB_TRY(grow_trunk(m, r->context, shared, err));
+        zb_state_copy(state, m->trunk, c);
+    }
+    ZB_TRY(pass_long(m, state, r->context + shared, rest, &last, 1, h, err));
+    for (int i = 0; i < n; i++) {
+        out[i] = (zb_loglik){0, true};
+        w[i] = (want){0, r[i].continuation[0], &out[i]};
+    }
+    read_logits(m, h, w, n);
+    for (int i = 0; i < n; i++) {
+        int more = r[i].n_continuation - 1;
+        if (more == 0) continue;
+        zb_mark mark = zb_arena_mark(&m->pass);
+        zb_state *own = new_state(m, r[i].n_context + more);
+        zb_state_copy(own, state, c);
+        zb_status s =
+            pass_scored(m, own, r[i].continuation, r[i].continuation + 1, more, &out[i], err);
+        zb_arena_pop(&m->pass, mark);
+        ZB_TRY(s);
+    }
+    return ZB_OK;
 }
 
 static zb_status loglik(void *self, const zb_loglik_request *r, int n, zb_loglik *out,
                         zb_err *err) {
     zb_model_scorer *m = self;
     for (int i = 0; i < n;) {
-        int end = batch_end(m, r, i, n);
+        bool whole;
+        int end = batch_end(m, r, i, n, &whole);
         zb_mark mark = zb_arena_mark(&m->pass);
-        plan p = {.r = r + i, .out = out + i, .n = end - i};
-        p.first = ZB_NEW_ARRAY(&m->pass, int, p.n + 1);
-        for (int k = 0; k < p.n; k++)
-            if (k == 0 || starts_group(p.r, k)) p.first[p.groups++] = k;
-        p.first[p.groups] = p.n;
-        p.state = zb_alloc_array(&m->pass, (size_t)p.groups, sizeof *p.state);
-        zb_status s = pass_contexts(m, &p, err);
-        if (s == ZB_OK) s = pass_continuations(m, &p, err);
+        zb_status s = (whole ? score_batch : score_group)(m, r + i, end - i, out + i, err);
         zb_arena_pop(&m->pass, mark);
         if (s != ZB_OK) return s;
         i = end;

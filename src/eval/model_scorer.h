@@ -5,8 +5,8 @@
  * in one batch. A single-token continuation costs nothing beyond its context. Contexts that begin
  * alike, as those behind the same examples do, go on from copies of one state behind what they
  * share; it is kept from call to call, so the model must not change meanwhile. Prompts of texts
- * share their beginning in the same way; they and probes are passed in pieces, so their length is
- * bounded by the memory of one state. */
+ * share their beginning in the same way. They, probes, and documents too long for a batch are
+ * passed in pieces, so their length is bounded by the memory of two states. */
 #ifndef ZB_EVAL_MODEL_SCORER_H
 #define ZB_EVAL_MODEL_SCORER_H
 

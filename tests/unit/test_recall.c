@@ -11,6 +11,8 @@
 #include "eval/recall_pairs.h"
 #include "eval/recall_prompt.h"
 
+#include <signal.h>
+
 static const char *const tests[] = {"niah_single_1",   "niah_single_2",   "niah_single_3",
                                     "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
                                     "niah_multivalue", "niah_multiquery", "ruler_vt"};
@@ -549,6 +551,45 @@ static void probes_are_log_probabilities(void **state) {
     stop(&m);
 }
 
+/* Texts too long for a batch are passed in pieces: behind one token as a whole page is scored, and
+ * two behind a long context. Their scores are the sums of those of probes, and they can be
+ * interrupted. */
+static void long_texts_pass_in_pieces(void **state) {
+    (void)state;
+    static const char *const dirs[] = {"llama", "hybrid"};
+    enum { LONG = 4500, SPLIT = 2200 };
+    static int32_t ids[LONG];
+    static int at[LONG];
+    static zb_probe out[LONG];
+    for (size_t d = 0; d < 2; d++) {
+        machine m;
+        start(&m, dirs[d]);
+        int V = zb_model_config(m.model)->V;
+        for (int k = 0; k < LONG; k++) {
+            ids[k] = (int32_t)zb_rng_below(1, 3, (uint64_t)k, (uint32_t)V);
+            at[k] = k;
+        }
+        zb_probe_request q = {ids, LONG, at, LONG - 1, ids, 1, out};
+        CHECK(m.s.probe(m.s.self, &q, &err));
+        double page = 0, behind = 0;
+        for (int k = 0; k < LONG - 1; k++) page += out[k].logprob;
+        for (int k = SPLIT - 1; k < LONG - 1; k++) behind += out[k].logprob;
+        zb_loglik_request r[] = {{ids, 1, ids + 1, LONG - 1, 0, 0},
+                                 {ids, SPLIT, ids + SPLIT, LONG - SPLIT, 1, 100},
+                                 {ids, SPLIT, ids + SPLIT, 1, 1, 100}};
+        zb_loglik l[3];
+        CHECK(m.s.loglik(m.s.self, r, 3, l, &err));
+        check_near(l[0].logprob, page, 1e-6 * LONG);
+        check_near(l[1].logprob, behind, 1e-6 * LONG);
+        check_near(l[2].logprob, out[SPLIT - 1].logprob, 1e-4);
+        zb_interrupt_install();
+        raise(SIGINT);
+        assert_int_equal(m.s.loglik(m.s.self, r, 1, l, NULL), ZB_ERR_INTERRUPTED);
+        zb_interrupt_clear();
+        stop(&m);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest list[] = {
         cmocka_unit_test(prompts_fit_and_hold_the_answer),
@@ -561,6 +602,7 @@ int main(void) {
         cmocka_unit_test(bad_files_are_named),
         cmocka_unit_test(shared_beginnings_change_nothing),
         cmocka_unit_test(contexts_go_on_from_what_they_share),
+        cmocka_unit_test(long_texts_pass_in_pieces),
         cmocka_unit_test(probes_are_log_probabilities),
     };
     return cmocka_run_group_tests(list, open_words, tear_down);
