@@ -9,7 +9,7 @@
  *   sample(n, k)     with m = 21, plus 4^ceil(log4(3k)) for k > 5: up to n = m a pool whose drawn
  *                    place is filled by its last member, above it draws until k differ
  *   choices(n, k)    floor(random() n)
- * Check vectors: tests/unit/test_eval_random.c. */
+ * Check vectors: tests/unit/test_eval_rules.c. */
 #include "eval/python_random.h"
 
 #include "base/err.h"

@@ -1,13 +1,19 @@
 /* request.c - tokens of a question (contract in request.h).
  *
  * Boundary. Trailing white space of the context moves to the front of the continuation. Then
- *     ids_c = ids(context),   ids_w = ids(context + continuation),   continuation =
- * ids_w[len(ids_c):] and the model reads ids_c + continuation. (A merge across the boundary makes
- * ids_w no extension of ids_c; the harness scores it in this way all the same, and so do we.) An
- * empty context becomes the prefix token; if the continuation itself starts with that token, this
- * one is the context and is not scored. Length. The input is the last max_length + 1 ids without
- * the last one: cut on the left, the continuation is never cut. BOS. Put before the text unless the
- * text begins with it already. */
+ *
+ *     ids_c = ids(context),   ids_w = ids(context + continuation)
+ *     continuation = ids_w[len(ids_c):]
+ *
+ * and the model reads ids_c + continuation. (A merge across the boundary makes ids_w no extension
+ * of ids_c; the harness scores it in this way all the same, and so do we.) An empty context becomes
+ * the prefix token; if the continuation itself starts with that token, this one is the context and
+ * is not scored.
+ *
+ * Length. The input is the last max_length + 1 ids without the last one: cut on the left, the
+ * continuation is never cut.
+ *
+ * BOS. Put before the text unless the text begins with it already. */
 #include "eval/request.h"
 
 #include "eval/text_rule.h"

@@ -24,9 +24,10 @@
  *   split_by: FIELD             rows with the same value form a leaf; all values are named in
  *   groups: {stem: [anatomy, ...], ...}
  *   group_version: 2
- *   fewshot: {data: mmlu_dev.jsonl, rows: 285, sampler: first_n | random, shots: 0, drop_self:
- * true} fewshot: none               never examples profiles: {zebra-paper: {KEY: VALUE, ...}} keys
- * that another profile replaces
+ *   fewshot: {data: mmlu_dev.jsonl, rows: 285, sampler: first_n | random, shots: 0,
+ *             drop_self: true}
+ *   fewshot: none               never examples
+ *   profiles: {zebra-paper: {KEY: VALUE, ...}}       keys that another profile replaces
  *
  * The leaf "anatomy" of mmlu.yaml is called mmlu_anatomy, the group mmlu_stem, the whole mmlu. */
 #include "eval/task.h"

@@ -1,16 +1,17 @@
 /* text_rule.c - small functions on text, as Python has them (contract in text_rule.h).
  *
  *   strip, lstrip   remove Unicode white space at both ends, at the start
- *   capitalize      first code point in title case, all others in lower case. Python maps a few
- * letters to two (German sharp s at the start, I with a dot); utf8proc's one-to-one mapping is used
- *                   here, which gives the same text for every document of HellaSwag
+ *   capitalize      first code point in title case, all others in lower case. Python maps a
+ *                   few letters to two (German sharp s at the start, I with a dot); here the
+ *                   one-to-one mapping of utf8proc is used, which gives the same text for
+ *                   every document of HellaSwag
  *   spaces          each underscore becomes a space
  *   before:X        what stands before the first X
  *   after:X         what stands behind the first X
  *   before_last:X, after_last:X    the same with the last X
- *   hellaswag       HellaSwag's clean-up: strip; " [title]" becomes ". "; shortest spans [...] on
- * one line go; each pair of spaces becomes one, in a single pass (lm_eval/tasks/hellaswag/utils.py;
- * design note: ecosystem.md 3.5) */
+ *   hellaswag       HellaSwag's clean-up: strip; " [title]" becomes ". "; shortest spans [...]
+ *                   on one line go; each pair of spaces becomes one, in a single pass
+ *                   (lm_eval/tasks/hellaswag/utils.py; design note: ecosystem.md 3.5) */
 #include "eval/text_rule.h"
 
 #include <string.h>

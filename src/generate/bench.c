@@ -5,8 +5,8 @@
  *   prompt token    2 · (weights of all matrices but embedding and head) flop at the rate of the
  *                   largest product; attention's own products come on top and are not counted
  *   decoded token   the greater of bytes / read rate, bytes = weights / batch + cache of the
- * average context + states read and written, and 2 · (weights of all matrices) flop at the rate of
- * the largest product, which a large batch meets first
+ *                   average context + states read and written, and 2 · (weights of all matrices)
+ *                   flop at the rate of the largest product, which a large batch meets first
  *
  * A random context is bytes of 0x2C to 0x2F or, with the sign bit, 0xAC to 0xAF: read as f32, bf16,
  * f16 or a scale with 8-bit values, none of them is large, denormal or no number. */

@@ -4,8 +4,9 @@
  * longest prefix it can use:
  *
  *   caches (keys, values, latents)   rows of the common prefix stay right, so going back is
- * forgetting the rows behind it recurrent parts (Mamba2)         cannot be undone: they come from
- * the nearest snapshot at or before that place
+ *                                    forgetting the rows behind it
+ *   recurrent parts (Mamba2)         cannot be undone: they come from the nearest snapshot at or
+ *                                    before that place
  *
  * A snapshot is therefore a position and a copy of the recurrent block only; it is right as long as
  * the tokens before its position have not changed. Snapshots are taken where a sync starts, every

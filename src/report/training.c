@@ -1,7 +1,7 @@
 /* training.c - training logs as curves (contract in training.h).
  *
  * A stage that was killed and resumed from a checkpoint writes some steps twice. Tokens only ever
- * grow within one run, so a line whose count is not above the last one starts the repetition: all
+ * grow within one run, so a line whose count is below the last one starts the repetition: all
  * points at or after it are dropped, and the later values stand. */
 #include "report/training.h"
 
