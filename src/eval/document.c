@@ -1,9 +1,9 @@
 /* document.c - from rows to questions (contract in document.h).
  *
- * As in the LM Evaluation Harness (ecosystem.md 3.2, 3.4): context = description + examples +
- * prompt, an example = its prompt, one space, its answer, a blank line; continuation = one space +
- * choice (no space behind a chat template); nothing is stripped from a choice beyond what the task
- * file says, and the length of a choice is Python's len(), the number of code points. */
+ * As in the LM Evaluation Harness: context = description + examples + prompt, an example = its
+ * prompt, one space, its answer, a blank line; continuation = one space + choice (no space behind a
+ * chat template); nothing is stripped from a choice beyond what the task file says, and the length
+ * of a choice is Python's len(), the number of code points. */
 #include "eval/document.h"
 
 #include "base/json.h"

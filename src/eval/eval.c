@@ -2,8 +2,8 @@
  *
  * Profiles. lm-eval: the current harness; BOS as the tokenizer's own settings say, the model's full
  * length, an empty context is BOS, else EOS. zebra-paper: as the published tables were made; no
- * BOS, 2,048 tokens, an empty context is EOS, and what task files say under `profiles`
- * (ecosystem.md 3.3, 3.5). An option that is given wins over the profile.
+ * BOS, 2,048 tokens, an empty context is EOS, and what task files say under `profiles`. An option
+ * that is given wins over the profile.
  *
  * Each task file is read, scored and forgotten before the next, so memory holds one task's rows and
  * tokens. */

@@ -1,5 +1,5 @@
 /* metric.c - accuracy, standard error of a mean, pooled standard error of a group (contract and
- * formulas in metric.h; source: lm_eval/api/metrics.py, in its own words in ecosystem.md 3.2).
+ * formulas in metric.h; source: lm_eval/api/metrics.py).
  *
  * For the 0/1 values of acc the error of a mean is sqrt(p (1 - p) / (n - 1)). */
 #include "eval/metric.h"

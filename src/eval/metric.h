@@ -1,5 +1,4 @@
-/* metric.h - from per-choice scores to a number with its standard error (ecosystem.md 3.2). Pure
- * functions. */
+/* metric.h - from per-choice scores to a number with its standard error. Pure functions. */
 #ifndef ZB_EVAL_METRIC_H
 #define ZB_EVAL_METRIC_H
 

@@ -1,6 +1,6 @@
 /* request.h - from text to token ids: what is the context, what the continuation, what of it fits.
  *
- * The rules are those of the LM Evaluation Harness (ecosystem.md 3.3). A maker remembers the ids of
+ * The rules are those of the LM Evaluation Harness. A maker remembers the ids of
  * the last context, so choices that share a context get the same ids, by pointer. Ids live in the
  * maker's arena. A maker belongs to one thread. */
 #ifndef ZB_EVAL_REQUEST_H

@@ -1,9 +1,9 @@
 /* result.h - scores of an evaluation: one row per task, group and part, and their JSON form.
  *
  * Rows stand in the order of the table: a whole, below it its groups, below each its parts. The
- * result owns an arena with all of it. The JSON has the keys of the LM Evaluation Harness
- * (ecosystem.md 3.1), so that tools made for its files read ours; a key of the harness that would
- * describe nothing here (bootstrap, seeds, devices) is left out. */
+ * result owns an arena with all of it. The JSON has the keys of the LM Evaluation Harness, so that
+ * tools made for its files read ours; keys that would describe nothing here (batch sizes, seeds of
+ * numpy and torch) are left out. */
 #ifndef ZB_EVAL_RESULT_H
 #define ZB_EVAL_RESULT_H
 

@@ -4,7 +4,7 @@
  *   race         history: the article's problems but the last, with their answers; last: the last
  *                problem (lm_eval/tasks/race/preprocess_race.py)
  *   race_pinned  the same as the harness had it in 2023, when a gap's question kept only its last
- *                five characters; the published tables were made so (ecosystem.md 3.5)
+ *                five characters; the published tables were made so
  *   wikitext     text: the page without the tokeniser's blanks (tasks/wikitext)
  *   ones_first   no field; refuses a row whose mc2 labels are not ones before zeros: the harness
  *                of 2023 scored such rows differently */

@@ -2,7 +2,7 @@
  *
  * A document gives each of its task's metrics a value, and perplexities also a weight (words or
  * bytes); an aggregation makes of these a zb_metric. The names and formulas are those of the LM
- * Evaluation Harness (ecosystem.md 3.2). Pure functions. */
+ * Evaluation Harness. Pure functions. */
 #ifndef ZB_EVAL_SCORE_H
 #define ZB_EVAL_SCORE_H
 

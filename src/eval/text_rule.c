@@ -11,7 +11,7 @@
  *   before_last:X, after_last:X    the same with the last X
  *   hellaswag       HellaSwag's clean-up: strip; " [title]" becomes ". "; shortest spans [...]
  *                   on one line go; each pair of spaces becomes one, in a single pass
- *                   (lm_eval/tasks/hellaswag/utils.py; design note: ecosystem.md 3.5) */
+ *                   (lm_eval/tasks/hellaswag/utils.py) */
 #include "eval/text_rule.h"
 
 #include <string.h>
