@@ -65,6 +65,15 @@ static zb_status check(const zb_recall_task *t, zb_err *err) {
     return ZB_OK;
 }
 
+/* Without its place for the haystack a prompt has no length, without the value none is hidden. */
+static zb_status needs_place(const zb_recall_task *t, const char *key, const zb_template *x,
+                             const char *field, zb_err *err) {
+    for (int i = 0; i < x->n; i++)
+        if (x->piece[i].path && !strcmp(x->piece[i].path, field)) return ZB_OK;
+    return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected a place for {%s}, found \"%.60s\"",
+                   t->file, key, field, x->source);
+}
+
 zb_status zb_recall_task_read(const char *dir, const char *name, zb_arena *a, zb_recall_task *out,
                               zb_err *err) {
     zb_yaml *root;
@@ -84,7 +93,9 @@ zb_status zb_recall_task_read(const char *dir, const char *name, zb_arena *a, zb
     bool needles = !strcmp(out->kind, "needle");
     ZB_TRY(compile(out, "needle", out->needle_text, needles, a, &out->needle, err));
     ZB_TRY(compile(out, "prompt", out->prompt_text, true, a, &out->prompt, err));
-    return compile(out, "answer", out->answer_text, true, a, &out->answer, err);
+    ZB_TRY(compile(out, "answer", out->answer_text, true, a, &out->answer, err));
+    ZB_TRY(needs_place(out, "prompt", &out->prompt, "context", err));
+    return needles ? needs_place(out, "needle", &out->needle, "value", err) : ZB_OK;
 }
 
 int zb_recall_task_expected(const zb_recall_task *t) {

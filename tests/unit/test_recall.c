@@ -400,6 +400,10 @@ static void bad_files_are_named(void **state) {
     expect_task("keys: 0\n", "keys");
     expect_task("keys: 2\nqueries: 3\nneedle: x\nprompt: y\nanswer: z\n", "queries");
     expect_task("keys: 64\nvalues: 64\nneedle: x\nprompt: y\nanswer: z\n", "64");
+    expect_task("needle: \"{key}\"\nprompt: \"{context}\"\nanswer: z\n",
+                "needle: expected a place for {value}");
+    expect_task("needle: \"{value}\"\nprompt: \"{query}?\"\nanswer: z\n",
+                "prompt: expected a place for {context}, found \"{query}?\"");
     expect_task("needle: \"{key\"\nprompt: y\nanswer: z\n", "}");
 }
 
