@@ -291,12 +291,18 @@ static zb_status check_picked(const source *s) {
         size_t i;
         if (!list) continue;
         if (!json_is_array(list))
-            return zb_fail(s->err, ZB_ERR_USAGE, "samples: %s: expected a list of numbers", name);
+            return zb_fail(s->err, ZB_ERR_USAGE,
+                           "samples: %s: expected a list of numbers, found %s", name,
+                           zb_json_type(list));
         json_array_foreach((json_t *)list, i, v) {
             if (!json_is_integer(v) || json_integer_value(v) < 0 ||
                 json_integer_value(v) >= s->set->total[l])
-                return zb_fail(s->err, ZB_ERR_USAGE, "samples: %s: expected numbers from 0 to %lld",
-                               name, (long long)s->set->total[l] - 1);
+                return zb_fail(s->err, ZB_ERR_USAGE,
+                               "samples: %s: item %zu: expected a number from 0 to %lld, found %s",
+                               name, i, (long long)s->set->total[l] - 1,
+                               json_is_integer(v)
+                                   ? zb_asprintf(s->arena, "%lld", (long long)json_integer_value(v))
+                                   : zb_json_type(v));
         }
     }
     return ZB_OK;

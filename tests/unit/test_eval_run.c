@@ -721,7 +721,11 @@ static void test_wrong_options(void **state) {
     o.samples = "answers";
     check_options(&o, ZB_ERR_USAGE, "a folder for answers is --log-samples");
     o.samples = "{\"toy\": [5]}";
-    check_options(&o, ZB_ERR_USAGE, "samples: toy: expected numbers from 0 to 4");
+    check_options(&o, ZB_ERR_USAGE, "samples: toy: item 0: expected a number from 0 to 4, found 5");
+    o.samples = "{\"toy\": [0, \"1\"]}";
+    check_options(&o, ZB_ERR_USAGE, "item 1: expected a number from 0 to 4, found a string");
+    o.samples = "{\"toy\": 1}";
+    check_options(&o, ZB_ERR_USAGE, "samples: toy: expected a list of numbers, found an integer");
     o.samples = "{\"toy\": []}";
     check_options(&o, ZB_ERR_USAGE, "samples: toy: expected at least one document");
     o = options("toy");
