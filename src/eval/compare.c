@@ -27,9 +27,18 @@ double zb_compare_sign_test(int64_t wins, int64_t losses) {
     return 2 * p < 1 ? 2 * p : 1;
 }
 
+/* One side: a folder of samples files, and of a results file the tasks it has: the folder may hold
+ * those of an earlier evaluation. */
+typedef struct side {
+    const char *folder;
+    json_t *tasks; /* their names are keys; NULL: all of the folder */
+    char **name;   /* [n] files */
+    size_t n;
+} side;
+
 /* The folder of the samples files that belong to `path`. */
-static zb_status samples_folder(const char *path, zb_arena *a, const char **out, zb_err *err) {
-    *out = path;
+static zb_status find_samples(const char *path, zb_arena *a, side *out, zb_err *err) {
+    out->folder = path;
     if (zb_dir_exists(path)) return ZB_OK;
     json_t *file;
     ZB_TRY(zb_json_read(path, RESULTS_MAX, &file, err));
@@ -37,12 +46,14 @@ static zb_status samples_folder(const char *path, zb_arena *a, const char **out,
         json_string_value(json_object_get(json_object_get(file, "config"), "log_samples"));
     const char *own = zb_strndup(a, path, (size_t)(zb_path_base(path) - path));
     if (!*own) own = ".";
-    *out = named && zb_dir_exists(named) ? zb_strdup(a, named) : NULL;
-    if (!*out && named && named[0] != '/') {
+    out->folder = named && zb_dir_exists(named) ? zb_strdup(a, named) : NULL;
+    if (!out->folder && named && named[0] != '/') {
         const char *beside = zb_path_join(a, own, named);
-        if (zb_dir_exists(beside)) *out = beside;
+        if (zb_dir_exists(beside)) out->folder = beside;
     }
-    if (!*out) *out = own;
+    if (!out->folder) out->folder = own;
+    json_t *results = json_object_get(file, "results");
+    out->tasks = json_is_object(results) ? json_incref(results) : NULL;
     json_decref(file);
     return ZB_OK;
 }
@@ -180,30 +191,28 @@ static zb_status compare_files(const char *task, const char *path_a, const char 
 }
 
 /* The newest file of the task (their names end in the time). */
-static const char *find_task(char **name, size_t n, const char *task, zb_arena *a) {
-    for (size_t i = n; i-- > 0;) {
-        const char *found = task_of(name[i], a);
-        if (found && !strcmp(found, task)) return name[i];
+static const char *find_task(const side *s, const char *task, zb_arena *a) {
+    if (s->tasks && !json_object_get(s->tasks, task)) return NULL;
+    for (size_t i = s->n; i-- > 0;) {
+        const char *found = task_of(s->name[i], a);
+        if (found && !strcmp(found, task)) return s->name[i];
     }
     return NULL;
 }
 
-static zb_status compare_folders(const char *a, const char *b, zb_arena *arena, zb_buf *out,
-                                 zb_err *err) {
-    char **name_a, **name_b;
-    size_t n_a, n_b;
+static zb_status compare_sides(side *a, side *b, zb_arena *arena, zb_buf *out, zb_err *err) {
     total sum = {0};
-    ZB_TRY(zb_dir_list(a, "samples_", arena, &name_a, &n_a, err));
-    ZB_TRY(zb_dir_list(b, "samples_", arena, &name_b, &n_b, err));
+    ZB_TRY(zb_dir_list(a->folder, "samples_", arena, &a->name, &a->n, err));
+    ZB_TRY(zb_dir_list(b->folder, "samples_", arena, &b->name, &b->n, err));
     zb_buf_adds(out, "|Task|Metric|Documents|A|B|B - A|Stderr|Better|Worse|Sign test|\n"
                      "|----|------|--------:|--:|--:|----:|-----:|-----:|----:|--------:|\n");
-    for (size_t i = 0; i < n_a; i++) {
-        const char *task = task_of(name_a[i], arena), *other;
-        if (!task || strcmp(find_task(name_a, n_a, task, arena), name_a[i]) != 0) continue;
-        other = find_task(name_b, n_b, task, arena);
-        if (!other) continue;
-        const char *path_a = zb_path_join(arena, a, name_a[i]),
-                   *path_b = zb_path_join(arena, b, other);
+    for (size_t i = 0; i < a->n; i++) {
+        const char *task = task_of(a->name[i], arena);
+        const char *newest = task ? find_task(a, task, arena) : NULL;
+        const char *other = newest ? find_task(b, task, arena) : NULL;
+        if (!other || strcmp(newest, a->name[i]) != 0) continue;
+        const char *path_a = zb_path_join(arena, a->folder, newest),
+                   *path_b = zb_path_join(arena, b->folder, other);
         if (zb_path_same(path_a, path_b))
             return zb_fail(err, ZB_ERR_USAGE,
                            "%s: both evaluations have this samples file, which the later one "
@@ -215,7 +224,7 @@ static zb_status compare_folders(const char *a, const char *b, zb_arena *arena, 
         return zb_fail(err, ZB_ERR_FORMAT,
                        "%s, %s: expected samples files of the same tasks (--log-samples), found "
                        "none",
-                       a, b);
+                       a->folder, b->folder);
     double k = sum.tasks;
     if (sum.tasks > 1)
         zb_buf_addf(out, "|mean of %d tasks|||%.4f|%.4f|%+.4f|%.4f||||\n", sum.tasks, sum.a / k,
@@ -225,10 +234,12 @@ static zb_status compare_folders(const char *a, const char *b, zb_arena *arena, 
 
 zb_status zb_compare_run(const char *a, const char *b, zb_buf *out, zb_err *err) {
     zb_arena arena = {0};
-    const char *folder_a, *folder_b;
-    zb_status s = samples_folder(a, &arena, &folder_a, err);
-    if (s == ZB_OK) s = samples_folder(b, &arena, &folder_b, err);
-    if (s == ZB_OK) s = compare_folders(folder_a, folder_b, &arena, out, err);
+    side sa = {0}, sb = {0};
+    zb_status s = find_samples(a, &arena, &sa, err);
+    if (s == ZB_OK) s = find_samples(b, &arena, &sb, err);
+    if (s == ZB_OK) s = compare_sides(&sa, &sb, &arena, out, err);
+    json_decref(sa.tasks);
+    json_decref(sb.tasks);
     zb_arena_free(&arena);
     return s;
 }

@@ -643,6 +643,16 @@ static void test_compare(void **state) {
     /* Seven pairs, differences 0 1 0 1 0 0 0. */
     assert_non_null(strstr(out.p, "|piqa|acc|7|0.5714|0.8571|+0.2857|0.1844|2|0|0.5|\n"));
     assert_null(strstr(out.p, "other"));
+    /* Both folders now hold another task, which the results of one are not of. */
+    write_samples(b, "samples_other.jsonl", sample_lines("0", "h"));
+    write_samples(folder, "b.json",
+                  "{\"config\": {\"log_samples\": \"b\"}, \"results\": {\"piqa\": {}}}");
+    zb_buf_clear(&out);
+    if (zb_compare_run(a, in_folder("b.json"), &out, &err) != ZB_OK) fail_msg("%s", err.msg);
+    assert_null(strstr(out.p, "other"));
+    zb_buf_clear(&out);
+    if (zb_compare_run(a, b, &out, &err) != ZB_OK) fail_msg("%s", err.msg);
+    assert_non_null(strstr(out.p, "|other|acc|1|"));
     write_samples(b, "samples_piqa_2026-01-31T10-00-00.5.jsonl", sample_lines("1111011", "x"));
     assert_int_equal(zb_compare_run(a, b, &out, &err), ZB_ERR_FORMAT);
     assert_non_null(strstr(err.msg, "saw different data"));
