@@ -24,7 +24,11 @@ static const zb_cli_about about = {
     "In several processes: mpirun -n N zebra eval ... gives the same scores.",
 };
 
-static zb_status compare(zb_cli *cli, zb_buf *out) {
+static zb_status compare(zb_cli *cli, const zb_suite_opts *m, const zb_eval_opts *e, zb_buf *out) {
+    if (m->model || m->text || e->output || e->log_samples || e->samples)
+        return zb_fail(&cli->err, ZB_ERR_USAGE,
+                       "--compare stands alone: leave -m, --text, -o, --log-samples and --samples "
+                       "out (nothing is measured; the table goes to standard output)");
     if (cli->n_pos != 2)
         return zb_fail(&cli->err, ZB_ERR_USAGE,
                        "--compare: expected two results files or folders, found %d", cli->n_pos);
@@ -65,7 +69,7 @@ int zb_cmd_eval(int argc, char **argv) {
     if (!zb_cli_begin(&cli, argc, argv, g, 2, &about, &status)) return status;
     zb_buf out;
     zb_buf_init(&out, 1 << 24);
-    zb_status s = o.compare ? compare(&cli, &out) : evaluate(&cli, &m, &e, &out);
+    zb_status s = o.compare ? compare(&cli, &m, &e, &out) : evaluate(&cli, &m, &e, &out);
     if (out.n) { /* also where only the files of the results could not be written */
         zb_status printed = zb_cli_print(&cli, out.p, out.n);
         if (s == ZB_OK) s = printed;

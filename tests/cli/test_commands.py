@@ -442,6 +442,10 @@ def test_eval_refuses_to_do_nothing(tmp_path):
     fails(USAGE, "--perplexity-out: expected --text", *base, "--perplexity-out", tmp_path / "out.json")
 
 
+def test_compare_stands_alone(tmp_path):
+    fails(USAGE, "--compare stands alone", "eval", "--compare", tmp_path, tmp_path, "-o", tmp_path / "out.json")
+
+
 def test_perplexity_of_little_text(tmp_path):
     text, out = tmp_path / "text.jsonl", tmp_path / "out.json"
     base = ["eval", "-m", GOLDEN / "llama", "-q", "--tasks", "", "--text", text, "--perplexity-out", out]
