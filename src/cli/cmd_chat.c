@@ -128,7 +128,13 @@ static zb_status run(zb_cli *cli, const options *o) {
     zb_sampler *sampler = NULL;
     cli->cache_type = o->cache_type;
     ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
-    zb_status s = zb_session_new(&session, e, 0, &cli->err);
+    zb_status s = zb_engine_need_tokenizer(e, &cli->err);
+    if (s == ZB_OK && !zb_tokenizer_chat_template(zb_engine_tokenizer(e)))
+        s = zb_fail(&cli->err, ZB_ERR_CONFIG,
+                    "%s: expected a chat template, found none: this model completes text (zebra "
+                    "generate)",
+                    o->model);
+    if (s == ZB_OK) s = zb_session_new(&session, e, 0, &cli->err);
     if (s == ZB_OK) s = zb_cli_sampler(cli, &o->sampling, e, &sampler);
     if (s == ZB_OK) s = converse(cli, o, session, sampler);
     zb_sampler_free(sampler);

@@ -446,6 +446,16 @@ def test_compare_stands_alone(tmp_path):
     fails(USAGE, "--compare stands alone", "eval", "--compare", tmp_path, tmp_path, "-o", tmp_path / "out.json")
 
 
+def test_chat_needs_a_template(tmp_path):
+    model = shutil.copytree(GOLDEN / "llama", tmp_path / "model")
+    for file in (ROOT / "tests/unit/eval/tokenizer").iterdir():
+        shutil.copy(file, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (model / "tokenizer_config.json").write_text(json.dumps(settings))
+    fails(CONFIG, "expected a chat template, found none: this model completes text (zebra generate)", "chat", "-m", model, text="")
+
+
 def test_perplexity_of_little_text(tmp_path):
     text, out = tmp_path / "text.jsonl", tmp_path / "out.json"
     base = ["eval", "-m", GOLDEN / "llama", "-q", "--tasks", "", "--text", text, "--perplexity-out", out]
