@@ -411,13 +411,13 @@ static zb_status run_layers(zb_cli *cli, const options *o) {
         return zb_fail(&cli->err, ZB_ERR_USAGE, "--layers: expected no model, found -m %s",
                        o->model);
     int n = zb_bench_layer_sizes(b, LAYERS_MAX), n_a = 0;
+    zb_bench_attend *a = ZB_NEW_ARRAY(&cli->arena, zb_bench_attend, LIST_MAX * LAYERS_MAX);
+    ZB_TRY(run_attends(cli, o, a, &n_a)); /* first, as its depths may be refused */
     for (int i = 0; i < n; i++) {
         b[i].tokens = LAYER_TOKENS;
         b[i].runs = (int)o->runs;
         ZB_TRY(zb_bench_layer_run(&b[i], &cli->err));
     }
-    zb_bench_attend *a = ZB_NEW_ARRAY(&cli->arena, zb_bench_attend, LIST_MAX * LAYERS_MAX);
-    ZB_TRY(run_attends(cli, o, a, &n_a));
     return print_layers(cli, o, b, n, a, n_a);
 }
 

@@ -15,6 +15,7 @@
 #include <math.h>
 #include <omp.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct bench {
     zb_model *model;
@@ -220,14 +221,23 @@ static zb_cells random_rows(zb_arena *a, zb_dtype type, int n, int width, uint64
     return c;
 }
 
+/* As states keep rotary keys. */
+static zb_dtype tail_type(zb_dtype type) { return type == ZB_Q8_0 ? ZB_BF16 : type; }
+
+/* Bytes of the caches of all key/value heads. */
+static double cache_bytes(const zb_bench_attend *b, zb_dtype type) {
+    size_t row = zb_cells_row(type, b->dk - b->tail);
+    row += b->tail ? zb_cells_row(tail_type(type), b->tail) : zb_cells_row(type, b->dv);
+    return (double)b->groups * b->depth * (double)row;
+}
+
 /* The caches of all key/value heads, and what one token asks of them. */
-static zb_attend *attends_of(zb_arena *a, zb_bench_attend *b, zb_dtype type) {
+static zb_attend *attends_of(zb_arena *a, const zb_bench_attend *b, zb_dtype type) {
     int per = b->heads / b->groups;
     zb_attend *all = ZB_NEW_ARRAY(a, zb_attend, b->groups);
     float *q = ZB_NEW_ARRAY(a, float, b->heads * b->dk),
           *o = ZB_NEW_ARRAY(a, float, b->heads * b->dv);
     fill(q, (int64_t)b->heads * b->dk, 1, 0, 1);
-    zb_dtype tail = type == ZB_Q8_0 ? ZB_BF16 : type; /* as states keep rotary keys */
     for (int g = 0; g < b->groups; g++) {
         uint64_t seed = 10 + 3 * (uint64_t)g;
         all[g] = (zb_attend){.T = 1,
@@ -241,14 +251,10 @@ static zb_attend *attends_of(zb_arena *a, zb_bench_attend *b, zb_dtype type) {
                              .o = o + g * per * b->dv,
                              .o_head = b->dv,
                              .k = random_rows(a, type, b->depth, b->dk - b->tail, seed)};
-        b->bytes += (double)b->depth * (double)all[g].k.row;
-        if (b->tail) {
-            all[g].k_tail = random_rows(a, tail, b->depth, b->tail, seed + 1);
-            b->bytes += (double)b->depth * (double)all[g].k_tail.row;
-        } else {
+        if (b->tail)
+            all[g].k_tail = random_rows(a, tail_type(type), b->depth, b->tail, seed + 1);
+        else
             all[g].v = random_rows(a, type, b->depth, b->dv, seed + 2);
-            b->bytes += (double)b->depth * (double)all[g].v.row;
-        }
     }
     return all;
 }
@@ -261,15 +267,23 @@ zb_status zb_bench_attend_run(zb_bench_attend *b, zb_err *err) {
                        "bench: expected 1 or more tokens and runs, found %d and %d", b->depth,
                        b->runs);
     zb_arena data = {0}, work = {0};
-    b->seconds = b->bytes = 0;
+    double have = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    zb_status s = ZB_OK;
+    b->seconds = 0;
+    b->bytes = cache_bytes(b, type);
+    if (have > 0 && b->bytes > have)
+        return zb_fail(err, ZB_ERR_MEMORY,
+                       "bench: %s: caches of %d tokens need %.1f GB, this machine has %.1f GB",
+                       b->name, b->depth, b->bytes * 1e-9, have * 1e-9);
     b->flop = 2.0 * b->heads * (b->dk + b->dv) * b->depth;
     const zb_attend *all = attends_of(&data, b, type);
-    for (int i = 0; i <= b->runs; i++) { /* the first warms up */
+    for (int i = 0; i <= b->runs && s == ZB_OK; i++) { /* the first warms up */
         double start = zb_seconds();
         zb_attend_forward(&work, omp_get_max_threads(), all, b->groups);
         if (i) keep_best(&b->seconds, start);
+        if (zb_interrupted()) s = zb_fail(err, ZB_ERR_INTERRUPTED, "bench: interrupted");
     }
     zb_arena_free(&work);
     zb_arena_free(&data);
-    return ZB_OK;
+    return s;
 }

@@ -3,12 +3,16 @@
 #include "../golden/golden.h"
 
 #include "base/arena.h"
+#include "base/log.h"
 #include "base/rng.h"
 #include "generate/bench.h"
+#include "generate/bench_layer.h"
 #include "generate/score.h"
 #include "generate/session.h"
 #include "generate/stream.h"
 #include "zebra.h"
+
+#include <signal.h>
 
 static const char *const dirs[] = {
     "llama",         "qwen2-bias",    "llama3-rope-untied", "hybrid", "hybrid-yarn-attention",
@@ -551,6 +555,26 @@ static void test_cache_types(void **unused) {
          ZB_ERR_CONFIG, &told, "expected f32, bf16, f16 or q8_0");
 }
 
+/* Caches that no machine holds are refused, and a signal ends the runs. */
+static void test_bench_attend(void **state) {
+    (void)state;
+    zb_err told = {0};
+    zb_bench_attend a = {.name = "one", .heads = 4, .groups = 2, .dk = 8, .dv = 8, .runs = 1};
+    a.cache = "f32";
+    a.depth = 100;
+    assert_int_equal(zb_bench_attend_run(&a, &told), ZB_OK);
+    assert_true(a.seconds > 0 && a.bytes == 100 * 2 * (8 + 8) * 4);
+    a.runs = 1 << 30;
+    zb_interrupt_install();
+    raise(SIGINT);
+    says(zb_bench_attend_run(&a, &told), ZB_ERR_INTERRUPTED, &told, "interrupted");
+    zb_interrupt_clear();
+    a.groups = a.heads = 1 << 20;
+    a.depth = 1 << 30;
+    says(zb_bench_attend_run(&a, &told), ZB_ERR_MEMORY, &told,
+         "one: caches of 1073741824 tokens need");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_logits),  cmocka_unit_test(test_sync),
@@ -559,6 +583,7 @@ int main(void) {
         cmocka_unit_test(test_score),          cmocka_unit_test(test_generate),
         cmocka_unit_test(test_generate_stops), cmocka_unit_test(test_stream),
         cmocka_unit_test(test_bench),          cmocka_unit_test(test_cache_types),
+        cmocka_unit_test(test_bench_attend),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
