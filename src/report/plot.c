@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { NAME = 64 }; /* as long as names of models may be: rows of data are told apart by them */
 enum { POINTS = 400, GRID = 64, PAIRS_SHOWN = 6, SVG_MAX = 8 << 20, TEXT_MAX = 16 << 20 };
 
 static const char *const colour[ZB_REPORT_MODELS_MAX] = {"#0072B2", "#D55E00", "#009E73",
@@ -135,7 +136,7 @@ static zb_status finish(workshop *w, zb_report_topic topic, const char *name, co
 static void heading(workshop *w, const char *first, const char *suffix) {
     zb_buf_adds(&w->csv, first);
     for (int i = 0; i < w->m->n_models; i++) {
-        const char *name = zb_label_plot(w->a, w->m->model[i].name, 40);
+        const char *name = zb_label_plot(w->a, w->m->model[i].name, NAME);
         zb_buf_addf(&w->csv, ",%s", name);
         if (suffix) zb_buf_addf(&w->csv, ",%s %s", name, suffix);
     }
@@ -173,7 +174,7 @@ static zb_status memory_plot(workshop *w, zb_err *err) {
             &w->script,
             "%s'memory.csv' skip 1 using 1:%d with linespoints pt 7 ps 0.5 lw 2.5 lc rgb '%s' "
             "title '%s'",
-            i ? ", \\\n  " : "", 2 + i, colour[i], zb_label_plot(w->a, m->model[i].name, 40));
+            i ? ", \\\n  " : "", 2 + i, colour[i], zb_label_plot(w->a, m->model[i].name, NAME));
     zb_buf_addc(&w->script, '\n');
     return finish(w, ZB_TOPIC_MEMORY, "memory",
                   "Bytes one sequence holds while it is decoded: cache that grows with the context "
@@ -199,7 +200,7 @@ static zb_status speed_plot(workshop *w, bool decode, zb_err *err) {
         const zb_report_speed *s = decode ? r->decode : r->prefill;
         int n = decode ? r->n_decode : r->n_prefill;
         if (!n) continue;
-        const char *label = zb_label_plot(w->a, r->name, 40);
+        const char *label = zb_label_plot(w->a, r->name, NAME);
         for (int k = 0; k < n; k++) {
             zb_buf_addf(&w->csv, "%s,%lld", label, (long long)s[k].at);
             cell(w, s[k].rate);
@@ -264,7 +265,7 @@ static zb_status task_plot(workshop *w, zb_err *err) {
                     "  'tasks.csv' skip 1 using ($1%+.3f):($%d-$%d):(0):(2*$%d) with vectors "
                     "nohead lw 1.5 lc "
                     "rgb '#222222' notitle, \\\n  ",
-                    shift, 4 + 2 * i, colour[i], zb_label_plot(w->a, m->model[i].name, 40), shift,
+                    shift, 4 + 2 * i, colour[i], zb_label_plot(w->a, m->model[i].name, NAME), shift,
                     4 + 2 * i, 5 + 2 * i, 5 + 2 * i);
     }
     zb_buf_adds(&w->script,
@@ -309,7 +310,7 @@ static zb_status heat_plot(workshop *w, int model, const char *test, const char 
     int64_t length[GRID + 1], depth[GRID + 1];
     int nx = grid_of(r, test, false, length), ny = grid_of(r, test, true, depth);
     const char *shown = zb_label_plot(w->a, test, 40);
-    begin(w, name, zb_asprintf(w->a, "%s: %s", shown, zb_label_plot(w->a, r->name, 40)));
+    begin(w, name, zb_asprintf(w->a, "%s: %s", shown, zb_label_plot(w->a, r->name, NAME)));
     axes(w, "length, tokens", "depth of the needle");
     zb_buf_adds(&w->csv, "x,y,length,depth,n,score,colour,label\n");
     zb_buf_addf(&w->script,
@@ -394,7 +395,7 @@ static zb_status pairs_plot(workshop *w, zb_err *err) {
     const char *join = "";
     for (int i = 0; i < m->n_models; i++) {
         const zb_report_measured *r = &m->model[i];
-        const char *label = zb_label_plot(w->a, r->name, 40);
+        const char *label = zb_label_plot(w->a, r->name, NAME);
         for (int k = 0; k < r->n_pairs; k++) {
             const zb_report_pairs *p = &r->pairs[k];
             zb_buf_addf(&w->csv, "%s,%lld,%lld", label, (long long)p->pairs,

@@ -572,6 +572,21 @@ static void plans(void **state) {
     assert_non_null(strstr(get_file(f, "plots/plans-1.svg"), "Plans at 2048 tokens"));
 }
 
+/* Names of checkpoints begin alike: their rows must not become one line. */
+static void long_names_stay_apart(void **state) {
+    fixture *f = *state;
+    f->model[0].name = "SmolLM2-135M-Instruct-hybrid-calibrated-step-1000";
+    f->model[1].name = "SmolLM2-135M-Instruct-hybrid-calibrated-step-2000";
+    write_report(f, NULL);
+    static const char *const plots[] = {"plots/decode.csv", "plots/associative.csv",
+                                        "plots/decode.gp", "plots/associative.gp"};
+    for (size_t i = 0; i < sizeof plots / sizeof plots[0]; i++) {
+        const char *text = get_file(f, plots[i]);
+        assert_non_null(strstr(text, "calibrated-step-1000"));
+        assert_non_null(strstr(text, "calibrated-step-2000"));
+    }
+}
+
 static void pictures_with_hostile_names(void **state) {
     fixture *f = *state;
     if (!gnuplot_works(f)) skip();
@@ -643,6 +658,7 @@ int main(void) {
                                        CASE(labels),
                                        CASE(pictures),
                                        CASE(plans),
+                                       CASE(long_names_stay_apart),
                                        CASE(pictures_with_hostile_names),
                                        CASE(gnuplot_fails_and_hangs)};
     return cmocka_run_group_tests(tests, NULL, NULL);
