@@ -29,6 +29,7 @@ typedef struct zb_report_recall {
     const char *test;
     int64_t length, depth, n; /* tokens; percent, -1: drawn; samples */
     double score;
+    bool sure; /* no text was written */
 } zb_report_recall;
 
 /* Associative recall: share of values that were the most probable of all tokens. */

@@ -341,9 +341,12 @@ static zb_status heat_plot(workshop *w, int model, const char *test, const char 
                 name, name);
     return finish(w, ZB_TOPIC_RECALL, name,
                   zb_asprintf(w->a,
-                              "%s, %s: percent of the values found, by length of the text and "
-                              "place of what is asked for.",
-                              test, r->name),
+                              "%s, %s: percent of %s, by length of the text and place of what is "
+                              "asked for.",
+                              test, r->name,
+                              zb_report_recall_sure(r, test, length[0])
+                                  ? "answers each of whose tokens is the most probable one"
+                                  : "the values found"),
                   err);
 }
 

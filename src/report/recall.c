@@ -27,7 +27,8 @@ static zb_status read_cell(zb_report_measures *m, const json_t *o, const char *w
     ZB_TRY(zb_json_int(o, where, "n", true, 1, INT32_MAX, &c->n, err));
     ZB_TRY(share(o, where, "score", &c->score, err));
     ZB_TRY(share(o, where, "greedy", &greedy, err));
-    if (isnan(c->score)) c->score = greedy;
+    c->sure = isnan(c->score);
+    if (c->sure) c->score = greedy;
     if (isnan(c->score))
         return zb_fail(err, ZB_ERR_FORMAT, "%s: expected a key \"score\" or \"greedy\"", where);
     c->test = zb_strdup(&m->arena, test);
@@ -98,6 +99,14 @@ double zb_report_recall_mean(const zb_report_measured *r, const char *test, int6
         n += (double)c->n;
     }
     return n > 0 ? sum / n : (double)NAN;
+}
+
+bool zb_report_recall_sure(const zb_report_measured *r, const char *test, int64_t length) {
+    for (int i = 0; i < r->n_recall; i++) {
+        const zb_report_recall *c = &r->recall[i];
+        if (!strcmp(c->test, test) && c->length == length && c->sure) return true;
+    }
+    return false;
 }
 
 const zb_report_recall *zb_report_recall_find(const zb_report_measured *r, const char *test,

@@ -15,6 +15,8 @@ bool zb_report_recall_first(const zb_report_measured *r, int i, bool length);
 
 /* Mean over the samples of all depths of a test at one length; NAN: not measured. */
 double zb_report_recall_mean(const zb_report_measured *r, const char *test, int64_t length);
+/* Whether that mean is one of sure answers: no text was written. */
+bool zb_report_recall_sure(const zb_report_measured *r, const char *test, int64_t length);
 
 /* The cell; NULL: not measured. */
 const zb_report_recall *zb_report_recall_find(const zb_report_measured *r, const char *test,

@@ -142,14 +142,22 @@ static void add_recall(zb_report_rows *rows, const zb_report_measures *m, zb_are
             for (int j = 0; j < i; j++)
                 seen |= !isnan(zb_report_recall_mean(&m->model[j], c->test, c->length));
             if (seen) continue;
+            bool sure = zb_report_recall_sure(&m->model[i], c->test, c->length);
             zb_report_row *r =
                 new_row(rows, m, recall,
-                        zb_asprintf(a, "%s, %lld tokens, %%", c->test, (long long)c->length), a);
+                        zb_asprintf(a, "%s, %lld tokens, %s%%", c->test, (long long)c->length,
+                                    sure ? "sure answers, " : ""),
+                        a);
             for (int j = 0; j < m->n_models; j++) {
                 double x = zb_report_recall_mean(&m->model[j], c->test, c->length);
                 if (isnan(x)) continue;
                 r->value[j] = x;
                 r->cell[j] = score_text(x, (double)NAN, a);
+                bool own = zb_report_recall_sure(&m->model[j], c->test, c->length);
+                if (own == sure) continue;
+                r->cell[j] =
+                    zb_asprintf(a, "%s (%s)", r->cell[j], own ? "sure answers" : "found in texts");
+                r->ratio = false; /* another measure */
             }
         }
 }

@@ -138,9 +138,10 @@ static void table_is_markdown(void **state) {
     write_report(f, &t);
     assert_non_null(strstr(t.p, "student / teacher |"));
     assert_non_null(strstr(
-        t.p, "arc_challenge, acc_norm, % (n = 100) | 35.0 \xc2\xb1 4.0 | 30.0 \xc2\xb1 4.0 |"));
+        t.p, "arc_challenge, acc_norm, % (n = 100)  | 35.0 \xc2\xb1 4.0 | 30.0 \xc2\xb1 4.0 |"));
     assert_non_null(strstr(t.p, "arc_easy, acc, % (n = 100)"));
     assert_non_null(strstr(t.p, "niah_single_1, 512 tokens, %"));
+    assert_non_null(strstr(t.p, "ruler_vt, 512 tokens, sure answers, %"));
     assert_non_null(strstr(t.p, "1.60")); /* decode at 1024: 80 / 50 */
     zb_str line = {t.p, (size_t)(strchr(t.p, '\n') - t.p)};
     size_t width = zb_utf8_length(line.p, line.n), bars = 0;
@@ -197,6 +198,23 @@ static void examples_are_named(void **state) {
     assert_non_null(strstr(t.p, "| piqa, acc, % "));
     assert_null(strstr(t.p, "zero-shot"));
     assert_null(strstr(get_file(f, "report.html"), "zero-shot"));
+    zb_buf_free(&t);
+}
+
+/* Texts of one model, and sure answers of the other, are two measures. */
+static void recall_of_two_kinds(void **state) {
+    fixture *f = *state;
+    zb_buf t;
+    zb_buf_init(&t, 1 << 20);
+#define CELL(key) "{\"cells\": [{\"test\": \"x\", \"length\": 512, \"n\": 4, \"" key "\": 0.5}]}"
+    f->model[0].recall = put_file(f, "a.json", CELL("score"));
+    f->model[1].recall = put_file(f, "b.json", CELL("greedy"));
+    write_report(f, &t);
+    const char *row = strstr(t.p, "| x, 512 tokens, %");
+    assert_non_null(row);
+    row = zb_strndup(&f->a, row, strcspn(row, "\n"));
+    assert_non_null(strstr(row, " 50.0 (sure answers) |"));
+    assert_non_null(strstr(row, " \xe2\x80\x93 |")); /* no ratio */
     zb_buf_free(&t);
 }
 
@@ -644,6 +662,7 @@ int main(void) {
                                        CASE(table_is_markdown),
                                        CASE(different_tasks_are_not_compared),
                                        CASE(examples_are_named),
+                                       CASE(recall_of_two_kinds),
                                        CASE(missing_parts_are_named),
                                        CASE(one_model_with_nothing),
                                        CASE(pages_escape_everything),
