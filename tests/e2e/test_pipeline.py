@@ -330,7 +330,8 @@ def test_settings_replace_the_recipe(tmp_path):
 def test_hostile_settings(tmp_path):
     recipe = write_recipe(tmp_path, "bad", make_text(tmp_path))
     for setting, expected in (("distill.tokens", "SECTION.KEY=VALUE"), ("=3", "SECTION.KEY=VALUE"), ("nothing.tokens=3", "unknown section"),
-                              ("distill.nothing=3", "nothing"), ("distill.tokens=many", "many"), ("compose.out=x", "set by the pipeline")):
+                              ("distill.nothing=3", "nothing"), ("distill.tokens=many", "many"), ("compose.out=x", "set by the pipeline"),
+                              ("align.dry_run=true", "set by the pipeline"), ("distill.dry_run=true", "set by the pipeline"), ("tune.dry_run=true", "set by the pipeline")):
         done = run(recipe, setting)
         assert done.returncode and expected in done.stderr and len(done.stderr.strip().splitlines()) == 1, (setting, done.stderr)
     assert not (tmp_path / "bad").exists()
