@@ -2,6 +2,7 @@
 #include "cli/pipeline.h"
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "cli/pipeline_impl.h"
 #include "cli/pipeline_record.h"
@@ -68,6 +69,25 @@ static zb_status run_step(zb_plan *p, const step *s, zb_err *err) {
     return st == ZB_OK ? written : st;
 }
 
+/* The options of composing that the selection depends on, by names of their own. Records of earlier
+ * versions do not have them: there they count as they are now. */
+static const zb_opt *composing_for_select(zb_plan *p) {
+    json_t *now = zb_opts_json((zb_opt_group[]){{"", zb_compose_opt_table, &p->compose}, {0}});
+    zb_opt *table = zb_alloc_array(p->arena, json_object_size(now) + 1, sizeof *table), *at = table;
+    for (const zb_opt *o = zb_compose_opt_table; o->type; o++) {
+        const json_t *value = json_object_get(now, o->name);
+        if (!zb_select_depends(&p->select, o->name)) continue;
+        *at = *o;
+        at->name = zb_asprintf(p->arena, "compose.%s", o->name);
+        at->def = json_is_null(value)     ? NULL
+                  : json_is_string(value) ? zb_strdup(p->arena, json_string_value(value))
+                                          : zb_json_text(value, p->arena);
+        at++;
+    }
+    json_decref(now);
+    return table;
+}
+
 /* The steps that make the student. */
 static int model_steps(zb_plan *p, step *s) {
     bool layers = !zb_select_by_budget(&p->select) && !zb_select_heads(&p->select);
@@ -87,7 +107,8 @@ static int model_steps(zb_plan *p, step *s) {
     s[n++] = (step){.name = "select",
                     .wanted = p->has_select,
                     .run = zb_stage_select,
-                    .record.options = {{"", zb_select_opt_table, &p->select}},
+                    .record.options = {{"", zb_select_opt_table, &p->select},
+                                       {"", composing_for_select(p), &p->compose}},
                     .result = {zb_plan_path(p, "select.json")}};
     s[n++] = (step){.name = "assemble",
                     .wanted = true,

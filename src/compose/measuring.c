@@ -262,8 +262,7 @@ static zb_status fit_linear(zb_measuring *m, zb_err *err) {
     return s;
 }
 
-/* Options of composing that a candidate's weights depend on; its kind and sizes are in its name. */
-static json_t *compose_setup(const zb_compose_opts *c) {
+bool zb_measuring_depends(const char *compose_option) {
     static const char *const left_out[] = {"teacher",
                                            "out",
                                            "default_kind",
@@ -278,17 +277,20 @@ static json_t *compose_setup(const zb_compose_opts *c) {
                                            "retrieval_heads",
                                            "retrieval_key_dim",
                                            "retrieval_value_dim"};
+    for (size_t i = 0; i < sizeof left_out / sizeof left_out[0]; i++)
+        if (!strcmp(compose_option, left_out[i])) return false;
+    zb_str name = zb_str_from(compose_option);
+    return !zb_str_ends(name, ZB_STR("_layers")) && !zb_str_ends(name, ZB_STR("_from"));
+}
+
+static json_t *compose_setup(const zb_compose_opts *c) {
     zb_compose_opts copy = *c; /* the JSON writer reads through non-const groups */
     zb_opt_group g[] = {{"", zb_compose_opt_table, &copy}, {0}};
     json_t *o = zb_opts_json(g), *v;
-    for (size_t i = 0; i < sizeof left_out / sizeof left_out[0]; i++)
-        json_object_del(o, left_out[i]);
     const char *key;
     void *next;
     json_object_foreach_safe(o, next, key, v) {
-        zb_str name = zb_str_from(key);
-        if (zb_str_ends(name, ZB_STR("_layers")) || zb_str_ends(name, ZB_STR("_from")))
-            json_object_del(o, key);
+        if (!zb_measuring_depends(key)) json_object_del(o, key);
     }
     return o;
 }

@@ -27,6 +27,10 @@ typedef struct zb_measuring zb_measuring;
 zb_status zb_measuring_new(zb_measuring **out, const zb_measuring_opts *o, zb_err *err);
 void zb_measuring_free(zb_measuring *m); /* NULL is legal */
 
+/* Whether a candidate's weights depend on this option of composing; its kind and sizes are in its
+ * name. */
+bool zb_measuring_depends(const char *compose_option);
+
 /* All that decides what a row of the table says, for measures.h; a new reference. */
 json_t *zb_measuring_setup(const zb_measuring_opts *o);
 

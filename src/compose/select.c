@@ -8,6 +8,7 @@
 #include "compose/budget.h"
 #include "compose/smart.h"
 #include "compose/init.h"
+#include "compose/measuring.h"
 #include "compose/retrieval.h"
 #include "data/corpus.h"
 #include "model/loss.h"
@@ -231,6 +232,13 @@ bool zb_select_by_budget(const zb_select_opts *o) {
 }
 
 bool zb_select_heads(const zb_select_opts *o) { return !strcmp(o->method, "heads"); }
+
+bool zb_select_depends(const zb_select_opts *o, const char *compose_option) {
+    bool window = !strcmp(compose_option, "window") || !strcmp(compose_option, "sinks");
+    if (zb_select_by_budget(o)) return window || zb_measuring_depends(compose_option);
+    return zb_select_heads(o) && (window || !strcmp(compose_option, "default_kind") ||
+                                  zb_str_ends(zb_str_from(compose_option), ZB_STR("_layers")));
+}
 
 static zb_status select_layers(const zb_select_opts *o, zb_err *err) {
     if (!o->teacher || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher and out are needed");

@@ -45,6 +45,10 @@ extern const zb_opt zb_select_opt_table[];
 bool zb_select_by_budget(const zb_select_opts *o);
 bool zb_select_heads(const zb_select_opts *o);
 
+/* Whether what is selected depends on this option of o->compose: which layers have windows, and how
+ * wide, or how candidates are composed. */
+bool zb_select_depends(const zb_select_opts *o, const char *compose_option);
+
 zb_status zb_select_run(const zb_select_opts *o, zb_err *err);
 
 #endif

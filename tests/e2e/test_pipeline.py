@@ -166,6 +166,8 @@ def test_plan_under_a_budget_composed_anew(tmp_path):
     assert not (tmp_path / "fresh/mla").exists(), "students of all layers are not needed"
     again = run(recipe)
     assert again.returncode == 0 and again.stderr.count("done before") == 2, again.stderr
+    other = run(recipe, "compose.key_weight=3")
+    assert other.returncode != 0 and "made with key_weight" in other.stderr, other.stderr
 
 
 def test_plan_under_a_budget_of_aligned_layers(tmp_path):
@@ -201,6 +203,25 @@ def test_retrieval_heads_are_found_and_kept(tmp_path):
     assert ",".join(heads) == found["retrieval_heads"] and len(heads) == 3
     assert set(config["retrieval_heads"]) <= {"1", "3"}  # MLA layers have none to offer
     assert len(found["without_head"]) == 4
+    check_what_a_selection_depends_on(tmp_path, recipe)
+
+
+def check_what_a_selection_depends_on(tmp_path, recipe):
+    # composing with other values beyond the window is not the search's matter, another window is
+    same = run(recipe, "compose.retrieval_key_dim=4")
+    assert same.returncode == 0 and "select: done before" in same.stderr, same.stderr
+    record = tmp_path / "out/stages/select.json"
+    own = json.loads(record.read_text())
+    own["options"] = {k: v for k, v in own["options"].items() if not k.startswith("compose.")}
+    record.write_text(json.dumps(own))  # as earlier versions wrote it
+    old = run(recipe)
+    assert old.returncode == 0 and "select: done before" in old.stderr, old.stderr
+    assert run(recipe, "select.count=2").returncode == 0
+    other = run(recipe, "select.count=2", "compose.window=5")
+    assert other.returncode == 0 and "select: to be made again: compose.window was 6, is 5" in other.stderr, other.stderr
+    assert json.loads((tmp_path / "out/select.json").read_text())["window"] == 5
+    fewer = run(recipe, "select.count=2", "compose.window=5", "compose.mla_layers=1,2")
+    assert fewer.returncode == 0 and "select: to be made again: compose.mla_layers" in fewer.stderr, fewer.stderr
 
 
 def test_the_packed_student_is_what_is_measured(tmp_path):
