@@ -150,7 +150,11 @@ static zb_status fill_table(budgeter *b, zb_err *err) {
     ZB_TRY(s);
     ZB_TRY(list_candidates(b, err));
     for (int c = 0; c < b->table.n; c++) {
-        if (!b->chosen[c] || complete(&b->table, c)) continue;
+        if (!b->chosen[c]) continue;
+        if (b->o->teacher)
+            ZB_TRY(zb_measuring_check_window(&b->compose, &b->table.candidate[c],
+                                             b->table.common[c][1], path, err));
+        if (complete(&b->table, c)) continue;
         ZB_TRY(open_measuring(b, err));
         ZB_TRY(zb_measuring_fill(b->measuring, &b->table, c, err));
     }

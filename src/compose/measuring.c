@@ -395,6 +395,25 @@ static double weights_of(zb_model *model) {
     return sum;
 }
 
+/* Window and sinks as a table has them; 0: none. */
+static int64_t window_of(int64_t window, int64_t sinks) {
+    return window ? (window << 24) + sinks : 0;
+}
+
+zb_status zb_measuring_check_window(const zb_compose_opts *o, const zb_candidate *c, int64_t found,
+                                    const char *where, zb_err *err) {
+    if (c->what != ZB_CANDIDATE_KIND || c->from || !zb_kind_has_window(c->kind) || !found)
+        return ZB_OK;
+    int64_t wanted =
+        window_of(c->size ? c->size : o->window, c->size && c->more >= 0 ? c->more : o->sinks);
+    if (found == wanted) return ZB_OK;
+    return zb_fail(err, ZB_ERR_CONFIG,
+                   "%s: %s: made with a window of %d and %d sinks, composing takes %d and %d: "
+                   "remove it, or name another",
+                   where, c->name, (int)(found >> 24), (int)(found & 0xffffff), (int)(wanted >> 24),
+                   (int)(wanted & 0xffffff));
+}
+
 /* What a table says of the candidate as a whole. */
 static zb_status note_candidate(const zb_measuring *m, zb_measures *t, int index,
                                 const opened *with, zb_err *err) {
@@ -402,7 +421,9 @@ static zb_status note_candidate(const zb_measuring *m, zb_measures *t, int index
     if (!with->model) return ZB_OK;
     const zb_layer_config *k = &zb_model_config(with->model)->layer[0];
     if (c->kind == ZB_MLA) t->common[index][0] = k->d_rope;
-    if (k->window) t->common[index][1] = ((int64_t)k->window << 24) + k->sinks;
+    if (k->window) t->common[index][1] = window_of(k->window, k->sinks);
+    ZB_TRY(zb_measuring_check_window(m->o->compose, c, t->common[index][1],
+                                     zb_model_path(with->model), err));
     if (k->window && m->o->length < 2 * (int64_t)k->window)
         zb_warn("%s: rows of %lld tokens hardly show what a window of %d misses", c->name,
                 (long long)m->o->length, k->window);

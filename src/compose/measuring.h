@@ -38,6 +38,11 @@ json_t *zb_measuring_setup(const zb_measuring_opts *o);
  * empty has others. */
 zb_status zb_measuring_describe(const zb_measuring *m, zb_measures *t, zb_err *err);
 
+/* An error, which names `where`, if a candidate without a donor has been made with another window
+ * than composing would give it now, by its name or o. found: as zb_measures.common; 0: unknown. */
+zb_status zb_measuring_check_window(const zb_compose_opts *o, const zb_candidate *c, int64_t found,
+                                    const char *where, zb_err *err);
+
 /* Fills the rows of candidate `index` that are not done, writing the table after each. */
 zb_status zb_measuring_fill(zb_measuring *m, zb_measures *t, int index, zb_err *err);
 

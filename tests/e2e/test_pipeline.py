@@ -166,6 +166,10 @@ def test_plan_under_a_budget_composed_anew(tmp_path):
     assert not (tmp_path / "fresh/mla").exists(), "students of all layers are not needed"
     again = run(recipe)
     assert again.returncode == 0 and again.stderr.count("done before") == 2, again.stderr
+    table = ("select.candidates=attention,sliding_window", "compose.window=6")
+    assert run(recipe, *table).returncode == 0
+    other = run(recipe, *table[:1], "compose.window=5")
+    assert other.returncode != 0 and "sliding_window: made with a window of 6 and 4 sinks, composing takes 5 and 4" in other.stderr, other.stderr
     other = run(recipe, "compose.key_weight=3")
     assert other.returncode != 0 and "made with key_weight" in other.stderr, other.stderr
 
