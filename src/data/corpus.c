@@ -6,8 +6,9 @@
 #include "base/rng.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
-enum { LINE_MAX_BYTES = 64 << 20, ID_MAX = 1 << 24 };
+enum { LINE_MAX_BYTES = 64 << 20, ID_MAX = 1 << 24, EXPECTED_MAX = 1 << 30 };
 
 typedef struct reader {
     zb_corpus *c;
@@ -28,12 +29,24 @@ int32_t zb_corpus_separator(const zb_tokenizer *t) {
     return zb_tokenizer_eos(t);
 }
 
+/* Room for n more tokens. What is ahead of the tokens is not cleared, so that the system need not
+ * give it before it is used. */
+static void reserve_tokens(reader *r, size_t n) {
+    zb_corpus *c = r->c;
+    size_t have = (size_t)c->n_tokens, cap = r->cap_tokens;
+    if (have + n <= cap) return;
+    cap = 2 * cap > have + n ? 2 * cap : have + n;
+    int32_t *token = ZB_RAW_ARRAY(r->a, int32_t, cap);
+    if (have) memcpy(token, c->token, have * sizeof *token);
+    c->token = token;
+    r->cap_tokens = cap;
+}
+
 static void add_document(reader *r, const int32_t *ids, size_t n) {
     zb_corpus *c = r->c;
     bool sep = r->separator >= 0;
     if (n == 0) return;
-    c->token =
-        zb_grow(r->a, c->token, &r->cap_tokens, (size_t)c->n_tokens + n + sep, sizeof *c->token);
+    reserve_tokens(r, n + sep);
     c->doc = zb_grow(r->a, c->doc, &r->cap_docs, (size_t)c->n_docs + 2, sizeof *c->doc);
     memcpy(c->token + c->n_tokens, ids, n * sizeof *ids);
     c->n_tokens += (int64_t)n;
@@ -115,6 +128,15 @@ static zb_status read_plain(reader *r, const char *path, zb_err *err) {
     return s;
 }
 
+/* A text has some four bytes a token: room for all of them at once, since an array that grows
+ * leaves its smaller ones in the arena, together up to twice the tokens. */
+static size_t tokens_expected(const char *path, int64_t tokens_max) {
+    struct stat s;
+    int64_t n = stat(path, &s) == 0 ? (int64_t)s.st_size / 3 : 0;
+    if (n > EXPECTED_MAX) n = EXPECTED_MAX;
+    return (size_t)(tokens_max > 0 && n > tokens_max ? tokens_max : n);
+}
+
 zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int vocabulary,
                          int64_t tokens_max, zb_arena *a, zb_err *err) {
     *c = (zb_corpus){0};
@@ -125,6 +147,7 @@ zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, 
                 .tokens_max = tokens_max,
                 .separator = t ? zb_corpus_separator(t) : -1};
     c->doc = zb_grow(a, NULL, &r.cap_docs, 2, sizeof *c->doc);
+    reserve_tokens(&r, tokens_expected(path, tokens_max));
     zb_str name = zb_str_from(path);
     ZB_TRY(zb_str_ends(name, ZB_STR(".txt"))
                ? read_plain(&r, path, err)

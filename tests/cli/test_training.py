@@ -91,6 +91,19 @@ def test_recompute_takes_less_memory():
     assert peak[1] < peak[0]
 
 
+def test_a_large_text_takes_what_is_planned(tmp_path, text):
+    large = tmp_path / "large.jsonl"
+    line = json.dumps({"input_ids": [10 + i * 7 % 86 for i in range(1000)]}) + "\n"
+    large.write_text(line * 8800)  # a little more than a power of two, where a doubled array is emptiest
+    out = tmp_path / "out"
+    p = run("distill", "--teacher", TEACHER, "--student", HYBRID, "--out", out, "--train", large, "--valid", text, "--tokens", "64", "--sequence-length", "64",
+            "--batch", "1", "--valid-tokens", "0")
+    assert p.returncode == 0, p.stderr
+    plan = [line for line in p.stderr.splitlines() if line.split()[:1] == ["together"]][0].split()
+    peak = [json.loads(l)["peak_rss_mib"] for l in (tmp_path / "out.train/log.jsonl").read_text().splitlines()]
+    assert peak[-1] < float(plan[1]), p.stderr
+
+
 def align(folder, text, name, *options):
     """What is measured on held-out text before and after 24 steps."""
     r = run("align", "--teacher", TEACHER, "--students", HYBRID, "--out", str(folder / name / "aligned"), "--train", text, "--valid", text,
