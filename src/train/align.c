@@ -311,6 +311,11 @@ static void clear_sums(align *a) {
     }
 }
 
+/* A layer's loss, summed over tokens. */
+static double loss_of(const align *a, const student *s, int l) {
+    return a->o->hidden_weight * s->hidden[l] + a->o->mixer_weight * s->mixer[l];
+}
+
 /* Per-layer means as JSON lists, one pair per student; returns the total loss. */
 static double report(const align *a, double tokens, json_t *out) {
     double total = 0;
@@ -320,8 +325,7 @@ static double report(const align *a, double tokens, json_t *out) {
         for (int l = 0; l < a->L; l++) {
             json_array_append_new(h, json_real(s->hidden[l] / tokens));
             json_array_append_new(m, json_real(s->mixer[l] / tokens));
-            total +=
-                (a->o->hidden_weight * s->hidden[l] + a->o->mixer_weight * s->mixer[l]) / tokens;
+            total += loss_of(a, s, l) / tokens;
         }
         zb_arena scratch = {0};
         json_object_set_new(out, zb_asprintf(&scratch, "ild_hidden.%s", zb_path_base(s->out)), h);
@@ -357,9 +361,8 @@ static void judge(align *a, const zb_stage *st, double tokens) {
             student *s = a->s[i];
             zb_optim *o = &s->optim[l];
             if (anew) zb_optim_forget(o);
-            double loss = a->o->hidden_weight * s->hidden[l] + a->o->mixer_weight * s->mixer[l];
             bool stopped = o->stopped;
-            zb_optim_judge(o, loss / tokens, (int)a->o->early_stop);
+            zb_optim_judge(o, loss_of(a, s, l) / tokens, (int)a->o->early_stop);
             if (o->stopped && !stopped)
                 zb_info("align: %s: layer %d stops at its best weights", zb_path_base(s->out), l);
         }
@@ -383,18 +386,19 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
     double total = report(a, tokens, o);
     json_object_set_new(o, "valid_loss", json_real(total));
     for (int i = 0; i < a->n && s == ZB_OK; i++) {
-        double mean = 0;
+        double mean = 0, own = 0;
         json_t *e = json_array();
         for (int l = 0; l < a->L; l++) {
             double r = a->s[i]->error[l] / fmax(a->s[i]->energy[l], 1e-30);
             json_array_append_new(e, json_real(r));
             mean += r / a->L;
+            own += loss_of(a, a->s[i], l) / tokens;
         }
         json_object_set_new(
             o, zb_asprintf(&scratch, "relative_error.%s", zb_path_base(a->s[i]->out)), e);
         zb_info(
             "align: step %lld, %s: validation loss %.4g, mean relative error of mixer outputs %.4f",
-            (long long)st->step, zb_path_base(a->s[i]->out), total, mean);
+            (long long)st->step, zb_path_base(a->s[i]->out), own, mean);
     }
     if (s == ZB_OK && a->o->early_stop) judge(a, st, tokens);
     bool best;

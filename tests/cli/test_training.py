@@ -113,6 +113,15 @@ def align(folder, text, name, *options):
     return [line for line in lines if "valid_loss" in line]
 
 
+def test_each_student_is_told_its_own_loss(tmp_path, text):
+    r = run("align", "--teacher", TEACHER, "--students", f"{HYBRID},{TEACHER}", "--out", f"{tmp_path}/a,{tmp_path}/b", "--train", text, "--valid", text,
+            "--work", str(tmp_path / "work"), "--tokens", "128", "--sequence-length", "64", "--batch", "2", "--precision", "f32", "--lr", "0")
+    assert r.returncode == 0, r.stderr
+    said = {line.split()[3].strip(":"): float(line.split("validation loss ")[1].split(",")[0]) for line in r.stderr.splitlines() if line.startswith("align: step 0")}
+    whole = json.loads((tmp_path / "work/log.jsonl").read_text().splitlines()[0])["valid_loss"]
+    assert said["b"] == 0 and math.isclose(said["a"], whole, rel_tol=1e-3), (said, whole)  # b is the teacher itself
+
+
 def test_layers_are_given_the_students_own_states(tmp_path, text):
     key = "ild_hidden.aligned"
     teacher = align(tmp_path, text, "teacher", "--lr", "0")[0][key]
