@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "compose/init.h"
+#include "compose/mla_calibrated.h"
 #include "compose/mla_paper.h"
 #include "compose/selection.h"
 
@@ -279,7 +280,11 @@ static zb_status size_mla(composer *k, int layer, zb_err *err) {
     }
     if (m->r_kv < 1)
         return zb_fail(err, ZB_ERR_CONFIG, "kv_rank or kv_energy: needed for MLA layers");
-    return ZB_OK;
+    /* what its start would refuse, behind the fits of all layers before it */
+    zb_mla_paper_dims d = zb_init_mla_dims(&(zb_init_job){.config = c, .layer = layer});
+    zb_status s =
+        k->init->calibrated ? zb_mla_calibrated_check(&d, err) : zb_mla_paper_check(&d, err);
+    return s == ZB_OK ? s : zb_err_wrap(err, s, "layer %d", layer);
 }
 
 static zb_status open_donor(composer *k, const char *path, zb_kind kind, zb_err *err) {

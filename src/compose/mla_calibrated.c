@@ -352,7 +352,7 @@ static zb_status build(work *k, const zb_mla_paper_out *out, double *lost, zb_er
     return ZB_OK;
 }
 
-static zb_status check(const zb_mla_paper_dims *d, zb_err *err) {
+zb_status zb_mla_calibrated_check(const zb_mla_paper_dims *d, zb_err *err) {
     int heads = d->full_kv_head ? d->heads : d->kv_heads, most = 2 * d->kv_heads * d->head_dim;
     if (d->head_dim % 2 || d->rope_dim % 2 || d->rope_dim > d->head_dim ||
         d->nope_dim > d->head_dim || d->nope_dim + d->rope_dim < d->head_dim)
@@ -379,7 +379,7 @@ static zb_status check(const zb_mla_paper_dims *d, zb_err *err) {
 zb_status zb_mla_calibrated_init(const zb_mla_paper_dims *d, const zb_mla_calibrated_in *in,
                                  const zb_mla_paper_out *out, double *lost, zb_arena *arena,
                                  zb_err *err) {
-    ZB_TRY(check(d, err));
+    ZB_TRY(zb_mla_calibrated_check(d, err));
     zb_mark mark = zb_arena_mark(arena);
     work k = {.d = d,
               .in = in,

@@ -19,9 +19,13 @@ typedef struct zb_mla_calibrated_in {
     double key_weight;       /* of keys against values in the shared decomposition */
 } zb_mla_calibrated_in;
 
-/* ZB_ERR_CONFIG for dimensions that do not fit (d_nope + d_rope >= dh, d_nope <= dh, even d_rope),
- * ZB_ERR_FORMAT for numbers that are not finite. *lost (may be NULL): the share of the weighted
- * energy of unrotated keys and values that the latents do not carry. */
+/* ZB_ERR_CONFIG for dimensions that do not fit (d_nope + d_rope >= dh, d_nope <= dh, even d_rope);
+ * asked by zb_mla_calibrated_init, too. */
+zb_status zb_mla_calibrated_check(const zb_mla_paper_dims *d, zb_err *err);
+
+/* ZB_ERR_CONFIG for dimensions that do not fit, ZB_ERR_FORMAT for numbers that are not finite.
+ * *lost (may be NULL): the share of the weighted energy of unrotated keys and values that the
+ * latents do not carry. */
 zb_status zb_mla_calibrated_init(const zb_mla_paper_dims *d, const zb_mla_calibrated_in *in,
                                  const zb_mla_paper_out *out, double *lost, zb_arena *arena,
                                  zb_err *err);

@@ -43,7 +43,7 @@ static zb_status check_range(const char *name, int value, int low, int high, zb_
     return ZB_OK;
 }
 
-static zb_status check_dims(const zb_mla_paper_dims *d, zb_err *err) {
+zb_status zb_mla_paper_check(const zb_mla_paper_dims *d, zb_err *err) {
     ZB_TRY(check_layer(d, err));
     ZB_TRY(
         check_range("q_lora_rank", d->q_rank, 0, smaller(d->heads * d->head_dim, d->hidden), err));
@@ -148,7 +148,7 @@ static zb_status init_keys_values(const zb_mla_paper_dims *d, const zb_mla_paper
 
 zb_status zb_mla_paper_init(const zb_mla_paper_dims *d, const zb_mla_paper_in *in,
                             const zb_mla_paper_out *out, zb_arena *arena, zb_err *err) {
-    ZB_TRY(check_dims(d, err));
+    ZB_TRY(zb_mla_paper_check(d, err));
     zb_mark mark = zb_arena_mark(arena);
     zb_status s = init_queries(d, in, out, arena, err);
     zb_arena_pop(arena, mark);

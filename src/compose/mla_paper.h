@@ -38,6 +38,9 @@ typedef struct zb_mla_paper_out {
     float *out;  /* [D, H·d_v] */
 } zb_mla_paper_out;
 
+/* ZB_ERR_CONFIG for dimensions that do not fit; asked by zb_mla_paper_init, too. */
+zb_status zb_mla_paper_check(const zb_mla_paper_dims *d, zb_err *err);
+
 /* ZB_ERR_CONFIG for dimensions that do not fit, ZB_ERR_FORMAT for weights that are not finite. */
 zb_status zb_mla_paper_init(const zb_mla_paper_dims *d, const zb_mla_paper_in *in,
                             const zb_mla_paper_out *out, zb_arena *arena, zb_err *err);

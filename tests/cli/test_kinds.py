@@ -125,6 +125,16 @@ def test_steps_of_the_mamba2_start_are_left_out(tmp_path, text, tensors):
     assert r.returncode != 0 and 'expected some of identity, constant, decay, gates, found "x"' in r.stderr
 
 
+@pytest.mark.parametrize(("init", "sizes", "said"), [
+    ("calibrated", ["--nope-dim", "4", "--rope-dim", "8"], "layer 2: calibrated MLA: expected an even rope_dim"),
+    ("calibrated", ["--kv-rank", "65"], "layer 2: calibrated MLA: expected a kv_rank from 1 to 48, found 65"),
+    ("paper", ["--nope-dim", "17"], "layer 2: MLA from attention: expected qk_nope_head_dim from 0 to 16, found 17")])
+def test_sizes_are_checked_before_any_layer_is_fitted(tmp_path, init, sizes, said):
+    r = subprocess.run([ZEBRA, "compose", "--teacher", TEACHER, "--out", str(tmp_path / "no"), "--mla-layers", "2", "--init", init, "--kv-rank", "8", *sizes,
+                        "--calibration", str(tmp_path / "missing.jsonl")], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 5 and said in r.stderr and len(r.stderr.splitlines()) == 1, r.stderr
+
+
 @pytest.mark.parametrize("init", ["paper", "calibrated"])
 def test_narrow_retrieval_heads(tmp_path, text, init):
     heads = ["--window", "5", "--sinks", "2", "--retrieval-heads", "1:0,3:1", "--init", init,
