@@ -73,11 +73,15 @@ static zb_status embed(zb_calibration *c, zb_err *err) {
 static zb_status open_all(zb_calibration *c, zb_model *teacher, zb_model *student,
                           const zb_tokenizer *t, const zb_calibration_opts *o, zb_err *err) {
     struct zb_calibration_state *s = c->state;
+    int64_t rows = o->tokens / o->length;
+    if (rows < 1)
+        return zb_fail(err, ZB_ERR_CONFIG,
+                       "calibration: expected at least one row of %lld tokens, found %lld tokens",
+                       (long long)o->length, (long long)o->tokens);
     ZB_TRY(zb_corpus_read(&s->corpus, o->text, t, zb_model_config(teacher)->V,
                           TEXT_SHARE * o->tokens, &s->arena, err));
     ZB_TRY(zb_packer_init(&s->packer, &s->corpus, (int)o->length, true, o->seed, &s->arena, err));
-    int64_t rows = o->tokens / o->length;
-    if (rows < 1 || rows > s->packer.rows)
+    if (rows > s->packer.rows)
         return zb_fail(err, ZB_ERR_CONFIG,
                        "%s: calibration: expected 1 to %lld rows of %lld tokens, found %lld",
                        o->text, (long long)s->packer.rows, (long long)o->length, (long long)rows);

@@ -135,6 +135,12 @@ def test_sizes_are_checked_before_any_layer_is_fitted(tmp_path, init, sizes, sai
     assert r.returncode == 5 and said in r.stderr and len(r.stderr.splitlines()) == 1, r.stderr
 
 
+def test_a_calibration_of_less_than_a_row(tmp_path, text):
+    r = subprocess.run([ZEBRA, "compose", "--teacher", TEACHER, "--out", str(tmp_path / "no"), "--init", "calibrated", "--calibration", text,
+                        "--calibration-tokens", "100"], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 5 and "calibration: expected at least one row of 512 tokens, found 100 tokens" in r.stderr, r.stderr
+
+
 @pytest.mark.parametrize("init", ["paper", "calibrated"])
 def test_narrow_retrieval_heads(tmp_path, text, init):
     heads = ["--window", "5", "--sinks", "2", "--retrieval-heads", "1:0,3:1", "--init", init,
