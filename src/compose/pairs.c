@@ -13,7 +13,7 @@ static int32_t *words_of(const zb_corpus *c, int V, const zb_pairs_form *form, i
     *n = 0;
     for (int64_t i = 0; i < c->n_tokens; i++) {
         int32_t id = c->token[i];
-        if (id < 0 || id >= V || id == form->without || met[id]) continue;
+        if (id < 0 || id >= V || id == form->without || id == c->bos || met[id]) continue;
         if (form->marks && (id == form->begin || id == form->middle)) continue;
         met[id] = 1;
         word[(*n)++] = id;

@@ -42,12 +42,15 @@ static void reserve_tokens(reader *r, size_t n) {
     r->cap_tokens = cap;
 }
 
-static void add_document(reader *r, const int32_t *ids, size_t n) {
+/* first: a token before the ids, -1: none */
+static void add_document(reader *r, int32_t first, const int32_t *ids, size_t n) {
     zb_corpus *c = r->c;
     bool sep = r->separator >= 0;
+    bool begin = first >= 0;
     if (n == 0) return;
-    reserve_tokens(r, n + sep);
+    reserve_tokens(r, begin + n + sep);
     c->doc = zb_grow(r->a, c->doc, &r->cap_docs, (size_t)c->n_docs + 2, sizeof *c->doc);
+    if (begin) c->token[c->n_tokens++] = first;
     memcpy(c->token + c->n_tokens, ids, n * sizeof *ids);
     c->n_tokens += (int64_t)n;
     if (sep) c->token[c->n_tokens++] = r->separator;
@@ -70,7 +73,7 @@ static zb_status add_text(reader *r, zb_str text, const char *where, zb_err *err
     zb_ids ids;
     int64_t first = r->c->n_tokens;
     zb_status s = zb_tokenizer_encode(r->t, text, false, false, &scratch, &ids, err);
-    if (s == ZB_OK) add_document(r, ids.id, ids.n);
+    if (s == ZB_OK) add_document(r, r->c->bos, ids.id, ids.n);
     zb_arena_free(&scratch);
     return s == ZB_OK ? check_ids(r, first, where, err) : s;
 }
@@ -94,7 +97,7 @@ static zb_status add_ids(reader *r, const json_t *list, const char *where, zb_er
             s = zb_fail(err, ZB_ERR_FORMAT, "%s: input_ids[%zu]: expected a token id, found %s",
                         where, i, zb_json_type(v));
     }
-    if (s == ZB_OK) add_document(r, ids, n);
+    if (s == ZB_OK) add_document(r, -1, ids, n);
     zb_arena_free(&scratch);
     return s == ZB_OK ? check_ids(r, first, where, err) : s;
 }
@@ -139,7 +142,7 @@ static size_t tokens_expected(const char *path, int64_t tokens_max) {
 
 zb_status zb_corpus_read(zb_corpus *c, const char *path, const zb_tokenizer *t, int vocabulary,
                          int64_t tokens_max, zb_arena *a, zb_err *err) {
-    *c = (zb_corpus){0};
+    *c = (zb_corpus){.bos = t && zb_tokenizer_adds_bos(t) ? zb_tokenizer_bos(t) : -1};
     reader r = {.c = c,
                 .t = t,
                 .a = a,

@@ -1,11 +1,12 @@
 /* corpus.h - text files as one array of tokens with document edges, and packed batches from it.
  *
  * A corpus is read from JSONL ({"text": ...} or {"input_ids": [...]} per line, .gz allowed) or from
- * a plain .txt file (one document). Each document ends with the separator token. Packing lays the
- * documents of an epoch, in an order that depends on (seed, epoch) only, end to end and cuts rows
- * of `sequence_length` tokens; every document piece of a row is a span of its own, so nothing
- * crosses a document's edge. Row r is computed from r alone: resuming needs only the number of rows
- * consumed. */
+ * a plain .txt file (one document). Each document ends with the separator token, and one of text
+ * begins with BOS where the tokenizer's own rules put it before a text, as before every prompt.
+ * Packing lays the documents of an epoch, in an order that depends on (seed, epoch) only, end to
+ * end and cuts rows of `sequence_length` tokens; every document piece of a row is a span of its
+ * own, so nothing crosses a document's edge. Row r is computed from r alone: resuming needs only
+ * the number of rows consumed. */
 #ifndef ZB_DATA_CORPUS_H
 #define ZB_DATA_CORPUS_H
 
@@ -21,6 +22,7 @@ typedef struct zb_corpus {
     int64_t n_tokens;
     int64_t *doc; /* [n_docs+1] first token of each document */
     int64_t n_docs;
+    int32_t bos; /* with which documents of text begin; -1: none */
 } zb_corpus;
 
 /* tokens_max 0: all. The file's path is in every message; a line that is not such an object, or has

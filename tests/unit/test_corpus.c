@@ -100,8 +100,38 @@ static void short_documents_are_left_out(void **unused) {
     zb_arena_free(&a);
 }
 
+/* BOS before text, where the tokenizer puts it before every prompt; ids stay as they are. */
+static void text_begins_as_prompts_do(void **unused) {
+    (void)unused;
+    zb_arena a = {0};
+    zb_tokenizer *t;
+    zb_corpus c;
+    zb_ids prompt;
+    const int64_t ids_alone = 3;
+    CHECK(zb_tokenizer_open(&t, "tests/format/tokenizer/llama3", &err));
+    CHECK(zb_tokenizer_encode(t, ZB_STR("one two"), true, false, &a, &prompt, &err));
+    assert_true(prompt.n > 1 && prompt.id[0] == zb_tokenizer_bos(t));
+    char path[] = "/tmp/zb_corpus_XXXXXX.jsonl";
+    int fd = mkstemps(path, 6);
+    assert_true(fd >= 0);
+    FILE *f = fdopen(fd, "w");
+    fputs("{\"text\":\"one two\"}\n{\"text\":\"\"}\n{\"input_ids\":[5,6,7]}\n", f);
+    assert_int_equal(fclose(f), 0);
+    CHECK(zb_corpus_read(&c, path, t, 0, 0, &a, &err));
+    unlink(path);
+    assert_int_equal(c.n_docs, 2);
+    assert_int_equal(c.doc[1], (int64_t)prompt.n + 1);
+    assert_memory_equal(c.token, prompt.id, prompt.n * sizeof *prompt.id);
+    assert_int_equal(c.token[prompt.n], zb_corpus_separator(t));
+    assert_int_equal(c.doc[2] - c.doc[1], ids_alone + 1);
+    assert_int_equal(c.token[c.doc[1]], 5);
+    zb_tokenizer_close(t);
+    zb_arena_free(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(rows_hold_the_same_however_they_are_cut),
-                                       cmocka_unit_test(short_documents_are_left_out)};
+                                       cmocka_unit_test(short_documents_are_left_out),
+                                       cmocka_unit_test(text_begins_as_prompts_do)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
