@@ -4,6 +4,7 @@
  * states' lengths. */
 #include "model/model.h"
 
+#include "base/memory.h"
 #include "kernels/kernels.h"
 #include "model/loss.h"
 #include "model/model_impl.h"
@@ -26,12 +27,29 @@ void zb_param_own(zb_model *m, zb_param *p) {
     p->data = p->w;
 }
 
+/* Memory is given page by page: without this a model that is too large ends in the middle of being
+ * made, killed without a word. */
+static zb_status check_room(const zb_param_table *t, zb_err *err) {
+    size_t weights = (size_t)zb_params_total(t), total = zb_memory_total();
+    if (total == 0 || weights <= total / sizeof(float)) return ZB_OK;
+    return zb_fail(err, ZB_ERR_MEMORY,
+                   "a model of %.2f billion weights takes %.2f GiB in f32 while it is made, the "
+                   "machine has %.2f GiB",
+                   (double)weights * 1e-9, (double)weights * sizeof(float) / 0x1p30,
+                   (double)total / 0x1p30);
+}
+
 zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err) {
     *out = NULL;
     ZB_TRY(zb_config_check(c, "new model", err));
     zb_model *m = zb_model_alloc();
     m->config = *c;
     zb_params_declare(&m->params, &m->config, &m->arena);
+    zb_status s = check_room(&m->params, err);
+    if (s != ZB_OK) {
+        zb_model_free(m);
+        return s;
+    }
     for (int i = 0; i < m->params.n; i++) zb_param_own(m, &m->params.item[i]);
     *out = m;
     return ZB_OK;

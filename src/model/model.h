@@ -19,8 +19,9 @@ typedef enum zb_model_mode { ZB_MODEL_RUN, ZB_MODEL_TRAIN } zb_model_mode;
 /* `path`: a Hugging Face folder or a .gguf file. Every parameter must be present with the expected
  * shape; unknown tensors are an error too, except known buffers (rotary inv_freq). */
 zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb_err *err);
-zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err); /* f32, all zero */
-void zb_model_free(zb_model *m);                                         /* NULL is legal */
+/* f32, all zero; ZB_ERR_MEMORY where the machine has less than its weights take. */
+zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err);
+void zb_model_free(zb_model *m); /* NULL is legal */
 
 const zb_config *zb_model_config(const zb_model *m);
 void zb_model_set_cache(zb_model *m, zb_dtype type); /* of states that are made from now on */

@@ -3,12 +3,14 @@
  * Cache shares and parameter counts are those of the papers' tables, to the digits given there;
  * these are cut in some rows and rounded in others. */
 #include "model/config.h"
+#include "model/model.h"
 #include "model/params.h"
 
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include <cmocka.h>
 
@@ -51,7 +53,22 @@ static void published_figures(void **state) {
     }
 }
 
+/* 17 TB of embedding. */
+static void more_than_any_machine_has(void **state) {
+    (void)state;
+    zb_config c;
+    zb_err err = {0};
+    zb_model *m;
+    assert_int_equal(zb_config_read(&c, "bench/shapes/teacher-8b", &err), ZB_OK);
+    c.D = 1 << 20;
+    c.V = 1 << 22;
+    assert_int_equal(zb_model_new(&m, &c, &err), ZB_ERR_MEMORY);
+    assert_null(m);
+    assert_non_null(strstr(err.msg, "GiB in f32 while it is made"));
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(published_figures)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(published_figures),
+                                       cmocka_unit_test(more_than_any_machine_has)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
