@@ -12,10 +12,12 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "compose/calibrate.h"
 #include "compose/pairs.h"
 #include "compose/regression.h"
 #include "data/corpus.h"
+#include "model/footprint.h"
 #include "model/loss.h"
 
 #include <math.h>
@@ -531,6 +533,19 @@ zb_status zb_measuring_plan(zb_measuring *m, const zb_measures *t, const int *ch
 
 /* ---- opening ---- */
 
+zb_status zb_measuring_open(zb_model **out, const char *path, zb_err *err) {
+    enum { SHARE = 4 };
+    zb_config c;
+    zb_param_table t;
+    zb_arena a = {0};
+    size_t stored;
+    ZB_TRY(zb_model_peek(path, &c, &stored, err));
+    zb_params_declare(&t, &c, &a);
+    bool wide = (size_t)zb_params_total(&t) * sizeof(float) <= zb_memory_total() / SHARE;
+    zb_arena_free(&a);
+    return zb_model_open(out, path, wide ? ZB_MODEL_TRAIN : ZB_MODEL_RUN, err);
+}
+
 json_t *zb_measuring_setup(const zb_measuring_opts *o) {
     return json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:o}", "teacher", o->teacher, "text", o->text,
                      "tokens", (json_int_t)o->tokens, "sequence_length", (json_int_t)o->length,
@@ -542,7 +557,7 @@ static zb_status open_all(zb_measuring *m, zb_err *err) {
     const zb_measuring_opts *o = m->o;
     zb_tokenizer *t;
     ZB_TRY(zb_precision_choose(o->precision, &m->precision, err));
-    ZB_TRY(zb_model_open(&m->teacher, o->teacher, ZB_MODEL_TRAIN, err));
+    ZB_TRY(zb_measuring_open(&m->teacher, o->teacher, err));
     ZB_TRY(zb_runner_new(&m->rt, m->teacher, m->precision, err));
     m->L = zb_model_config(m->teacher)->L;
     m->D = zb_model_config(m->teacher)->D;

@@ -23,6 +23,11 @@ typedef struct zb_measuring_opts {
 
 typedef struct zb_measuring zb_measuring;
 
+/* Opens a model for many passes: unpacked once, by which small quantised models pass a third
+ * faster, where its f32 weights take at most a quarter of the machine's memory; else as its file
+ * has it. */
+zb_status zb_measuring_open(zb_model **out, const char *path, zb_err *err);
+
 /* Options are borrowed. Opens the teacher and passes over the text. */
 zb_status zb_measuring_new(zb_measuring **out, const zb_measuring_opts *o, zb_err *err);
 void zb_measuring_free(zb_measuring *m); /* NULL is legal */

@@ -86,7 +86,7 @@ typedef struct selector {
 static zb_status open_model(zb_model **m, zb_runner **r, const char *path, const char *what,
                             zb_precision p, zb_err *err) {
     if (!path) return zb_fail(err, ZB_ERR_CONFIG, "%s: needed to measure sensitivities", what);
-    ZB_TRY(zb_model_open(m, path, ZB_MODEL_TRAIN, err));
+    ZB_TRY(zb_measuring_open(m, path, err));
     return zb_runner_new(r, *m, p, err);
 }
 
@@ -244,8 +244,8 @@ static zb_status select_layers(const zb_select_opts *o, zb_err *err) {
     if (!o->teacher || !o->out) return zb_fail(err, ZB_ERR_CONFIG, "teacher and out are needed");
     selector s = {.o = o};
     bool measured = o->measure || !strcmp(o->method, "smart");
-    zb_status st =
-        zb_model_open(&s.teacher, o->teacher, measured ? ZB_MODEL_TRAIN : ZB_MODEL_RUN, err);
+    zb_status st = measured ? zb_measuring_open(&s.teacher, o->teacher, err)
+                            : zb_model_open(&s.teacher, o->teacher, ZB_MODEL_RUN, err);
     if (st == ZB_OK) {
         s.L = zb_model_config(s.teacher)->L;
         s.D = zb_model_config(s.teacher)->D;
