@@ -12,10 +12,11 @@
 #include "kernels/kernels.h"
 #include "tensor/linalg.h"
 
+#include <limits.h>
 #include <string.h>
 
 /* TEXT_SHARE: tokens that are read for each one used, so that the order of documents matters. */
-enum { PIECE_TOKENS = 4096, BATCH_TOKENS = 1024, TEXT_SHARE = 4 };
+enum { PIECE_TOKENS = 4096, TEXT_SHARE = 4 };
 static const double MLP_RIDGE = 0.3, RIDGES[] = {3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1};
 enum { N_RIDGES = sizeof RIDGES / sizeof RIDGES[0] };
 
@@ -36,7 +37,7 @@ struct zb_calibration_state {
 static int cut(zb_calibration *c, int rows, int length, int per, const zb_batch **out,
                const int **start) {
     struct zb_calibration_state *s = c->state;
-    int pieces = (rows + per - 1) / per;
+    int pieces = rows / per + (rows % per > 0);
     zb_batch *piece = ZB_NEW_ARRAY(&s->arena, zb_batch, pieces);
     int *first = ZB_NEW_ARRAY(&s->arena, int, pieces);
     for (int p = 0; p < pieces; p++) {
@@ -49,11 +50,14 @@ static int cut(zb_calibration *c, int rows, int length, int per, const zb_batch 
     return pieces;
 }
 
-static void plan_pieces(zb_calibration *c, int rows, int length) {
-    int per = PIECE_TOKENS / length > 0 ? PIECE_TOKENS / length : 1;
-    c->pieces = cut(c, rows, length, per, &c->piece, &c->first);
-    per = BATCH_TOKENS / length > 0 ? BATCH_TOKENS / length : 1;
-    c->batches = cut(c, rows, length, per, &c->batch, &c->batch_first);
+static int rows_of(int64_t tokens, int length) {
+    int64_t rows = tokens / length;
+    return rows < 1 ? 1 : rows > INT_MAX ? INT_MAX : (int)rows;
+}
+
+static void plan_pieces(zb_calibration *c, int rows, int length, int64_t batch) {
+    c->pieces = cut(c, rows, length, rows_of(PIECE_TOKENS, length), &c->piece, &c->first);
+    c->batches = cut(c, rows, length, rows_of(batch, length), &c->batch, &c->batch_first);
     c->n = rows * length;
 }
 
@@ -85,7 +89,7 @@ static zb_status open_all(zb_calibration *c, zb_model *teacher, zb_model *studen
         return zb_fail(err, ZB_ERR_CONFIG,
                        "%s: calibration: expected 1 to %lld rows of %lld tokens, found %lld",
                        o->text, (long long)s->packer.rows, (long long)o->length, (long long)rows);
-    plan_pieces(c, (int)rows, (int)o->length);
+    plan_pieces(c, (int)rows, (int)o->length, o->batch);
     size_t size = (size_t)c->n * c->D;
     s->own = o->own_inputs;
     s->choose_mlp_ridge = o->choose_mlp_ridge;

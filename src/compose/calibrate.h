@@ -14,6 +14,7 @@
 typedef struct zb_calibration_opts {
     const char *text;       /* JSONL or .txt */
     int64_t tokens, length; /* tokens in all, and of a row; whole rows are used */
+    int64_t batch;          /* tokens of a step of descent, in whole rows, at least one */
     bool own_inputs;        /* the student's states, else the teacher's */
     bool choose_mlp_ridge;  /* of an MLP's down map, on half of the text; else a strong one */
     uint64_t seed;          /* order of the documents */
@@ -28,7 +29,7 @@ typedef struct zb_calibration {
     int pieces;             /* the tokens in batches of whole rows */
     const zb_batch *piece;  /* [pieces]; piece p starts at token first[p] */
     const int *first;
-    int batches; /* the tokens in small batches, for descent */
+    int batches; /* the tokens in batches for descent */
     const zb_batch *batch;
     const int *batch_first;
     zb_runner *teacher, *student;

@@ -80,7 +80,7 @@ const zb_opt zb_compose_opt_table[] = {
      "refuse a plan whose cache exceeds this share of the teacher's"},
     {ZB_OPT_STR, "calibration", 0, AT(calibration), "data/text/train.jsonl", 0, 0, NULL,
      "calibrated start: text that passes through the teacher"},
-    {ZB_OPT_INT, "calibration_tokens", 0, AT(calibration_tokens), "16384", 1, 1 << 28, NULL,
+    {ZB_OPT_INT, "calibration_tokens", 0, AT(calibration_tokens), "32768", 1, 1 << 28, NULL,
      "calibrated start: tokens of it"},
     {ZB_OPT_INT, "calibration_length", 0, AT(calibration_length), "512", 1, 1 << 20, NULL,
      "calibrated start: tokens per row"},
@@ -93,6 +93,8 @@ const zb_opt zb_compose_opt_table[] = {
      "(0: chosen per layer)"},
     {ZB_OPT_INT, "calibration_passes", 0, AT(calibration_passes), "8", 0, 1000, NULL,
      "calibrated start: passes over the text in which each mixer is fitted (0: closed form)"},
+    {ZB_OPT_INT, "calibration_batch", 0, AT(calibration_batch), "512", 1, 1 << 28, NULL,
+     "calibrated start: tokens per step of those, in whole rows"},
     {ZB_OPT_F64, "calibration_rate", 0, AT(calibration_rate), "0.01", 0, 1, NULL,
      "calibrated start: first step of those, as a share of each tensor's size"},
     {ZB_OPT_BOOL, "calibration_mlp", 0, AT(calibration_mlp), "false", 0, 0, NULL,
@@ -471,6 +473,7 @@ static zb_status open_calibration(composer *k, zb_err *err) {
     zb_calibration_opts c = {.text = o->calibration,
                              .tokens = o->calibration_tokens,
                              .length = o->calibration_length,
+                             .batch = o->calibration_batch,
                              .own_inputs = !strcmp(o->calibration_inputs, "own"),
                              .seed = (uint64_t)o->seed};
     zb_status s = zb_calibration_new(&k->calibration, k->teacher, k->student, t, &c, err);

@@ -36,7 +36,7 @@ typedef struct zb_compose_opts {
     double kv_percent_max;                        /* 0: no limit */
     const char *calibration, *calibration_inputs; /* of calibrated starts: text; own | teacher */
     const char *calibration_without;              /* names of zb_init_without (init.h) */
-    int64_t calibration_tokens, calibration_length, calibration_passes;
+    int64_t calibration_tokens, calibration_length, calibration_passes, calibration_batch;
     double calibration_rate;
     bool calibration_mlp;
     double key_weight, ridge;

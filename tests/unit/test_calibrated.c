@@ -268,9 +268,31 @@ static zb_calibration *open_pair(zb_model **teacher, zb_model **student, int64_t
     assert_int_equal(zb_model_open(teacher, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
     assert_int_equal(zb_model_open(student, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
     zb_calibration_opts o = {
-        .text = text, .tokens = tokens, .length = 64, .own_inputs = true, .seed = 3};
+        .text = text, .tokens = tokens, .length = 64, .batch = 1024, .own_inputs = true, .seed = 3};
     assert_int_equal(zb_calibration_new(&c, *teacher, *student, NULL, &o, &err), ZB_OK);
     return c;
+}
+
+/* Batches of descent hold whole rows, and all of them; at least one row, at most the text. */
+static void test_batches(void **state) {
+    (void)state;
+    static const struct {
+        int64_t batch;
+        int batches, last;
+    } cases[] = {{192, 11, 128}, {200, 11, 128}, {1, 32, 64}, {0, 32, 64}, {INT64_MAX, 1, 2048}};
+    zb_model *model;
+    assert_int_equal(zb_model_open(&model, "tests/golden/llama", ZB_MODEL_TRAIN, &err), ZB_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        zb_calibration *c;
+        zb_calibration_opts o = {
+            .text = text, .tokens = 2048, .length = 64, .batch = cases[i].batch, .seed = 3};
+        assert_int_equal(zb_calibration_new(&c, model, model, NULL, &o, &err), ZB_OK);
+        assert_int_equal(c->batches, cases[i].batches);
+        assert_int_equal(c->batch[c->batches - 1].n, cases[i].last);
+        assert_int_equal(c->batch_first[c->batches - 1] + cases[i].last, c->n);
+        zb_calibration_free(c);
+    }
+    zb_model_free(model);
 }
 
 /* A copy of the teacher whose output map was spoilt gets it back, on its own inputs. */
@@ -471,6 +493,7 @@ static zb_compose_opts compose_options(const char *out) {
     o.calibration = text;
     o.calibration_tokens = 4096;
     o.calibration_length = 64;
+    o.calibration_batch = 1024; /* none of so few is held out */
     return o;
 }
 
@@ -552,10 +575,10 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exact),      cmocka_unit_test(test_promise),
         cmocka_unit_test(test_query_rank), cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_refit),      cmocka_unit_test(test_regression),
-        cmocka_unit_test(test_fit),        cmocka_unit_test(test_held_out),
-        cmocka_unit_test(test_states),     cmocka_unit_test(test_fit_donors),
-        cmocka_unit_test(test_silent),
+        cmocka_unit_test(test_batches),    cmocka_unit_test(test_refit),
+        cmocka_unit_test(test_regression), cmocka_unit_test(test_fit),
+        cmocka_unit_test(test_held_out),   cmocka_unit_test(test_states),
+        cmocka_unit_test(test_fit_donors), cmocka_unit_test(test_silent),
     };
     return cmocka_run_group_tests(tests, open_folder, remove_folder);
 }
