@@ -196,10 +196,21 @@ zb_status zb_opts_argv(const zb_opt_group *g, int argc, char **argv, const char 
     return ZB_OK;
 }
 
+static bool is_null(const zb_yaml *n) {
+    static const char *const forms[] = {"~", "null", "Null", "NULL"};
+    for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++)
+        if (!n->quoted && !strcmp(n->text, forms[i])) return true;
+    return false;
+}
+
 /* A scalar, or a list of scalars joined by commas. */
 static zb_status yaml_value(const zb_yaml *n, const char *where, zb_arena *a, const char **out,
                             zb_err *err) {
     if (n->kind == ZB_YAML_SCALAR) {
+        if (is_null(n))
+            return zb_fail(err, ZB_ERR_CONFIG,
+                           "%s: %s: expected a value, found %s (without the key its default holds)",
+                           where, n->key, n->text);
         *out = n->text;
         return ZB_OK;
     }
@@ -222,18 +233,21 @@ static zb_status yaml_value(const zb_yaml *n, const char *where, zb_arena *a, co
                    where, n->key, zb_yaml_kind_name(n));
 }
 
+zb_status zb_opts_node(const zb_opt_group *g, const zb_yaml *node, const char *file, zb_arena *a,
+                       zb_err *err) {
+    const char *value = NULL, *where = zb_asprintf(a, "%s:%d", file, node->line);
+    ZB_TRY(yaml_value(node, where, a, &value, err));
+    return zb_opts_set(g, node->key, value, where, a, err);
+}
+
 zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *file, zb_arena *a,
                        zb_err *err) {
-    if (map->kind == ZB_YAML_SCALAR && !map->text[0])
+    if (map->kind == ZB_YAML_SCALAR && (!map->text[0] || is_null(map)))
         return ZB_OK; /* "stage:" with nothing under it */
     if (map->kind != ZB_YAML_MAP)
         return zb_fail(err, ZB_ERR_CONFIG, "%s:%d: expected keys and values, found %s", file,
                        map->line, zb_yaml_kind_name(map));
-    for (const zb_yaml *c = map->child; c; c = c->next) {
-        const char *value = NULL, *where = zb_asprintf(a, "%s:%d", file, c->line);
-        ZB_TRY(yaml_value(c, where, a, &value, err));
-        ZB_TRY(zb_opts_set(g, c->key, value, where, a, err));
-    }
+    for (const zb_yaml *c = map->child; c; c = c->next) ZB_TRY(zb_opts_node(g, c, file, a, err));
     return ZB_OK;
 }
 

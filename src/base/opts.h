@@ -53,6 +53,11 @@ zb_status zb_opts_set(const zb_opt_group *g, const char *name, const char *value
 zb_status zb_opts_argv(const zb_opt_group *g, int argc, char **argv, const char **pos, int pos_max,
                        int *n_pos, zb_arena *a, zb_err *err);
 
+/* Sets the option that the node's key names. Lists of scalars are joined by commas; a null is
+ * refused, since a default is asked for by leaving the key out. */
+zb_status zb_opts_node(const zb_opt_group *g, const zb_yaml *node, const char *file, zb_arena *a,
+                       zb_err *err);
+
 /* Every key of the map must be an option. */
 zb_status zb_opts_yaml(const zb_opt_group *g, const zb_yaml *map, const char *file, zb_arena *a,
                        zb_err *err);

@@ -98,11 +98,10 @@ static zb_status read_head(zb_plan *p, const zb_yaml *root, section *s, int n, z
     zb_opts_defaults(top);
     for (const zb_yaml *c = root->child; c; c = c->next) {
         if (find_section(s, n, c->key)) continue;
-        char *where = zb_asprintf(p->arena, "%s:%d", p->recipe, c->line);
         if (c->kind != ZB_YAML_SCALAR)
-            return zb_fail(err, ZB_ERR_CONFIG, "%s: unknown section \"%s\": expected one of %s",
-                           where, c->key, section_names(s, n, p->arena));
-        ZB_TRY(zb_opts_set(top, c->key, c->text, where, p->arena, err));
+            return zb_fail(err, ZB_ERR_CONFIG, "%s:%d: unknown section \"%s\": expected one of %s",
+                           p->recipe, c->line, c->key, section_names(s, n, p->arena));
+        ZB_TRY(zb_opts_node(top, c, p->recipe, p->arena, err));
     }
     for (int i = 0; i < p->n_settings; i++) {
         setting x;
@@ -231,8 +230,11 @@ static zb_status check_stages(const zb_plan *p, zb_err *err) {
 }
 
 static zb_status check(const zb_plan *p, zb_err *err) {
-    if (!p->r.output || !p->r.teacher)
-        return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the keys output and teacher", p->recipe);
+    const char *needed[] = {p->r.output, p->r.teacher};
+    for (int i = 0; i < 2; i++)
+        if (!needed[i] || !*needed[i])
+            return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected a path, found none", p->recipe,
+                           i ? "teacher" : "output");
     if (!p->has_compose)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: expected a section compose", p->recipe);
     ZB_TRY(check_reserved(p, err));

@@ -282,6 +282,9 @@ def test_broken_recipes_are_refused(tmp_path):
     check_refused(tmp_path, text, "epochs: 2", "prompt_length: 5000, epochs: 2", "tune: prompt_length: expected less than length")
     check_refused(tmp_path, text, "q_rank: 20", "q_rank: 20, calibration_without: 'decay,gate'", 'compose: calibration_without: expected some of')
     check_refused(tmp_path, text, str(text), "/no/such/text", "no such file")
+    check_refused(tmp_path, text, f"output: {tmp_path / 'bad'}", "output:", "bad.yaml: output: expected a path, found none")
+    check_refused(tmp_path, text, f"output: {tmp_path / 'bad'}", "output: ~", "bad.yaml:2: output: expected a value, found ~")
+    check_refused(tmp_path, text, f"valid: {text.with_name('pairs.jsonl')}", "valid: null", "valid: expected a value, found null")
 
 
 def test_measuring_stages_are_checked_before_any_work(tmp_path):
@@ -355,7 +358,7 @@ def test_settings_replace_the_recipe(tmp_path):
 def test_hostile_settings(tmp_path):
     recipe = write_recipe(tmp_path, "bad", make_text(tmp_path))
     for setting, expected in (("distill.tokens", "SECTION.KEY=VALUE"), ("=3", "SECTION.KEY=VALUE"), ("nothing.tokens=3", "unknown section"),
-                              ("distill.nothing=3", "nothing"), ("distill.tokens=many", "many"), ("compose.out=x", "set by the pipeline"),
+                              ("distill.nothing=3", "nothing"), ("distill.tokens=many", "many"), ("compose.out=x", "set by the pipeline"), ("output=", "output: expected a path, found none"), ("teacher=", "teacher: expected a path, found none"),
                               ("align.dry_run=true", "set by the pipeline"), ("distill.dry_run=true", "set by the pipeline"), ("tune.dry_run=true", "set by the pipeline")):
         done = run(recipe, setting)
         assert done.returncode and expected in done.stderr and len(done.stderr.strip().splitlines()) == 1, (setting, done.stderr)

@@ -159,6 +159,12 @@ static void recipes(void **state) {
     assert_int_equal(recipe("\"\"\n", &err), ZB_OK);
     assert_int_equal(recipe("steps: 5\nstepz: 7\n", &err), ZB_ERR_CONFIG);
     assert_string_equal(err.msg, "r.yaml:2: unknown option \"stepz\" (did you mean \"steps\"?)");
+    assert_int_equal(recipe("data: ~\n", &err), ZB_ERR_CONFIG);
+    assert_memory_equal(err.msg, "r.yaml:1: data: expected a value, found ~ (", 43);
+    assert_int_equal(recipe("steps: 5\ndata: null\n", &err), ZB_ERR_CONFIG);
+    assert_int_equal(recipe("data: 'null'\n", &err), ZB_OK);
+    assert_string_equal(t.data, "null");
+    assert_int_equal(recipe("null\n", &err), ZB_OK);
     assert_int_equal(recipe("lr:\n  a: 1\n", &err), ZB_ERR_CONFIG);
     assert_non_null(strstr(err.msg, "lr: expected a value or a list of values, found a mapping"));
     assert_int_equal(recipe("layers: [1, [2]]\n", &err), ZB_ERR_CONFIG);
