@@ -149,11 +149,22 @@ static zb_status read_sections(zb_plan *p, const zb_yaml *root, section *s, int 
     return ZB_OK;
 }
 
-/* Keys that the pipeline sets itself. */
+/* Keys that the pipeline sets itself: what a recipe says there would be read past. */
 static zb_status check_reserved(const zb_plan *p, zb_err *err) {
+    bool by_layers = p->has_select && !zb_select_heads(&p->select) &&
+                     (p->has_align || !zb_select_by_budget(&p->select));
+    bool pure =
+        p->has_align || by_layers; /* students of one kind, which give the hybrid's layers */
     const struct {
         const char *value, *key;
-    } own[] = {{p->compose.out, "compose.out"},
+    } own[] = {{p->compose.teacher, "compose.teacher"},
+               {pure ? p->compose.mla_from : NULL, "compose.mla_from"},
+               {pure ? p->compose.mamba2_from : NULL, "compose.mamba2_from"},
+               {by_layers ? p->select.mla : NULL, "select.mla"},
+               {by_layers ? p->select.mamba2 : NULL, "select.mamba2"},
+               {p->suite.teacher, "eval.teacher"},
+               {p->suite.perplexity_out, "eval.perplexity_out"},
+               {p->compose.out, "compose.out"},
                {p->compose.selection, "compose.selection"},
                {p->align.students, "align.students"},
                {p->align.out, "align.out"},

@@ -358,7 +358,10 @@ def test_settings_replace_the_recipe(tmp_path):
 def test_hostile_settings(tmp_path):
     recipe = write_recipe(tmp_path, "bad", make_text(tmp_path))
     for setting, expected in (("distill.tokens", "SECTION.KEY=VALUE"), ("=3", "SECTION.KEY=VALUE"), ("nothing.tokens=3", "unknown section"),
-                              ("distill.nothing=3", "nothing"), ("distill.tokens=many", "many"), ("compose.out=x", "set by the pipeline"), ("output=", "output: expected a path, found none"), ("teacher=", "teacher: expected a path, found none"),
+                              ("distill.nothing=3", "nothing"), ("distill.tokens=many", "many"), ("compose.out=x", "set by the pipeline"), ("compose.teacher=x", "compose.teacher: set by the pipeline"),
+                              ("compose.mla_from=x", "compose.mla_from: set by the pipeline"), ("select.mla=x", "select.mla: set by the pipeline"),
+                              ("eval.teacher=x", "eval.teacher: set by the pipeline"), ("eval.perplexity_out=x", "eval.perplexity_out: set by the pipeline"),
+                              ("output=", "output: expected a path, found none"), ("teacher=", "teacher: expected a path, found none"),
                               ("align.dry_run=true", "set by the pipeline"), ("distill.dry_run=true", "set by the pipeline"), ("tune.dry_run=true", "set by the pipeline")):
         done = run(recipe, setting)
         assert done.returncode and expected in done.stderr and len(done.stderr.strip().splitlines()) == 1, (setting, done.stderr)
