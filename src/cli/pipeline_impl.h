@@ -71,6 +71,10 @@ zb_status zb_plan_read(zb_plan *p, zb_err *err);
 
 char *zb_plan_path(const zb_plan *p, const char *name); /* <output>/name */
 
+/* Whether there are prompts to answer, and lengths to measure. */
+zb_status zb_samples_check(const zb_plan *p, zb_err *err);
+zb_status zb_speed_check(const zb_plan *p, zb_err *err);
+
 /* The stages, in the order of pipeline.c. */
 zb_status zb_stage_students(zb_plan *p, zb_err *err);
 zb_status zb_stage_align(zb_plan *p, zb_err *err);

@@ -200,26 +200,32 @@ static zb_status check_files(const zb_plan *p, zb_err *err) {
                        p->r.teacher);
     const struct {
         bool used;
-        const char *path;
+        const char *key, *path;
     } text[] = {
-        {!strcmp(p->compose.init, "calibrated") || p->compose.fit_donors, p->compose.calibration},
-        {p->has_align, p->align_stage.train},
-        {p->has_align, p->align_stage.valid},
-        {p->has_distill, p->distill_stage.train},
-        {p->has_distill, p->distill_stage.valid},
-        {p->has_tune, p->tune.train ? p->tune.train : ""},
-        {p->has_tune && p->tune.valid, p->tune.valid},
-        {p->has_select, p->select.text},
-        {p->has_prune, p->prune.text},
-        {p->has_quantize && p->quantize.calibrate, p->quantize.calibrate},
-        {p->has_eval && p->suite.text, p->suite.text},
-        {p->has_recall, p->recall.haystack ? p->recall.haystack : ""},
-        {p->has_samples, p->samples.prompts ? p->samples.prompts : ""}};
-    for (size_t i = 0; i < sizeof text / sizeof text[0]; i++)
-        if (text[i].used && !zb_file_exists(text[i].path))
-            return zb_fail(err, ZB_ERR_IO,
-                           "%s: \"%s\": no such file; `./run demo` prepares the data", p->recipe,
-                           text[i].path);
+        {!strcmp(p->compose.init, "calibrated") || p->compose.fit_donors, "compose.calibration",
+         p->compose.calibration},
+        {p->has_align, "align.train", p->align_stage.train},
+        {p->has_align, "align.valid", p->align_stage.valid},
+        {p->has_distill, "distill.train", p->distill_stage.train},
+        {p->has_distill, "distill.valid", p->distill_stage.valid},
+        {p->has_tune, "tune.train", p->tune.train},
+        {p->has_tune && p->tune.valid, "tune.valid", p->tune.valid},
+        {p->has_select, "select.text", p->select.text},
+        {p->has_prune, "prune.text", p->prune.text},
+        {p->has_quantize && p->quantize.calibrate, "quantize.calibrate", p->quantize.calibrate},
+        {p->has_eval && p->suite.text, "eval.text", p->suite.text},
+        {p->has_recall, "recall.haystack", p->recall.haystack},
+        {p->has_samples, "generate.prompts", p->samples.prompts}};
+    for (size_t i = 0; i < sizeof text / sizeof text[0]; i++) {
+        const char *path = text[i].path;
+        if (!text[i].used || (path && zb_file_exists(path))) continue;
+        if (!path || !*path)
+            return zb_fail(err, ZB_ERR_CONFIG, "%s: %s: expected a file, found none", p->recipe,
+                           text[i].key);
+        return zb_fail(err, ZB_ERR_IO, "%s: %s: \"%s\": no such file%s", p->recipe, text[i].key,
+                       path,
+                       strncmp(path, "data/", 5) ? "" : "; `./run prepare` makes those of data/");
+    }
     return ZB_OK;
 }
 
@@ -237,7 +243,11 @@ static zb_status check_stages(const zb_plan *p, zb_err *err) {
     if (p->has_eval && p->eval.tasks && p->eval.tasks[0]) s = zb_eval_check(&p->eval, err);
     if (s != ZB_OK) return zb_err_wrap(err, s, "%s: eval", p->recipe);
     if (p->has_recall) s = zb_recall_check(&p->recall, err);
-    return s == ZB_OK ? s : zb_err_wrap(err, s, "%s: recall", p->recipe);
+    if (s != ZB_OK) return zb_err_wrap(err, s, "%s: recall", p->recipe);
+    if (p->has_samples) s = zb_samples_check(p, err);
+    if (s != ZB_OK) return zb_err_wrap(err, s, "%s: generate", p->recipe);
+    if (p->has_speed) s = zb_speed_check(p, err);
+    return s == ZB_OK ? s : zb_err_wrap(err, s, "%s", p->recipe);
 }
 
 static zb_status check(const zb_plan *p, zb_err *err) {

@@ -229,10 +229,21 @@ static zb_status add_prompt(void *list, json_t *o, const char *where, bool *enou
     return ZB_OK;
 }
 
+static zb_status read_prompts(const zb_plan *p, json_t *list, zb_err *err) {
+    return zb_json_lines(p->samples.prompts, 1 << 20, add_prompt, list, err);
+}
+
+zb_status zb_samples_check(const zb_plan *p, zb_err *err) {
+    json_t *list = json_array();
+    zb_status s = read_prompts(p, list, err);
+    json_decref(list);
+    return s;
+}
+
 zb_status zb_stage_samples(zb_plan *p, zb_err *err) {
     const char *names[] = {"teacher", "student"}, *paths[] = {p->r.teacher, p->student};
     json_t *list = json_array();
-    zb_status s = zb_json_lines(p->samples.prompts, 1 << 20, add_prompt, list, err);
+    zb_status s = read_prompts(p, list, err);
     for (int m = 0; m < 2 && s == ZB_OK; m++) {
         zb_engine *e;
         s = zb_engine_open(
@@ -254,12 +265,27 @@ zb_status zb_stage_samples(zb_plan *p, zb_err *err) {
 
 /* ---- speed and size ---- */
 
+enum { LENGTHS_MAX = 64, LENGTH_MAX = 1 << 22 };
+
+/* Prompts to be timed, or contexts to be decoded behind. */
+static zb_status lengths_of(const zb_plan *p, bool decode, int length[LENGTHS_MAX], int *n,
+                            zb_err *err) {
+    return decode ? zb_list_ints(p->speed.decode, "bench.decode", 0, LENGTH_MAX, length,
+                                 LENGTHS_MAX, n, err)
+                  : zb_list_ints(p->speed.prefill, "bench.prefill", 1, LENGTH_MAX, length,
+                                 LENGTHS_MAX, n, err);
+}
+
+zb_status zb_speed_check(const zb_plan *p, zb_err *err) {
+    int length[LENGTHS_MAX], n;
+    ZB_TRY(lengths_of(p, false, length, &n, err));
+    return lengths_of(p, true, length, &n, err);
+}
+
 static zb_status time_cases(const zb_plan *p, zb_bench *b, json_t *out, zb_err *err) {
-    int length[64], n;
+    int length[LENGTHS_MAX], n;
     for (int decode = 0; decode < 2; decode++) {
-        ZB_TRY(zb_list_ints(decode ? p->speed.decode : p->speed.prefill,
-                            decode ? "bench.decode" : "bench.prefill", 0, 1 << 22, length, 64, &n,
-                            err));
+        ZB_TRY(lengths_of(p, decode, length, &n, err));
         for (int i = 0; i < n; i++) {
             zb_bench_case c = {.prompt = decode ? 0 : length[i],
                                .tokens = decode ? (int)p->speed.tokens : 0,

@@ -291,7 +291,10 @@ def test_measuring_stages_are_checked_before_any_work(tmp_path):
     text = make_text(tmp_path)
     recipe = write_recipe(tmp_path, "late", text)
     for setting, said in (("eval.tasks=piqqa", "piqqa"), ("eval.samples=[1]", "samples: expected"), ("recall.tests=nothing", "nothing"),
-                          ("recall.distances=12,x", "distances"), (f"output={text}/below", "is no folder")):
+                          ("recall.distances=12,x", "distances"), ("bench.prefill=8,1k", "bench.prefill: expected integers from 1"), ("bench.decode=x", "bench.decode"),
+                          ("generate.tokens=4", "late.yaml: generate.prompts: expected a file, found none"), (f"generate.prompts={text}", f'{text}:1: key "prompt" is missing'),
+                          ("tune.train=", "tune.train: expected a file, found none"), ("distill.valid=data/none.jsonl", "distill.valid: \"data/none.jsonl\": no such file; `./run prepare`"),
+                          (f"output={text}/below", "is no folder")):
         done = run(recipe, setting)
         assert done.returncode > 0 and said in done.stderr, (setting, done.stderr)
         assert not (tmp_path / "late").exists()
