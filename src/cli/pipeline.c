@@ -88,6 +88,17 @@ static const zb_opt *composing_for_select(zb_plan *p) {
     return table;
 }
 
+/* The head's precision, for stages that have no option of that name. Records of earlier versions do
+ * not have it: there it counts as it is now. */
+static const zb_opt *precision_of_head(zb_plan *p) {
+    zb_opt *table = ZB_NEW_ARRAY(p->arena, zb_opt, 2);
+    table[0] = (zb_opt){.type = ZB_OPT_STR,
+                        .name = "precision",
+                        .offset = offsetof(zb_recipe_opts, precision),
+                        .def = p->r.precision};
+    return table;
+}
+
 /* The steps that make the student. */
 static int model_steps(zb_plan *p, step *s) {
     bool layers = !zb_select_by_budget(&p->select) && !zb_select_heads(&p->select);
@@ -145,6 +156,7 @@ static int model_steps(zb_plan *p, step *s) {
 /* The steps that measure it and the teacher. */
 static int measuring_steps(zb_plan *p, step *s) {
     bool scored = p->eval.tasks && p->eval.tasks[0];
+    const zb_opt *precision = precision_of_head(p);
     int n = 0;
     for (int student = 0; student < 2; student++)
         s[n++] = (step){
@@ -160,17 +172,18 @@ static int measuring_steps(zb_plan *p, step *s) {
             .name = student ? "recall" : "recall_teacher",
             .wanted = p->has_recall,
             .run = student ? zb_stage_recall_student : zb_stage_recall_teacher,
-            .record.options = {{"", zb_recall_opt_table, &p->recall}},
+            .record.options = {{"", zb_recall_opt_table, &p->recall}, {"", precision, &p->r}},
             .result = {zb_plan_path(p, student ? "recall/student.json" : "recall/teacher.json")}};
-    s[n++] = (step){.name = "generate",
-                    .wanted = p->has_samples,
-                    .run = zb_stage_samples,
-                    .record.options = {{"", zb_samples_opt_table, &p->samples}},
-                    .result = {zb_plan_path(p, "samples.json")}};
+    s[n++] =
+        (step){.name = "generate",
+               .wanted = p->has_samples,
+               .run = zb_stage_samples,
+               .record.options = {{"", zb_samples_opt_table, &p->samples}, {"", precision, &p->r}},
+               .result = {zb_plan_path(p, "samples.json")}};
     s[n++] = (step){.name = "bench",
                     .wanted = p->has_speed,
                     .run = zb_stage_speed,
-                    .record.options = {{"", zb_speed_opt_table, &p->speed}},
+                    .record.options = {{"", zb_speed_opt_table, &p->speed}, {"", precision, &p->r}},
                     .result = {zb_plan_path(p, "bench/student.json")}};
     return n;
 }

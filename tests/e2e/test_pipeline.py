@@ -269,6 +269,21 @@ def test_a_pruned_model_is_distilled(tmp_path):
     again = run(recipe, "eval.text_tokens=128")  # what is measured changes neither the model nor what else is measured
     assert again.returncode == 0 and "== eval\n" in again.stderr, again.stderr
     assert all(f"{stage}: done before" in again.stderr for stage in ("prune", "distill", "bench"))
+    check_what_a_measurement_depends_on(tmp_path, recipe)
+
+
+def check_what_a_measurement_depends_on(tmp_path, recipe):
+    settings = ("eval.text_tokens=128", "distill.precision=f32")
+    record = tmp_path / "out/stages/bench.json"
+    own = json.loads(record.read_text())
+    del own["options"]["precision"]  # as earlier versions wrote it
+    record.write_text(json.dumps(own))
+    old = run(recipe, *settings)
+    assert old.returncode == 0 and "bench: done before" in old.stderr, old.stderr
+    assert run(recipe, *settings, "bench.tokens=3").returncode == 0
+    other = run(recipe, *settings, "bench.tokens=3", "precision=bf16")
+    assert other.returncode == 0 and 'bench: to be made again: precision was "f32", is "bf16"' in other.stderr, other.stderr
+    assert "distill: done before" in other.stderr
 
 
 def test_broken_recipes_are_refused(tmp_path):
