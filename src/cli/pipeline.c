@@ -15,9 +15,9 @@ typedef struct step {
     const char *name;
     bool wanted;
     zb_status (*run)(zb_plan *p, zb_err *err);
-    bool makes_model;
-    const char *result[2]; /* paths it leaves; NULL: none */
-    zb_record record;      /* with the options its result depends on */
+    bool makes_model, of_teacher; /* of_teacher: whatever the student is */
+    const char *result[2];        /* paths it leaves; NULL: none */
+    zb_record record;             /* with the options its result depends on */
 } step;
 
 static bool has_result(const step *s) {
@@ -37,7 +37,7 @@ static void find_work(zb_plan *p, step *list, int n) {
         s->record.name = s->name;
         s->record.path = zb_asprintf(p->arena, "%s/stages/%s.json", p->r.output, s->name);
         s->record.teacher = p->r.teacher;
-        s->record.from = from;
+        s->record.from = s->of_teacher ? NULL : from;
         zb_record_read(&s->record, p->arena);
         if (s->makes_model) from = s->record.id;
     }
@@ -162,6 +162,7 @@ static int measuring_steps(zb_plan *p, step *s) {
         s[n++] = (step){
             .name = student ? "eval" : "eval_teacher",
             .wanted = p->has_eval,
+            .of_teacher = !student,
             .run = student ? zb_stage_eval_student : zb_stage_eval_teacher,
             .record.options = {{"", zb_eval_opt_table, &p->eval},
                                {"", zb_suite_opt_table, &p->suite}},
@@ -171,6 +172,7 @@ static int measuring_steps(zb_plan *p, step *s) {
         s[n++] = (step){
             .name = student ? "recall" : "recall_teacher",
             .wanted = p->has_recall,
+            .of_teacher = !student,
             .run = student ? zb_stage_recall_student : zb_stage_recall_teacher,
             .record.options = {{"", zb_recall_opt_table, &p->recall}, {"", precision, &p->r}},
             .result = {zb_plan_path(p, student ? "recall/student.json" : "recall/teacher.json")}};

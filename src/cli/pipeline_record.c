@@ -26,7 +26,7 @@ static bool same_text(const json_t *record, const char *key, const char *is, zb_
 static bool holds(const zb_record *r, const json_t *record, const json_t *now, zb_arena *a) {
     const json_t *old = json_object_get(record, "options");
     if (!json_is_object(old) || !same_text(record, "teacher", r->teacher, a) ||
-        !same_text(record, "from", r->from, a))
+        (r->from && !same_text(record, "from", r->from, a)))
         return false;
     json_t *defaults = zb_opts_default_json(r->options);
     const char *change = zb_opts_change(old, now, defaults, a);
@@ -38,7 +38,8 @@ static bool holds(const zb_record *r, const json_t *record, const json_t *now, z
 
 static const char *id_of(const zb_record *r, zb_arena *a) {
     const char *values = zb_json_text(r->values, a);
-    return zb_digest(a, zb_asprintf(a, "%s|%s|%s|%s", r->name, r->from, r->teacher, values));
+    const char *from = r->from ? r->from : "";
+    return zb_digest(a, zb_asprintf(a, "%s|%s|%s|%s", r->name, from, r->teacher, values));
 }
 
 void zb_record_read(zb_record *r, zb_arena *a) {
@@ -60,8 +61,9 @@ void zb_record_read(zb_record *r, zb_arena *a) {
 
 zb_status zb_record_write(const zb_record *r, double seconds, bool done, zb_err *err) {
     zb_arena a = {0};
-    json_t *o = json_pack("{s:o, s:s, s:O, s:f, s:b}", "teacher", text_of(r->teacher, &a), "from",
-                          r->from, "options", r->values, "seconds", seconds, "done", done);
+    json_t *o =
+        json_pack("{s:o, s:s, s:O, s:f, s:b}", "teacher", text_of(r->teacher, &a), "from",
+                  r->from ? r->from : "", "options", r->values, "seconds", seconds, "done", done);
     zb_status s = zb_json_write_exact(r->path, o, err);
     json_decref(o);
     zb_arena_free(&a);

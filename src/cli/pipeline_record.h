@@ -12,7 +12,8 @@
 #include "base/opts.h"
 
 typedef struct zb_record {
-    const char *name, *path, *teacher, *from;
+    const char *name, *path, *teacher;
+    const char *from;        /* NULL: the stage sees the teacher alone, whatever its record says */
     zb_opt_group options[4]; /* what the stage depends on */
     /* known once it is read: */
     const char *id; /* digest of all of the above */

@@ -284,6 +284,9 @@ def check_what_a_measurement_depends_on(tmp_path, recipe):
     other = run(recipe, *settings, "bench.tokens=3", "precision=bf16")
     assert other.returncode == 0 and 'bench: to be made again: precision was "f32", is "bf16"' in other.stderr, other.stderr
     assert "distill: done before" in other.stderr
+    longer = run(recipe, *settings, "bench.tokens=3", "precision=bf16", "distill.tokens=1408")
+    assert longer.returncode == 0 and "== distill\n" in longer.stderr and "== eval\n" in longer.stderr, longer.stderr
+    assert "eval_teacher: done before" in longer.stderr  # the teacher is as it was
 
 
 def test_broken_recipes_are_refused(tmp_path):
