@@ -78,9 +78,21 @@ typedef struct setting {
     const char *where, *section, *key, *value; /* section NULL: of the head */
 } setting;
 
+/* Bytes of `text` that records and the comments of the kept recipe can hold. */
+static size_t line_of_utf8(const char *text) {
+    size_t n = strlen(text), at = 0, more;
+    uint32_t c;
+    while ((more = zb_utf8_decode(text + at, n - at, &c)) > 0 && c != '\n' && c != '\r') at += more;
+    return at;
+}
+
 static zb_status read_setting(const zb_plan *p, const char *text, setting *out, zb_err *err) {
     const char *equals = strchr(text, '=');
     out->where = zb_asprintf(p->arena, "setting \"%s\"", text);
+    size_t good = line_of_utf8(text);
+    if (text[good])
+        return zb_fail(err, ZB_ERR_USAGE, "setting \"%.*s\", byte %zu: expected one line of UTF-8",
+                       (int)good, text, good + 1);
     if (!equals || equals == text)
         return zb_fail(err, ZB_ERR_USAGE, "%s: expected KEY=VALUE or SECTION.KEY=VALUE",
                        out->where);

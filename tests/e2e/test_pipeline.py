@@ -382,7 +382,8 @@ def test_hostile_settings(tmp_path):
                               ("distill.nothing=3", "nothing"), ("distill.tokens=many", "many"), ("compose.out=x", "set by the pipeline"), ("compose.teacher=x", "compose.teacher: set by the pipeline"),
                               ("compose.mla_from=x", "compose.mla_from: set by the pipeline"), ("select.mla=x", "select.mla: set by the pipeline"),
                               ("eval.teacher=x", "eval.teacher: set by the pipeline"), ("eval.perplexity_out=x", "eval.perplexity_out: set by the pipeline"),
-                              ("output=", "output: expected a path, found none"), ("teacher=", "teacher: expected a path, found none"),
+                              ("output=", "output: expected a path, found none"), (b"title=caf\xe9", 'setting "title=caf", byte 10: expected one line of UTF-8'), ("title=a\nb", 'setting "title=a", byte 8'),
+                              ("teacher=", "teacher: expected a path, found none"),
                               ("align.dry_run=true", "set by the pipeline"), ("distill.dry_run=true", "set by the pipeline"), ("tune.dry_run=true", "set by the pipeline")):
         done = run(recipe, setting)
         assert done.returncode and expected in done.stderr and len(done.stderr.strip().splitlines()) == 1, (setting, done.stderr)
