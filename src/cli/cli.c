@@ -18,8 +18,6 @@ static const zb_opt common[] = {
     {ZB_OPT_BOOL, "version", 0, offsetof(zb_cli, version), NULL, 0, 0, NULL, "print the version"},
     {ZB_OPT_INT, "threads", 't', offsetof(zb_cli, threads), NULL, 0, THREADS_MAX, NULL,
      "threads; 0: one per processor"},
-    {ZB_OPT_CHOICE, "precision", 0, offsetof(zb_cli, precision), "auto", 0, 0, "auto|f32|bf16|int8",
-     "matrix products; auto: int8 for quantised weights, else bf16 where the processor has it"},
     {ZB_OPT_BOOL, "quiet", 'q', offsetof(zb_cli, quiet), NULL, 0, 0, NULL, "errors only"},
     {ZB_OPT_BOOL, "verbose", 'v', offsetof(zb_cli, verbose), NULL, 0, 0, NULL, "say more"},
     {0},

@@ -24,12 +24,20 @@ typedef struct zb_cli {
     zb_err err;     /* pass &cli.err down */
     bool help, version, quiet, verbose;
     int64_t threads; /* 0: all processors; already set for OpenMP */
-    const char *precision;
-    const char *cache_type; /* set by commands that have the option, before zb_cli_engine; NULL:
-                               the engine's default */
+    /* Of zb_cli_engine: set before it by commands that have these options; NULL: the engine's
+     * default. */
+    const char *precision, *cache_type;
     const char *pos[ZB_CLI_POS_MAX]; /* arguments that are no options */
     int n_pos;
 } zb_cli;
+
+/* Row of an option table: matrix products of a command that runs a model. */
+#define ZB_CLI_PRECISION_OPTION(type, field)                                                       \
+    {                                                                                              \
+        ZB_OPT_CHOICE, "precision", 0, offsetof(type, field), "auto", 0, 0, "auto|f32|bf16|int8",  \
+            "matrix products; auto: int8 for quantised weights, else bf16 where the processor "    \
+            "has it"                                                                               \
+    }
 
 /* What `--help` says above the options. */
 typedef struct zb_cli_about {
@@ -57,8 +65,8 @@ zb_status zb_cli_text(zb_cli *cli, const char *text, const char *file, const cha
 /* "1,2,3" as token ids below `vocab`, at least one. */
 zb_status zb_cli_ids(zb_cli *cli, const char *list, const char *flag, int vocab, zb_ids *out);
 
-/* Opens `model` (NULL: a usage error that asks for -m) with the common options; `context` as in
- * zb_engine_opts. */
+/* Opens `model` (NULL: a usage error that asks for -m) with cli's threads, precision and cache
+ * type; `context` as in zb_engine_opts. */
 zb_status zb_cli_engine(zb_cli *cli, const char *model, int64_t context, zb_engine **out);
 
 /* Writes to stdout and flushes; a closed pipe is ZB_ERR_IO. */

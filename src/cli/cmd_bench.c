@@ -23,7 +23,7 @@ enum { LIST_MAX = 32, BATCH_MAX = 4096, LENGTH_MAX = 1 << 22 };
 
 typedef struct options {
     const char *model, *prompt, *tokens, *pg, *depth, *batch, *thread_counts, *fill, *budget;
-    const char *output, *cache_type;
+    const char *output, *cache_type, *precision;
     int64_t runs, context, batch_max;
     bool kernels, layers;
 } options;
@@ -53,6 +53,7 @@ static const zb_opt table[] = {
     ROW(ZB_OPT_INT, "runs", 'r', runs, "3", 1, 1000, "runs of each, after one that is not counted"),
     ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304,
         "most tokens; 0: what the model was made for"),
+    ZB_CLI_PRECISION_OPTION(options, precision),
     ZB_CELLS_OPTION(options, cache_type, "f16"),
     ROW(ZB_OPT_BOOL, "kernels", 0, kernels, NULL, 0, 0,
         "measure the inner loops on one core, without a model"),
@@ -470,5 +471,6 @@ int zb_cmd_bench(int argc, char **argv) {
     const zb_opt_group groups[] = {
         {"options", table, &o}, {"training", zb_train_bench_table, &train}, {0}};
     if (!zb_cli_begin(&cli, argc, argv, groups, 0, &about, &status)) return status;
+    cli.precision = o.precision;
     return zb_cli_end(&cli, strcmp(train.train, "none") ? run_train(&cli, &train) : run(&cli, &o));
 }

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 typedef struct options {
-    const char *model, *system, *cache_type;
+    const char *model, *system, *cache_type, *precision;
     int64_t n, context;
     zb_cli_sampling sampling;
 } options;
@@ -30,6 +30,7 @@ static const zb_opt table[] = {
         "most tokens of an answer; -1: as many as the context holds"),
     ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304,
         "most tokens of the conversation; 0: what the model was made for"),
+    ZB_CLI_PRECISION_OPTION(options, precision),
     ZB_CELLS_OPTION(options, cache_type, "f16"),
     {0},
 };
@@ -127,6 +128,7 @@ static zb_status run(zb_cli *cli, const options *o) {
     zb_session *session = NULL;
     zb_sampler *sampler = NULL;
     cli->cache_type = o->cache_type;
+    cli->precision = o->precision;
     ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
     zb_status s = zb_engine_need_tokenizer(e, &cli->err);
     if (s == ZB_OK && !zb_tokenizer_chat_template(zb_engine_tokenizer(e)))

@@ -6,7 +6,7 @@
 #include "generate/prompt.h"
 
 typedef struct options {
-    const char *model, *prompt, *file, *prompt_ids, *system, *cache_type;
+    const char *model, *prompt, *file, *prompt_ids, *system, *cache_type, *precision;
     int64_t n, context;
     bool chat, ids, json, ignore_eos;
     zb_cli_sampling sampling;
@@ -37,6 +37,7 @@ static const zb_opt table[] = {
         "most tokens to generate; -1: as many as the context holds"),
     ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304,
         "most tokens of prompt and answer; 0: what the model was made for"),
+    ZB_CLI_PRECISION_OPTION(options, precision),
     ZB_CELLS_OPTION(options, cache_type, "f16"),
     ROW(ZB_OPT_BOOL, "chat", 0, chat, NULL, 0, 0,
         "the prompt is a user's message: apply the model's chat template"),
@@ -114,6 +115,7 @@ static zb_status run(zb_cli *cli, const options *o) {
     zb_engine *e;
     zb_session *session;
     cli->cache_type = o->cache_type;
+    cli->precision = o->precision;
     ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
     zb_runner_run(zb_engine_runner(e))->deterministic = o->deterministic;
     if (o->prompts) {

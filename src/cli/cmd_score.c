@@ -6,7 +6,7 @@
 #include <math.h>
 
 typedef struct options {
-    const char *model, *prompt, *file, *ids, *cache_type;
+    const char *model, *prompt, *file, *ids, *cache_type, *precision;
     int64_t context;
     bool add_special, parse_special;
 } options;
@@ -26,6 +26,7 @@ static const zb_opt table[] = {
         "text such as <|im_end|> becomes its token"),
     ROW(ZB_OPT_INT, "context", 'c', context, "0", 0, 4194304,
         "most tokens; 0: what the model was made for"),
+    ZB_CLI_PRECISION_OPTION(options, precision),
     ZB_CELLS_OPTION(options, cache_type, "f32"),
     {0},
 };
@@ -85,6 +86,7 @@ static zb_status score(zb_cli *cli, const options *o, zb_engine *e) {
 static zb_status run(zb_cli *cli, const options *o) {
     zb_engine *e;
     cli->cache_type = o->cache_type;
+    cli->precision = o->precision;
     ZB_TRY(zb_cli_engine(cli, o->model, o->context, &e));
     zb_status s = score(cli, o, e);
     zb_engine_close(e);
