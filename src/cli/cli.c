@@ -49,12 +49,13 @@ bool zb_cli_begin(zb_cli *cli, int argc, char **argv, const zb_opt_group *groups
     all[n] = (zb_opt_group){"common options", common, cli};
     zb_opts_defaults(all);
     *status = 0;
-    if (asks_for(argc, argv, "--help", "-h")) {
-        print_help(cli, all, about);
-        return false;
-    }
-    if (asks_for(argc, argv, "--version", NULL)) {
-        printf("zebra %s\n", ZB_VERSION);
+    bool help = asks_for(argc, argv, "--help", "-h");
+    if (help || asks_for(argc, argv, "--version", NULL)) {
+        if (help)
+            print_help(cli, all, about);
+        else
+            printf("zebra %s\n", ZB_VERSION);
+        *status = zb_cli_end(cli, ZB_OK);
         return false;
     }
     ZB_ASSERT(pos_max <= ZB_CLI_POS_MAX);

@@ -88,14 +88,15 @@ int main(int argc, char **argv) {
         return zb_status_exit(ZB_ERR_USAGE);
     }
     const char *name = argv[1];
+    zb_cli cli = {.name = name};
     if (!strcmp(name, "--version")) {
         printf("zebra %s\n", ZB_VERSION);
-        return 0;
+        return zb_cli_end(&cli, ZB_OK);
     }
     bool help = !strcmp(name, "help");
     if (!strcmp(name, "--help") || !strcmp(name, "-h") || (help && argc < 3)) {
         print_help();
-        return 0;
+        return zb_cli_end(&cli, ZB_OK);
     }
     const command *c = find(help ? argv[2] : name);
     if (!c) return unknown(help ? argv[2] : name);

@@ -115,7 +115,7 @@ def test_model_is_needed_and_must_exist(command):
 def test_a_full_disk_is_an_error():
     with open("/dev/full", "w") as full:
         for args in [["inspect", GOLDEN / "llama"], ["inspect", GOLDEN / "llama", "--json"],
-                     ["score", "-m", GOLDEN / "llama", "--ids", "1,2"]]:
+                     ["score", "-m", GOLDEN / "llama", "--ids", "1,2"], ["--help"], ["--version"], ["help", "eval"], ["eval", "--version"]]:
             done = subprocess.run([ZEBRA, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
             assert done.returncode == IO
             assert "cannot write to standard output" in done.stderr
