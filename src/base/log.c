@@ -38,6 +38,12 @@ static void say(const char *prefix, const char *fmt, va_list ap) {
         va_end(ap);                                                                                \
     } while (0)
 
+void zb_error(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    say("", fmt, ap);
+    va_end(ap);
+}
 void zb_warn(const char *fmt, ...) { ZB_SAY(ZB_LOG_WARN, "warning: "); }
 void zb_info(const char *fmt, ...) { ZB_SAY(ZB_LOG_INFO, ""); }
 void zb_debug(const char *fmt, ...) { ZB_SAY(ZB_LOG_DEBUG, "debug: "); }
@@ -69,7 +75,7 @@ static void show(zb_progress *p, double done, const char *note, bool last) {
             p->unit, last ? "took" : "left", left, note ? ", " : "", note ? note : "",
             tty && !last ? "" : "\n");
     fflush(stderr);
-    line_open = p->drawn = tty && !last;
+    line_open = tty && !last;
     p->t_shown = now;
 }
 

@@ -14,6 +14,7 @@
 typedef enum zb_log_level { ZB_LOG_QUIET, ZB_LOG_WARN, ZB_LOG_INFO, ZB_LOG_DEBUG } zb_log_level;
 
 void zb_log_set(zb_log_level level);
+void zb_error(const char *fmt, ...) ZB_PRINTF(1, 2); /* at every level, no prefix */
 void zb_warn(const char *fmt, ...) ZB_PRINTF(1, 2);
 void zb_info(const char *fmt, ...) ZB_PRINTF(1, 2);
 void zb_debug(const char *fmt, ...) ZB_PRINTF(1, 2);
@@ -24,7 +25,6 @@ void zb_debug(const char *fmt, ...) ZB_PRINTF(1, 2);
 typedef struct zb_progress {
     const char *what, *unit;
     double start, total, t0, t_shown;
-    bool drawn;
 } zb_progress;
 
 void zb_progress_begin(zb_progress *p, const char *what, const char *unit, double start,

@@ -73,11 +73,13 @@ bool zb_cli_begin(zb_cli *cli, int argc, char **argv, const zb_opt_group *groups
 int zb_cli_end(zb_cli *cli, zb_status s) {
     if (s == ZB_OK && (fflush(stdout) != 0 || ferror(stdout)))
         s = zb_fail(&cli->err, ZB_ERR_IO, "cannot write to standard output: %s", strerror(errno));
-    if (s != ZB_OK)
-        fprintf(stderr, "zebra %s: error: %s", cli->name,
-                cli->err.msg[0] ? cli->err.msg : zb_status_text(s));
-    if (s == ZB_ERR_USAGE) fprintf(stderr, " (see `zebra %s --help`)", cli->name);
-    if (s != ZB_OK) fputc('\n', stderr);
+    if (s != ZB_OK) {
+        const char *said = cli->err.msg[0] ? cli->err.msg : zb_status_text(s);
+        if (s == ZB_ERR_USAGE)
+            zb_error("zebra %s: error: %s (see `zebra %s --help`)", cli->name, said, cli->name);
+        else
+            zb_error("zebra %s: error: %s", cli->name, said);
+    }
     zb_arena_free(&cli->arena);
     return zb_status_exit(s);
 }

@@ -554,6 +554,16 @@ class Terminal:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
+def test_an_error_does_not_continue_the_line_of_progress(tmp_path):
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"input_ids": [(7 * i + j * j) % 90 + 3 for j in range(100)]}) + "\n" for i in range(8000)))
+    t = Terminal(ZEBRA, "eval", "-m", GOLDEN / "llama", "--tasks", "", "--text", text, "--sequence-length", "64", "--threads", "1")
+    t.wait_for("tokens/s, left ")
+    os.write(t.fd, b"\x03")
+    t.wait_for("\nzebra eval: error: perplexity: interrupted", seconds=20)
+    assert t.end() == 130
+
+
 @real_model
 def test_a_conversation_outlives_an_interrupt_and_a_full_context():
     t = Terminal(ZEBRA, "chat", "-m", SMOLLM2, "-n", "-1", "--temp", "0", "-c", "400", "--precision", "f32", "--threads", "1")
