@@ -59,6 +59,9 @@ static zb_status run(zb_cli *cli, const options *o) {
     const char *path = o->model ? o->model : cli->n_pos ? cli->pos[0] : NULL;
     zb_model *m;
     ZB_TRY(zb_cli_need(cli, path, "a model folder or .gguf file"));
+    if (o->model && cli->n_pos)
+        return zb_fail(&cli->err, ZB_ERR_USAGE, "expected one model, found -m %s and %s", o->model,
+                       cli->pos[0]);
     ZB_TRY(zb_model_open(&m, path, ZB_MODEL_RUN, &cli->err));
     json_t *all = zb_model_describe(m);
     if (o->tensors) json_object_set_new(all, "tensors", tensors_json(zb_model_params(m)));

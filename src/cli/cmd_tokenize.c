@@ -78,6 +78,8 @@ static zb_status decode(zb_cli *cli, const options *o, const zb_tokenizer *t) {
 static zb_status run(zb_cli *cli, const options *o) {
     zb_tokenizer *t;
     ZB_TRY(zb_cli_need(cli, o->model, "a model: -m FOLDER or -m FILE.gguf"));
+    if (o->decode && (o->prompt || o->file))
+        return zb_fail(&cli->err, ZB_ERR_USAGE, "--decode stands alone: leave -p and -f out");
     ZB_TRY(zb_model_tokenizer(&t, o->model, &cli->err));
     if (!t)
         return zb_fail(

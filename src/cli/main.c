@@ -20,7 +20,7 @@ static const command commands[] = {
     {"pipeline", zb_cmd_pipeline, "all stages of a recipe, resuming where it stopped"},
     {"compose", zb_cmd_compose, "a student from a teacher and a layer plan"},
     {"align", zb_cmd_align, "train each layer to do what the teacher's does (ILD)"},
-    {"select", zb_cmd_select, "choose the layers that stay MLA (SMART)"},
+    {"select", zb_cmd_select, "what stands in each layer: a plan under a budget, or SMART"},
     {"distill", zb_cmd_distill, "train all weights against the teacher (KD)"},
     {"tune", zb_cmd_tune, "tune to preferred answers (DPO) or to answers (SFT)"},
     {"prune", zb_cmd_prune, "a smaller model: fewer layers, heads, neurons, channels"},

@@ -111,6 +111,11 @@ def test_model_is_needed_and_must_exist(command):
     fails(IO, "no/such/model", command, *model, text="")
 
 
+def test_one_of_two_inputs_is_not_passed_over():
+    fails(USAGE, "--decode stands alone", "tokenize", "-m", GOLDEN / "llama", "--decode", "1,2", "-p", "text")
+    fails(USAGE, "expected one model, found -m a and b", "inspect", "-m", "a", "b")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_an_error():
     with open("/dev/full", "w") as full:
