@@ -111,6 +111,12 @@ char *zb_path_join(zb_arena *a, const char *dir, const char *name) {
     return zb_asprintf(a, "%s%s%s", dir, n == 0 || dir[n - 1] == '/' ? "" : "/", name);
 }
 
+char *zb_path_plain(zb_arena *a, const char *path) {
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    return zb_strndup(a, path, n);
+}
+
 const char *zb_path_base(const char *path) {
     const char *s = strrchr(path, '/');
     return s ? s + 1 : path;

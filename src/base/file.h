@@ -33,8 +33,9 @@ zb_status zb_path_rename(const char *from, const char *to, zb_err *err); /* and 
 
 /* "dir/name" in the arena. */
 char *zb_path_join(zb_arena *a, const char *dir, const char *name);
-const char *zb_path_base(const char *path);      /* after the last slash */
-bool zb_path_same(const char *a, const char *b); /* one and the same existing file or folder */
+const char *zb_path_base(const char *path);         /* after the last slash */
+char *zb_path_plain(zb_arena *a, const char *path); /* without slashes at its end */
+bool zb_path_same(const char *a, const char *b);    /* one and the same existing file or folder */
 /* Where the links of `path` lead; `path` itself where it is no link or leads nowhere. */
 char *zb_path_target(zb_arena *a, const char *path);
 

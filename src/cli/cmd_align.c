@@ -22,6 +22,8 @@ int zb_cmd_align(int argc, char **argv) {
                         {"files", zb_work_opt_table, &w},
                         {0}};
     if (!zb_cli_begin(&cli, argc, argv, g, 0, &about, &status)) return status;
-    zb_status s = zb_align_run(&o, &st, zb_work_folder(&cli, &w, o.out), &cli.err);
+    const char *work;
+    zb_status s = zb_work_folder(&cli, &w, o.out, &work);
+    if (s == ZB_OK) s = zb_align_run(&o, &st, work, &cli.err);
     return zb_cli_end(&cli, s);
 }

@@ -180,7 +180,7 @@ static zb_status run_batches(zb_cli *cli, const plan *p, zb_engine *e, zb_bench 
 
 static zb_status run_tests(zb_cli *cli, const options *o, const plan *p, zb_engine *e, report *r) {
     zb_model *m = zb_engine_model(e);
-    r->model = zb_path_base(o->model);
+    r->model = zb_path_base(zb_path_plain(&cli->arena, o->model));
     r->mib = (double)zb_model_bytes(m) / 0x1p20;
     r->millions = (double)zb_params_total(zb_model_params(m)) * 1e-6;
     r->precision = zb_precision_name(zb_engine_precision(e));

@@ -377,7 +377,8 @@ static void add_log(json_t *logs, const char *stage) {
 
 static json_t *report_input(const zb_plan *p) {
     int64_t tokens = 0;
-    json_t *logs = json_array(), *teacher = report_model(p, "teacher", zb_path_base(p->r.teacher)),
+    const char *name = zb_path_base(zb_path_plain(p->arena, p->r.teacher));
+    json_t *logs = json_array(), *teacher = report_model(p, "teacher", name),
            *student = report_model(p, "student", "hybrid student");
     if (p->has_align) add_log(logs, "align");
     if (p->has_distill) add_log(logs, "distill");

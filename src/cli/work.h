@@ -10,7 +10,9 @@ typedef struct zb_work_opts {
 
 extern const zb_opt zb_work_opt_table[];
 
-/* The folder given, else the first of the outputs (comma-separated) with ".train" behind it. */
-const char *zb_work_folder(zb_cli *cli, const zb_work_opts *w, const char *outputs);
+/* The folder given, else the first of the outputs (comma-separated) with ".train" behind it; never
+ * one in an output, which is replaced as a whole. */
+zb_status zb_work_folder(zb_cli *cli, const zb_work_opts *w, const char *outputs,
+                         const char **folder);
 
 #endif

@@ -154,7 +154,7 @@ static zb_status plan_memory(align *a, zb_stage_opts *so, zb_memory_plan *p, zb_
 static zb_status open_student(align *a, const char *path, const char *out, zb_precision prec,
                               zb_err *err) {
     student *s = a->s[a->n++] = ZB_NEW(&a->arena, student);
-    s->out = out;
+    s->out = out ? zb_path_plain(&a->arena, out) : NULL;
     ZB_TRY(zb_model_open(&s->model, path, ZB_MODEL_TRAIN, err));
     const zb_config *c = zb_model_config(s->model), *t = zb_model_config(a->teacher);
     if (c->L != t->L || c->D != t->D)

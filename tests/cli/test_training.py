@@ -104,6 +104,19 @@ def test_a_large_text_takes_what_is_planned(tmp_path, text):
     assert peak[-1] < float(plan[1]), p.stderr
 
 
+def test_an_output_may_end_with_a_slash(tmp_path, text):
+    size = ["--train", text, "--valid", text, "--tokens", "256", "--sequence-length", "64", "--batch", "2", "--valid-tokens", "128"]
+    r = run("distill", "--teacher", TEACHER, "--student", TEACHER, "--out", f"{tmp_path}/one/", *size)
+    assert r.returncode == 0, r.stderr
+    assert {"one", "one.train"} <= set(os.listdir(tmp_path))
+    r = run("align", "--teacher", TEACHER, "--students", f"{TEACHER},{TEACHER}", "--out", f"{tmp_path}/a/,{tmp_path}/b/", *size)
+    assert r.returncode == 0, r.stderr
+    first = json.loads((tmp_path / "a.train/log.jsonl").read_text().splitlines()[0])
+    assert {"ild_hidden.a", "ild_hidden.b"} <= set(first)
+    r = run("distill", "--teacher", TEACHER, "--student", TEACHER, "--out", f"{tmp_path}/two", "--work", f"{tmp_path}/two/work", *size)
+    assert r.returncode == 5 and "work: expected a folder outside of the output" in r.stderr and not (tmp_path / "two").exists()
+
+
 def align(folder, text, name, *options):
     """What is measured on held-out text before and after 24 steps."""
     r = run("align", "--teacher", TEACHER, "--students", HYBRID, "--out", str(folder / name / "aligned"), "--train", text, "--valid", text,

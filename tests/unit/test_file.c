@@ -200,6 +200,8 @@ static void folders(void **state) {
 static void paths(void **state) {
     (void)state;
     assert_string_equal(zb_path_join(&arena, "a", "b"), "a/b");
+    assert_string_equal(zb_path_plain(&arena, "a/b//"), "a/b");
+    assert_string_equal(zb_path_plain(&arena, "//"), "/");
     assert_string_equal(zb_path_join(&arena, "a/", "b"), "a/b");
     assert_string_equal(zb_path_join(&arena, "", "b"), "b");
     assert_string_equal(zb_path_base("/x/y"), "y");
