@@ -91,6 +91,10 @@ static zb_status generate(zb_cli *cli, const options *o, zb_engine *e, zb_sessio
         .prompt = prompt.id, .n = (int)prompt.n, .max = (int)o->n, .ignore_end = o->ignore_eos};
     zb_show show = o->json ? ZB_SHOW_NOTHING : o->ids ? ZB_SHOW_IDS : ZB_SHOW_TEXT;
     zb_status s = zb_cli_reply(cli, session, sampler, &r, show, &reply);
+    if (s == ZB_ERR_INTERRUPTED && show == ZB_SHOW_TEXT && reply.text.n) { /* ends its line, too */
+        zb_status ended = zb_cli_print(cli, "\n", 1);
+        if (ended != ZB_OK) s = ended;
+    }
     if (s == ZB_OK && o->json) s = print_json(cli, &reply, zb_engine_has_tokenizer(e));
     if (s == ZB_OK) {
         char note[160];

@@ -570,6 +570,15 @@ def test_an_error_does_not_continue_the_line_of_progress(tmp_path):
 
 
 @real_model
+def test_an_interrupted_answer_ends_its_line():
+    t = Terminal(ZEBRA, "generate", "-m", SMOLLM2, "-p", "Once upon a time", "-n", "4000", "--ignore-eos", "--temp", "0", "--threads", "1")
+    t.wait_for(" ")
+    os.write(t.fd, b"\x03")
+    t.wait_for("\nzebra generate: error: interrupted after", seconds=20)
+    assert t.end() == 130
+
+
+@real_model
 def test_a_conversation_outlives_an_interrupt_and_a_full_context():
     t = Terminal(ZEBRA, "chat", "-m", SMOLLM2, "-n", "-1", "--temp", "0", "-c", "400", "--precision", "f32", "--threads", "1")
     t.wait_for("> ")
