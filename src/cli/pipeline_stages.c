@@ -225,6 +225,9 @@ static zb_status add_prompt(void *list, json_t *o, const char *where, bool *enou
     const char *text;
     (void)enough;
     ZB_TRY(zb_json_str(o, where, "prompt", true, &text, err));
+    if (!*text)
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: key \"prompt\": expected a text, found none",
+                       where);
     json_array_append_new(list, json_pack("{s:s}", "prompt", text));
     return ZB_OK;
 }
@@ -265,7 +268,7 @@ zb_status zb_stage_samples(zb_plan *p, zb_err *err) {
 
 /* ---- speed and size ---- */
 
-enum { LENGTHS_MAX = 64, LENGTH_MAX = 1 << 22 };
+enum { LENGTHS_MAX = 64, LENGTH_MAX = 1 << 21 };
 
 /* Prompts to be timed, or contexts to be decoded behind. */
 static zb_status lengths_of(const zb_plan *p, bool decode, int length[LENGTHS_MAX], int *n,
@@ -280,6 +283,18 @@ zb_status zb_speed_check(const zb_plan *p, zb_err *err) {
     int length[LENGTHS_MAX], n;
     ZB_TRY(lengths_of(p, false, length, &n, err));
     return lengths_of(p, true, length, &n, err);
+}
+
+/* Tokens of the longest case: as `zebra recall`, a recipe may ask for more than the model was made
+ * for. 0: no case. */
+static int longest_case(const zb_plan *p) {
+    int length[LENGTHS_MAX], n, most = 0;
+    for (int decode = 0; decode < 2; decode++)
+        for (int i = lengths_of(p, decode, length, &n, NULL) == ZB_OK ? n - 1 : -1; i >= 0; i--) {
+            int tokens = length[i] + (decode ? (int)p->speed.tokens : 0);
+            if (tokens > most) most = tokens;
+        }
+    return most;
 }
 
 static zb_status time_cases(const zb_plan *p, zb_bench *b, json_t *out, zb_err *err) {
@@ -305,9 +320,9 @@ static zb_status time_cases(const zb_plan *p, zb_bench *b, json_t *out, zb_err *
 static zb_status measure_model(const zb_plan *p, const zb_bench_machine *m, const char *name,
                                const char *path, zb_err *err) {
     zb_engine *e;
-    ZB_TRY(zb_engine_open(
-        &e, path, &(zb_engine_opts){.threads = omp_get_max_threads(), .precision = p->r.precision},
-        err));
+    zb_engine_opts how = {
+        .threads = omp_get_max_threads(), .precision = p->r.precision, .context = longest_case(p)};
+    ZB_TRY(zb_engine_open(&e, path, &how, err));
     json_t *cases = json_array();
     zb_bench *b = NULL;
     zb_status s = zb_bench_new(&b, e, m, &(zb_bench_opts){.runs = (int)p->speed.runs}, err);

@@ -280,6 +280,8 @@ def check_what_a_measurement_depends_on(tmp_path, recipe):
     record.write_text(json.dumps(own))
     old = run(recipe, *settings)
     assert old.returncode == 0 and "bench: done before" in old.stderr, old.stderr
+    far = run(recipe, *settings, "bench.tokens=3", "bench.decode=0,300")  # the model was made for 256
+    assert far.returncode == 0 and json.loads((tmp_path / "out/bench/student.json").read_text())["results"][-1]["depth"] == 300, far.stderr
     assert run(recipe, *settings, "bench.tokens=3").returncode == 0
     other = run(recipe, *settings, "bench.tokens=3", "precision=bf16")
     assert other.returncode == 0 and 'bench: to be made again: precision was "f32", is "bf16"' in other.stderr, other.stderr
