@@ -3,8 +3,10 @@
  * The patterns in tokenizer.json are written for the Oniguruma engine (Ruby syntax). PCRE2 reads
  * the same text with the same meaning for a subset, and `translate` accepts just that subset:
  * Unicode properties, classes, groups, repetition, look-around. What the two engines read
- * differently is either rewritten (\s: PCRE2 counts U+180E in, Unicode no longer does) or refused
- * by name; a tokenizer that splits a little differently would be worse than none.
+ * differently is either rewritten (\s: PCRE2 counts U+180E in, Unicode no longer does; names of
+ * scripts: PCRE2 adds what those share with others; {,n}: PCRE2 reads it as text) or refused by
+ * name (a sign behind an interval, flags in the middle); a tokenizer that splits a little
+ * differently would be worse than none.
  *
  * A pattern comes from a file and may be hostile: its length is limited, and each match may take a
  * number of steps in proportion to the text (a well-behaved pattern looks at each character a few
@@ -36,7 +38,35 @@ static zb_status refuse(const char *where, zb_str what, size_t at, zb_err *err) 
     return zb_fail(
         err, ZB_ERR_UNSUPPORTED,
         "%s: pattern, byte %zu: \"%.*s\" is not in the supported subset of regular expressions",
-        where, at, (int)what.n, what.p);
+        where, at, (int)(what.n < 40 ? what.n : 40), what.p);
+}
+
+/* Is it the name of a script? Only PCRE2 itself knows them all. */
+static bool is_script(zb_str name) {
+    char pattern[64];
+    int code;
+    PCRE2_SIZE at;
+    if (name.n > 40) return false;
+    snprintf(pattern, sizeof pattern, "\\p{sc:%.*s}", (int)name.n, name.p);
+    pcre2_code *made =
+        pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
+    pcre2_code_free(made);
+    return made != NULL;
+}
+
+/* Behind \p, \P or \x: {name}, moving *i behind it; nothing where no brace follows. Characters
+ * that several scripts use belong to PCRE2's \p{Han}, but not to Oniguruma's. */
+static void translate_braces(zb_str p, size_t *i, zb_buf *out) {
+    size_t start = *i, sign = start + 1 < p.n && p.p[start + 1] == '^' ? 1 : 0;
+    const char *end =
+        start < p.n && p.p[start] == '{' ? memchr(p.p + start, '}', p.n - start) : NULL;
+    if (!end) return;
+    zb_str name = {p.p + start + 1 + sign, (size_t)(end - p.p) - start - 1 - sign};
+    zb_buf_adds(out, sign ? "{^" : "{");
+    if (p.p[start - 1] != 'x' && is_script(name)) zb_buf_adds(out, "sc:");
+    zb_buf_add(out, name.p, name.n);
+    zb_buf_addc(out, '}');
+    *i = (size_t)(end - p.p) + 1;
 }
 
 /* One escape at p[i] = '\\'; moves *i behind it. */
@@ -63,7 +93,47 @@ static zb_status translate_escape(zb_str p, size_t *i, bool in_class, zb_buf *ou
         return ZB_OK;
     }
     zb_buf_add(out, p.p + at, 2);
+    if (c == 'p' || c == 'P' || c == 'x') translate_braces(p, i, out);
     return ZB_OK;
+}
+
+/* {n}, {n,}, {n,m} and {,m} at p[*i] = '{'; any other brace is text to both engines. A question
+ * mark makes {n} optional there and lazy here, a plus repeats an interval there and makes it
+ * possessive here. */
+static zb_status translate_interval(zb_str p, size_t *i, zb_buf *out, const char *where,
+                                    zb_err *err) {
+    size_t at = *i, n = at + 1;
+    while (n < p.n && p.p[n] >= '0' && p.p[n] <= '9') n++;
+    size_t low = n - at - 1;
+    bool exact = n >= p.n || p.p[n] != ',';
+    if (!exact) n++;
+    size_t high = n;
+    while (!exact && n < p.n && p.p[n] >= '0' && p.p[n] <= '9') n++;
+    bool interval = n < p.n && p.p[n] == '}' && (low || (!exact && n > high));
+    if (!interval) {
+        zb_buf_addc(out, '{');
+        *i = at + 1;
+        return ZB_OK;
+    }
+    n++;
+    if (n < p.n && (p.p[n] == '+' || (exact && p.p[n] == '?')))
+        return refuse(where, (zb_str){p.p + at, n + 1 - at}, at, err);
+    zb_buf_adds(out, low ? "{" : "{0");
+    zb_buf_add(out, p.p + at + 1, n - at - 1);
+    *i = n;
+    return ZB_OK;
+}
+
+/* "(?" at p[i]: what may follow. Flags are i alone (Ruby's m is another one), and those without a
+ * group of their own stand first: further on they would take all that is left of the group, other
+ * alternatives included, for one group there. */
+static zb_status check_group(zb_str p, size_t i, const char *where, zb_err *err) {
+    size_t n = i + 2;
+    if (n < p.n && p.p[n] && strchr(":!=<>", p.p[n])) return ZB_OK;
+    while (n < p.n && (p.p[n] == 'i' || p.p[n] == '-')) n++;
+    bool flags = n > i + 2 && n < p.n && (p.p[n] == ':' || (p.p[n] == ')' && i == 0));
+    size_t shown = n < p.n && zb_utf8_complete(p.p + i, n + 1 - i) == n + 1 - i ? n + 1 - i : n - i;
+    return flags ? ZB_OK : refuse(where, (zb_str){p.p + i, shown}, i, err);
 }
 
 static zb_status translate(zb_str p, zb_buf *out, const char *where, zb_err *err) {
@@ -79,9 +149,12 @@ static zb_status translate(zb_str p, zb_buf *out, const char *where, zb_err *err
             return refuse(where, (zb_str){p.p + i, 1}, i, err);
         if (!in_class && c == '(' && i + 1 < p.n && p.p[i + 1] == '*')
             return refuse(where, (zb_str){p.p + i, 2}, i, err);
-        if (!in_class && c == '(' && i + 2 < p.n && p.p[i + 1] == '?' &&
-            (p.p[i + 2] == 0 || !strchr(":!=<>i-", p.p[i + 2])))
-            return refuse(where, (zb_str){p.p + i, 3}, i, err);
+        if (!in_class && c == '(' && i + 1 < p.n && p.p[i + 1] == '?')
+            ZB_TRY(check_group(p, i, where, err));
+        if (!in_class && c == '{') {
+            ZB_TRY(translate_interval(p, &i, out, where, err));
+            continue;
+        }
         if (!in_class && c == '[') { /* a first ']' would be a member, not the end */
             size_t first = i + 1 < p.n && p.p[i + 1] == '^' ? i + 2 : i + 1;
             if (first < p.n && p.p[first] == ']')

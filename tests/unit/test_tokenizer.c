@@ -682,6 +682,12 @@ static const struct {
     {"(?R)", "\"(?R\" is not in"},
     {"[]a]", "\"[]\" is not in"},
     {"a\\\\", "\"\\\" is not in"},
+    {"a{1,3}+", "byte 1: \"{1,3}+\" is not in"},
+    {"a{2}+", "\"{2}+\" is not in"},
+    {"a{2}?", "\"{2}?\" is not in"},
+    {"a(?i)b|c", "byte 1: \"(?i)\" is not in"},
+    {"(?im:a.b)", "\"(?im\" is not in"},
+    {"(?-x:a)", "\"(?-x\" is not in"},
 };
 
 static void test_patterns(void **state) {
