@@ -183,9 +183,9 @@ static void encode_piece(void *ctx, zb_str piece) {
 static zb_status encode_valid(encoding *e, zb_str text, zb_err *err) {
     text = zb_splitter_normalize(&e->t->splitter, text, &e->scratch);
     size_t done = 0, at = 0;
-    zb_added_match m;
+    zb_added_match m = {0};
     while (zb_added_next(&e->t->normalized, text, e->specials, &at, &m)) {
-        zb_str before = {text.p + done, m.start - done};
+        zb_str before = {text.p + done, m.start > done ? m.start - done : 0};
         ZB_TRY(zb_splitter_run(&e->t->splitter, &e->work, before, encode_piece, e, err));
         zb_id_list_add(&e->ids, m.token->id);
         done = m.end;
@@ -213,9 +213,10 @@ static zb_status encode_bytes(encoding *e, zb_str text, zb_err *err) {
 
 static zb_status encode_text(encoding *e, zb_str text, zb_err *err) {
     size_t done = 0, at = 0;
-    zb_added_match m;
+    zb_added_match m = {0};
     while (zb_added_next(&e->t->raw, text, e->specials, &at, &m)) {
-        ZB_TRY(encode_bytes(e, (zb_str){text.p + done, m.start - done}, err));
+        size_t before = m.start > done ? m.start - done : 0;
+        ZB_TRY(encode_bytes(e, (zb_str){text.p + done, before}, err));
         zb_id_list_add(&e->ids, m.token->id);
         done = m.end;
     }

@@ -73,7 +73,7 @@ static bool is_whole_word(zb_str text, size_t start, size_t end) {
 }
 
 bool zb_added_next(const zb_added *t, zb_str text, bool specials, size_t *at, zb_added_match *m) {
-    size_t floor = *at, len;
+    size_t floor = m->end, len;
     uint32_t cp = 0;
     if (t->nodes == 1) return false;
     for (size_t i = *at; i < text.n;) {
@@ -93,7 +93,7 @@ bool zb_added_next(const zb_added *t, zb_str text, bool specials, size_t *at, zb
             while ((len = zb_utf8_decode(text.p + end, text.n - end, &cp)) && zb_char_is_space(cp))
                 end += len;
         *m = (zb_added_match){token, start, end};
-        *at = end;
+        *at = i;
         return true;
     }
     return false;

@@ -36,8 +36,10 @@ typedef struct zb_added_match {
     size_t start, end; /* white space taken by lstrip and rstrip included */
 } zb_added_match;
 
-/* The next match that starts at or after *at; false if there is none. *at moves behind it. With
- * `specials` false the special tokens are passed over as ordinary text. */
+/* The next match whose text starts at or after *at; false if there is none. *at moves behind that
+ * text. *m is the match before ({0} at the beginning): what it took is not taken again, but a token
+ * within the white space it swallowed is a match all the same, as in the package, and starts before
+ * its end. With `specials` false the special tokens are passed over as ordinary text. */
 bool zb_added_next(const zb_added *t, zb_str text, bool specials, size_t *at, zb_added_match *m);
 
 #endif

@@ -543,6 +543,35 @@ static void test_base_file(void **state) {
     zb_buf_free(&b);
 }
 
+/* White space that one added token swallowed and another is made of: ids of the package. */
+static void test_swallowed(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *want;
+    } rows[] = {{"<s>   a", "[6, 7, 5, 0]"},
+                {"<s>  a", "[6, 7, 0]"},
+                {"<s> a", "[6, 0]"},
+                {"<s>     <s>  ", "[6, 7, 7, 5, 6, 7]"},
+                {"a   <s> ", "[0, 7, 5, 6]"}};
+    zb_tokenizer *t;
+    zb_err err;
+    zb_buf b;
+    exchange(&b, "\"special\": true}",
+             "\"special\": true, \"rstrip\": true}, {\"id\": 7, \"content\": \"  \", "
+             "\"normalized\": false}");
+    if (zb_tokenizer_parse(&t, zb_buf_str(&b), (zb_str){0}, "base", &err) != ZB_OK)
+        fail_msg("%s", err.msg);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        json_t *want;
+        assert_int_equal(zb_json_parse(rows[i].want, strlen(rows[i].want), "want", &want, &err),
+                         ZB_OK);
+        check_ids(t, zb_str_from(rows[i].text), false, true, want);
+        json_decref(want);
+    }
+    zb_tokenizer_close(t);
+    zb_buf_free(&b);
+}
+
 static const struct {
     const char *from, *to, *message;
 } broken_rows[] = {
@@ -738,7 +767,7 @@ int main(void) {
         cmocka_unit_test(test_gguf),         cmocka_unit_test(test_unnamed_cuts),
         cmocka_unit_test(test_smollm2),      cmocka_unit_test(test_base_file),
         cmocka_unit_test(test_broken_files), cmocka_unit_test(test_broken_config),
-        cmocka_unit_test(test_patterns),
+        cmocka_unit_test(test_patterns),     cmocka_unit_test(test_swallowed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
