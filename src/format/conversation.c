@@ -26,9 +26,10 @@ zb_status zb_conversation_write(const zb_conversation *c, json_t *messages, bool
                                 zb_str *out, zb_err *err) {
     ZB_ASSERT(c->template);
     json_t *bos = json_string(c->bos), *eos = json_string(c->eos); /* NULL: not valid UTF-8 */
+    /* transformers always gives tools and documents: templates ask whether they are none */
     json_t *variables =
-        json_pack("{s:O, s:b, s:o*, s:o*}", "messages", messages, "add_generation_prompt", reply,
-                  "bos_token", bos, "eos_token", eos);
+        json_pack("{s:O, s:n, s:n, s:b, s:o*, s:o*}", "messages", messages, "tools", "documents",
+                  "add_generation_prompt", reply, "bos_token", bos, "eos_token", eos);
     zb_buf text;
     zb_buf_init(&text, TEXT_MAX);
     zb_status s = zb_chat_template_render(c->template, variables, &text, err);

@@ -4,6 +4,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "format/chat_template.h"
+#include "format/conversation.h"
 #include "format/gguf.h"
 
 #include <setjmp.h>
@@ -233,12 +234,31 @@ static void test_dates_and_reuse(void **state) {
     zb_arena_free(&a);
 }
 
+/* What transformers gives to every template, and what it does not. */
+static void test_conversation(void **state) {
+    (void)state;
+    zb_arena a = {0};
+    zb_chat_template *t;
+    zb_err err;
+    zb_str text = {0};
+    zb_str source = ZB_STR("{{ tools is none }} {{ documents is none }} {{ other is none }} "
+                           "{{ bos_token }}{{ messages[0].role }}{{ add_generation_prompt }}");
+    assert_int_equal(zb_chat_template_parse(&t, source, &a, &err), ZB_OK);
+    zb_conversation c = {.template = t, .bos = "<s>", .eos = "</s>"};
+    json_t *messages = json_pack("[{s:s, s:s}]", "role", "user", "content", "hi");
+    assert_int_equal(zb_conversation_write(&c, messages, true, &a, &text, &err), ZB_OK);
+    assert_true(zb_str_is(text, "True True False <s>userTrue"));
+    json_decref(messages);
+    zb_arena_free(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_constructs),  cmocka_unit_test(test_chatml),
-        cmocka_unit_test(test_llama3),      cmocka_unit_test(test_smollm2),
-        cmocka_unit_test(test_unsupported), cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_large),       cmocka_unit_test(test_dates_and_reuse),
+        cmocka_unit_test(test_constructs),   cmocka_unit_test(test_chatml),
+        cmocka_unit_test(test_llama3),       cmocka_unit_test(test_smollm2),
+        cmocka_unit_test(test_unsupported),  cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_large),        cmocka_unit_test(test_dates_and_reuse),
+        cmocka_unit_test(test_conversation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
