@@ -532,8 +532,9 @@ static zb_status test_with(eval *e, zb_str name, value v, value with, bool *out)
 
 zb_status zb_jinja_test(eval *e, zb_str name, value v, const args *a, bool *out) {
     zb_jinja_type t = v.type;
-    bool integer = t == ZB_JINJA_INT,
-         sequence = t == ZB_JINJA_LIST || t == ZB_JINJA_STR || t == ZB_JINJA_DICT;
+    bool integer = t == ZB_JINJA_INT, /* jinja2's undefined has a length, and nothing in it */
+        sequence = t == ZB_JINJA_LIST || t == ZB_JINJA_STR || t == ZB_JINJA_DICT ||
+                   t == ZB_JINJA_UNDEFINED;
     const struct {
         const char *name;
         bool holds;
@@ -543,7 +544,7 @@ zb_status zb_jinja_test(eval *e, zb_str name, value v, const args *a, bool *out)
                  {"string", t == ZB_JINJA_STR},
                  {"mapping", t == ZB_JINJA_DICT},
                  {"sequence", sequence},
-                 {"iterable", sequence || t == ZB_JINJA_UNDEFINED},
+                 {"iterable", sequence},
                  {"boolean", t == ZB_JINJA_BOOL},
                  {"integer", integer},
                  {"float", t == ZB_JINJA_FLOAT},

@@ -87,6 +87,7 @@ line' }} {{ "{{ }}" }} {{ "%}" }}
 {{ {"a": {"b": 1}}.a.b }}{{ {'x': [1, {'y': 2}]}['x'][1]['y'] }} {{ dict(a=1, b="c") }} {{ [1, 2, 3,] }} {{ {"a": 1,} }} {{ () }} {{ [] }} {{ {} }}
 {{ strftime_now("%d %b %Y") }} {{ strftime_now("%Y-%m-%d %A %B") }} {{ d | length > 3 and "big" }} {{ w | join("") | upper ~ "!" }} {{ -1 | abs }} {{ not l | length == 0 }} {{ s | trim | length + 1 }} {{ "a" + "b" | upper }}
 {{ true }} {{ True }} {{ false }} {{ False }} {{ none }} {{ None }} {{ t is true and z is not true }} {{ d.b is defined and d.b == 1 }} {{ [1, 2] is not string }} {{ n is not none and n }}
+{{ missing is sequence }} {{ missing is iterable }} {{ missing is mapping }} {{ n is sequence }} {{ d is sequence }}
 """.strip("\n").split("\n{{ 'a\\nb")
 SNIPPETS = SNIPPETS[0].split("\n") + ["{{ 'a\\nb" + SNIPPETS[1].split("\n{{ {\"a\"")[0]] + ("{{ {\"a\"" + SNIPPETS[1].split("\n{{ {\"a\"")[1]).split("\n")
 
