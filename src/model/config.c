@@ -19,7 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEADS_MAX = 64 }; /* of layers with retrieval heads */
+enum { HEADS_MAX = 64 };      /* of layers with retrieval heads */
+enum { WINDOW_USUAL = 4096 }; /* of Mistral's and Qwen2's classes, where a file names none */
 enum { SIZE_MAX_ANY = 1 << 20, VOCAB_MAX = 1 << 22, JSON_MAX = 1 << 24, OLD_CONTEXT_MAX = 1 << 30 };
 
 static const char *const kind_names[ZB_KIND_COUNT] = {
@@ -162,6 +163,7 @@ static zb_status read_base_windows(zb_config *c, const json_t *o, const char *wh
     }
     for (int l = 0; l < c->L; l++) windowed[l] = l >= from;
     if (qwen) ZB_TRY(read_layer_types(c, o, where, windowed, err));
+    if (on && !json_object_get(o, "sliding_window")) window = WINDOW_USUAL; /* null is none */
     if (on) ZB_TRY(zb_json_int(o, where, "sliding_window", false, 1, 1 << 24, &window, err));
     if (window >= c->context_max) return ZB_OK;
     for (int l = 0; window && l < c->L; l++)
@@ -193,7 +195,7 @@ static zb_status read_base(zb_config *c, const json_t *o, const char *where, zb_
     ZB_TRY(read_size(o, where, "head_dim", false, 4096, &c->dh, err));
     ZB_TRY(read_size(o, where, "intermediate_size", true, SIZE_MAX_ANY, &c->F, err));
     ZB_TRY(read_size(o, where, "vocab_size", true, VOCAB_MAX, &c->V, err));
-    c->context_max = 2048;
+    c->context_max = !strcmp(type, "llama") ? 2048 : !strcmp(type, "qwen2") ? 32768 : 131072;
     ZB_TRY(read_size(o, where, "max_position_embeddings", false, 1 << 24, &c->context_max, err));
     c->eps = 1e-6;
     ZB_TRY(zb_json_f64(o, where, "rms_norm_eps", false, &c->eps, err));

@@ -103,7 +103,7 @@ static void test_defaults(void **state) {
                "\"intermediate_size\":96,\"vocab_size\":50,\"rope_scaling\":null,\"eos_token_id\":"
                "null,\"bos_token_id\":null,\"head_dim\":20}",
                NULL);
-    assert_true(c.qkv_bias && !c.o_bias && c.dh == 20 && c.G == 4);
+    assert_true(c.qkv_bias && !c.o_bias && c.dh == 20 && c.G == 4 && c.context_max == 32768);
     c = parsed(
         "{\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"intermediate_"
         "size\":96,\"vocab_size\":50,\"attention_bias\":true,\"mlp_bias\":true,\"eos_token_id\":7,"
@@ -358,6 +358,13 @@ static void test_base_windows(void **state) {
                         "0000");
     assert_string_equal(windows_of("{\"model_type\":\"mistral\",\"sliding_window\":128}", 0),
                         "0000");
+    /* a file that names none has the class's */
+    assert_string_equal(
+        windows_of("{\"model_type\":\"mistral\",\"max_position_embeddings\":8192}", 4096), "1111");
+    assert_string_equal(windows_of("{\"model_type\":\"qwen2\",\"use_sliding_window\":true,"
+                                   "\"max_window_layers\":2,\"max_position_embeddings\":8192}",
+                                   4096),
+                        "0011");
     assert_string_equal(windows_of("{\"model_type\":\"llama\",\"sliding_window\":32}", 0), "0000");
     assert_string_equal(windows_of(QWEN "false,\"max_window_layers\":0}", 0), "0000");
     assert_string_equal(windows_of(QWEN "true,\"max_window_layers\":3}", 32), "0001");
