@@ -95,7 +95,7 @@ void zb_rope_turn(zb_run *run, float *x, int heads, bool inverse) {
 double zb_mla_scale(const zb_rope *r, int d_nope, int d_rope) {
     double scale = 1 / sqrt((double)(d_nope + d_rope));
     if (r->type == ZB_ROPE_YARN && r->mscale_all_dim != 0) {
-        double m = 0.1 * r->mscale_all_dim * log(r->factor) + 1;
+        double m = zb_yarn_m(r->factor, r->mscale_all_dim);
         scale *= m * m;
     }
     return scale;

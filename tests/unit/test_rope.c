@@ -94,6 +94,10 @@ static void test_yarn(void **state) {
     near(zb_mla_scale(&r, 32, 32), m * m / 8, "scale", 0);
     r.mscale_all_dim = 0;
     near(zb_mla_scale(&r, 32, 32), 1 / 8.0, "scale", 0);
+    zb_rope shrunk = r; /* a factor below 1 scales nothing, as in the tables */
+    shrunk.factor = 0.5;
+    shrunk.mscale_all_dim = 1;
+    near(zb_mla_scale(&shrunk, 32, 32), 1 / 8.0, "scale", 0);
     near(zb_mla_scale(&p, 20, 5), 1 / 5.0, "scale", 0);
     /* a factor of 1 changes nothing */
     r.factor = 1;
