@@ -89,6 +89,26 @@ static zb_status take_one(zb_model *m, zb_param *p, bool llama, bool moved, zb_m
     return take_wide(m, p, path, used, err);
 }
 
+/* Names the first tensor that no parameter has asked for. */
+static zb_status refuse_rest(const zb_model *m, bool llama, zb_err *err) {
+    for (size_t i = 0; i < zb_gguf_count(m->gguf); i++) {
+        const char *name = zb_gguf_at(m->gguf, i)->name;
+        bool known = llama && !strcmp(name, zb_gguf_rope_freqs);
+        for (int k = 0; k < m->params.n && !known; k++) {
+            const zb_param *p = &m->params.item[k];
+            char buf[ZB_GGUF_NAME_MAX];
+            known = !strcmp(name, zb_gguf_name(p, llama, buf)) ||
+                    (p->wide_rows && !strcmp(name, zb_gguf_wide_name(p, buf)));
+        }
+        if (!known)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: tensor %s does not belong to the model that the file's keys "
+                           "describe",
+                           zb_gguf_path(m->gguf), name);
+    }
+    return ZB_OK;
+}
+
 zb_status zb_model_load_gguf(zb_model *m, const char *path, zb_model_mode mode, zb_err *err) {
     zb_str arch;
     ZB_TRY(zb_gguf_open(&m->gguf, path, err));
@@ -103,9 +123,5 @@ zb_status zb_model_load_gguf(zb_model *m, const char *path, zb_model_mode mode, 
     zb_params_declare(&m->params, &m->config, &m->arena);
     for (int i = 0; i < m->params.n; i++)
         ZB_TRY(take_one(m, &m->params.item[i], llama, moved, mode, &used, err));
-    if (used != zb_gguf_count(m->gguf))
-        return zb_fail(err, ZB_ERR_FORMAT,
-                       "%s: expected %zu tensors of the %.*s architecture, found %zu", path, used,
-                       (int)arch.n, arch.p, zb_gguf_count(m->gguf));
-    return ZB_OK;
+    return used == zb_gguf_count(m->gguf) ? ZB_OK : refuse_rest(m, llama, err);
 }
