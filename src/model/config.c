@@ -465,28 +465,41 @@ static zb_status read_hybrid(zb_config *c, const json_t *o, const char *where, z
     return ZB_OK;
 }
 
-zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid, const char *where,
-                          zb_err *err) {
+/* Each of the two is named in messages about what it says, `both` in those about the whole. */
+typedef struct places {
+    const char *base, *hybrid, *both;
+} places;
+
+static zb_status parse(zb_config *c, const json_t *base, const json_t *hybrid, places at,
+                       zb_err *err) {
     memset(c, 0, sizeof *c);
     zb_rope_defaults(&c->rope);
     c->bos = -1;
     if (!json_is_object(base))
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", at.base,
                        zb_json_type(base));
-    ZB_TRY(read_base(c, base, where, err));
+    ZB_TRY(read_base(c, base, at.base, err));
     c->mla_rope = c->rope;
     if (hybrid && !json_is_object(hybrid))
-        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", where,
+        return zb_fail(err, ZB_ERR_FORMAT, "%s: expected an object, found %s", at.hybrid,
                        zb_json_type(hybrid));
-    if (hybrid) ZB_TRY(read_hybrid(c, hybrid, where, err));
-    return zb_config_check(c, where, err);
+    if (hybrid) ZB_TRY(read_hybrid(c, hybrid, at.hybrid, err));
+    return zb_config_check(c, at.both, err);
 }
 
-/* *out stays NULL where the folder has no such file. */
+zb_status zb_config_parse(zb_config *c, const json_t *base, const json_t *hybrid, const char *where,
+                          zb_err *err) {
+    return parse(c, base, hybrid, (places){where, where, where}, err);
+}
+
+/* *out stays NULL where there is no such file. */
+static zb_status read_optional(json_t **out, const char *path, zb_err *err) {
+    return zb_file_exists(path) ? zb_json_read(path, JSON_MAX, out, err) : ZB_OK;
+}
+
 static zb_status read_beside(json_t **out, const char *dir, const char *name, zb_err *err) {
     zb_arena a = {0};
-    char *path = zb_path_join(&a, dir, name);
-    zb_status s = zb_file_exists(path) ? zb_json_read(path, JSON_MAX, out, err) : ZB_OK;
+    zb_status s = read_optional(out, zb_path_join(&a, dir, name), err);
     zb_arena_free(&a);
     return s;
 }
@@ -508,11 +521,19 @@ zb_status zb_config_read(zb_config *c, const char *dir, zb_err *err) {
     zb_arena a = {0};
     json_t *base = NULL, *hybrid = NULL;
     char *path = zb_path_join(&a, dir, "config.json");
+    places at = {path, zb_path_join(&a, dir, "hybrid_config.json"), dir};
     zb_status s = zb_json_read(path, JSON_MAX, &base, err);
-    if (s == ZB_OK) s = read_beside(&hybrid, dir, "hybrid_config.json", err);
-    if (s == ZB_OK && !hybrid) s = read_beside(&hybrid, dir, "mamba_config.json", err);
-    if (s == ZB_OK && !hybrid) s = read_ecomla(&hybrid, dir, err);
-    if (s == ZB_OK) s = zb_config_parse(c, base, hybrid, hybrid ? dir : path, err);
+    if (s == ZB_OK) s = read_optional(&hybrid, at.hybrid, err);
+    if (s == ZB_OK && !hybrid) {
+        at.hybrid = zb_path_join(&a, dir, "mamba_config.json");
+        s = read_optional(&hybrid, at.hybrid, err);
+    }
+    if (s == ZB_OK && !hybrid) {
+        at.hybrid = zb_path_join(&a, dir, "mla_layer_config.json");
+        s = read_ecomla(&hybrid, dir, err);
+    }
+    if (!hybrid) at.both = path;
+    if (s == ZB_OK) s = parse(c, base, hybrid, at, err);
     json_decref(base);
     json_decref(hybrid);
     zb_arena_free(&a);

@@ -708,6 +708,29 @@ static void test_missing_files(void **state) {
     assert_non_null(strstr(err.msg, "tests/golden/no-such-model/config.json"));
 }
 
+/* A hybrid has two files, and a message names the one that is wrong. */
+static void test_named_files(void **state) {
+    (void)state;
+    char dir[] = "/tmp/zebra-config-XXXXXX", path[64];
+    static const char *const names[] = {"config.json", "hybrid_config.json"};
+    assert_non_null(mkdtemp(dir));
+    for (int wrong = 0; wrong < 2; wrong++) {
+        zb_config c;
+        zb_err err = {0};
+        json_t *file[] = {tree(llama32), tree(mamba_in_llama)};
+        json_object_set_new(file[wrong], wrong ? "d_xb" : "hidden_size", json_string("x"));
+        for (int i = 0; i < 2; i++) {
+            snprintf(path, sizeof path, "%s/%s", dir, names[i]);
+            assert_int_equal(zb_json_write(path, file[i], &err), ZB_OK);
+            json_decref(file[i]);
+        }
+        assert_int_equal(zb_config_read(&c, dir, &err), ZB_ERR_FORMAT);
+        snprintf(path, sizeof path, "%s/%s: key ", dir, names[wrong]);
+        if (strncmp(err.msg, path, strlen(path))) fail_msg("%s", err.msg);
+    }
+    assert_int_equal(zb_dir_remove(dir, NULL), ZB_OK);
+}
+
 static void test_kinds(void **state) {
     (void)state;
     for (int k = 0; k < ZB_KIND_COUNT; k++) {
@@ -730,7 +753,8 @@ int main(void) {
         cmocka_unit_test(test_broken),         cmocka_unit_test(test_check),
         cmocka_unit_test(test_write_and_read), cmocka_unit_test(test_retrieval_heads),
         cmocka_unit_test(test_provenance),     cmocka_unit_test(test_written_ranks),
-        cmocka_unit_test(test_missing_files),  cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_missing_files),  cmocka_unit_test(test_named_files),
+        cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
