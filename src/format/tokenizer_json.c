@@ -44,9 +44,10 @@ static bool read_hex4(zb_json_cursor *c, uint32_t *out) {
     if (c->end - c->p < 4) return false;
     *out = 0;
     for (int i = 0; i < 4; i++) {
-        char h = c->p[i];
-        uint32_t digit =
-            h >= '0' && h <= '9' ? (uint32_t)(h - '0') : (uint32_t)((h | 32) - 'a' + 10);
+        char h = c->p[i], low = (char)(h | 32);
+        uint32_t digit = h >= '0' && h <= '9'       ? (uint32_t)(h - '0')
+                         : low >= 'a' && low <= 'f' ? (uint32_t)(low - 'a' + 10)
+                                                    : 16;
         if (digit > 15) return false;
         *out = *out << 4 | digit;
     }

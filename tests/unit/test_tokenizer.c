@@ -586,6 +586,8 @@ static const struct {
     {"\"a\": 0", "\"a\": 7, \"a\": 0", "token \"a\" has two ids"},
     {"\"a\": 0", "\"\\ud800\": 0", "surrogate"},
     {"\"a\": 0", "\"\\u0000\": 0", "0000"},
+    {"\"a\": 0", "\"\\u00@1\": 0", "four hexadecimal digits"},
+    {"\"a\": 0", "\"\\u006`\": 0", "four hexadecimal digits"},
     {"\"a\": 0", "\"a\xff\": 0", "UTF-8"},
     {"\"a\": 0,", "\"a\": 0", "expected \"}\""},
     {"\"vocab\"", "\"words\"", "key \"vocab\" is missing"},
