@@ -53,15 +53,17 @@ static value *find_variable(const eval *e, zb_str name, size_t floor) {
 }
 
 /* In the innermost scope. */
-static void set_variable(eval *e, zb_str name, value v) {
+static zb_status set_variable(eval *e, zb_str name, value v) {
+    ZB_TRY(zb_jinja_charge(e, (e->n_variables - e->scope) / 8));
     value *known = find_variable(e, name, e->scope);
     if (known) {
         *known = v;
-        return;
+        return ZB_OK;
     }
     e->variable =
         zb_grow(&e->arena, e->variable, &e->cap_variables, e->n_variables + 1, sizeof *e->variable);
     e->variable[e->n_variables++] = (zb_jinja_variable){name, v};
+    return ZB_OK;
 }
 
 static zb_status get_name(eval *e, zb_str name, value *out) {
@@ -79,15 +81,12 @@ static zb_status get_name(eval *e, zb_str name, value *out) {
 
 /* Targets of "for" and "set": one takes the value, several take its members. */
 static zb_status assign(eval *e, const node *n, value v) {
-    if (n->n == 1) {
-        set_variable(e, n->label[0], v);
-        return ZB_OK;
-    }
+    if (n->n == 1) return set_variable(e, n->label[0], v);
     value list = {0};
     ZB_TRY(zb_jinja_iterate(e, v, &list));
     if (list.list->n != n->n)
         return zb_jinja_fail(e, "expected %zu values to unpack, found %zu", n->n, list.list->n);
-    for (size_t i = 0; i < n->n; i++) set_variable(e, n->label[i], list.list->item[i]);
+    for (size_t i = 0; i < n->n; i++) ZB_TRY(set_variable(e, n->label[i], list.list->item[i]));
     return ZB_OK;
 }
 
@@ -486,7 +485,7 @@ static zb_status execute_for(eval *e, const node *n) {
         zb_jinja_loop *loop = ZB_NEW(&e->arena, zb_jinja_loop);
         *loop = (zb_jinja_loop){i, list.list->n, list.list};
         ZB_TRY(zb_jinja_charge(e, 1));
-        set_variable(e, ZB_STR("loop"), (value){ZB_JINJA_LOOP, {.loop = loop}});
+        ZB_TRY(set_variable(e, ZB_STR("loop"), (value){ZB_JINJA_LOOP, {.loop = loop}}));
         ZB_TRY(assign(e, n, list.list->item[i]));
         ZB_TRY(execute(e, n->b));
         if (e->flow == ZB_FLOW_CONTINUE) e->flow = ZB_FLOW_ON;

@@ -72,6 +72,14 @@ static zb_str strip(zb_str s, const zb_str *chars, bool left, bool right) {
     return s;
 }
 
+/* Every character that goes may be looked for among all of `chars`. */
+static zb_status charged_strip(eval *e, zb_str s, const zb_str *chars, bool left, bool right,
+                               value *out) {
+    if (chars) ZB_TRY(zb_jinja_charge(e, s.n * chars->n / 64));
+    *out = zb_jinja_str(strip(s, chars, left, right));
+    return ZB_OK;
+}
+
 /* upper, lower; 'c' capitalize; 't' str.title; 'j' Jinja's title: a new word only behind blanks and
  * brackets. */
 static zb_status change_case(eval *e, zb_str s, char how, value *out) {
@@ -459,9 +467,7 @@ static zb_status text_filter(eval *e, filter_kind kind, value v, const args *a, 
     ZB_TRY(zb_jinja_text(e, v, &s));
     ZB_TRY(zb_jinja_charge(e, s.n / 8));
     switch (kind) {
-    case F_TRIM:
-        *out = zb_jinja_str(strip(s, is_text(chars) ? &chars.s : NULL, true, true));
-        return ZB_OK;
+    case F_TRIM: return charged_strip(e, s, is_text(chars) ? &chars.s : NULL, true, true, out);
     case F_UPPER: return change_case(e, s, 'u', out);
     case F_LOWER: return change_case(e, s, 'l', out);
     case F_TITLE: return change_case(e, s, 'j', out);
@@ -571,10 +577,8 @@ static zb_status string_method(eval *e, zb_str s, zb_str name, const args *a, bo
     bool left = zb_str_is(name, "lstrip"), right = zb_str_is(name, "rstrip");
     *known = true;
     ZB_TRY(zb_jinja_charge(e, s.n / 8));
-    if (left || right || zb_str_is(name, "strip")) {
-        *out = zb_jinja_str(strip(s, set, !right, !left));
-        return ZB_OK;
-    }
+    if (left || right || zb_str_is(name, "strip"))
+        return charged_strip(e, s, set, !right, !left, out);
     if (zb_str_is(name, "split")) return split(e, s, a, out);
     if (zb_str_is(name, "startswith")) return has_edge(e, s, a, false, out);
     if (zb_str_is(name, "endswith")) return has_edge(e, s, a, true, out);

@@ -170,6 +170,7 @@ static void test_limits(void **state) {
     expect_failure("{% set ns = namespace(x=[1]) %}{% for a in range(60) %}{% set ns.x = [ns.x, "
                    "ns.x] %}{% endfor %}{{ ns.x | tojson }}",
                    "chat template");
+    expect_failure("{{ ('a' * 3000000).strip('b' * 3000000 ~ 'a') }}", "too long");
     expect_failure("{{ 9223372036854775807 + 1 }}", "64 bits");
     expect_failure("{{ -9223372036854775807 - 2 }}", "64 bits");
     static char deep[20001];
@@ -185,6 +186,14 @@ static void test_limits(void **state) {
     for (int i = 0; i < 1500; i++, at += 11) memcpy(deep + at, "{% if s %}x", 11);
     deep[at] = 0;
     expect_failure(deep, "deep");
+    /* many names in one scope: each "set" looks among all of them */
+    zb_buf wide;
+    zb_buf_init(&wide, (size_t)1 << 20);
+    zb_buf_adds(&wide, "{% for i in range(99999) %}");
+    for (int i = 0; i < 20000; i++) zb_buf_addf(&wide, "{%%set a%d=1%%}", i);
+    zb_buf_adds(&wide, "{% endfor %}");
+    expect_failure(zb_buf_str(&wide).p, "too long");
+    zb_buf_free(&wide);
 }
 
 /* Long but ordinary templates and values are no trouble: chains, elif, many messages. */
