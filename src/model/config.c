@@ -107,12 +107,21 @@ static zb_status read_eos(const json_t *o, const char *where, zb_config *c, zb_e
     json_t *v = json_object_get(o, "eos_token_id");
     if (!v || json_is_null(v)) return ZB_OK;
     size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    if (n > ZB_EOS_MAX) /* with some left out a text would run on past its end */
+        return zb_fail(err, ZB_ERR_UNSUPPORTED,
+                       "%s: eos_token_id: expected at most %d token ids, found %zu", where,
+                       ZB_EOS_MAX, n);
     for (size_t i = 0; i < n; i++) {
         json_t *x = json_is_array(v) ? json_array_get(v, i) : v;
-        if (!json_is_integer(x) || json_integer_value(x) < 0 || json_integer_value(x) >= VOCAB_MAX)
+        json_int_t id = json_integer_value(x);
+        if (!json_is_integer(x))
             return zb_fail(err, ZB_ERR_FORMAT, "%s: eos_token_id: expected token ids, found %s",
                            where, zb_json_type(x));
-        if (c->n_eos < ZB_EOS_MAX) c->eos[c->n_eos++] = (int)json_integer_value(x);
+        if (id < 0 || id >= VOCAB_MAX)
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: eos_token_id: expected token ids from 0 to %d, found %lld", where,
+                           VOCAB_MAX - 1, (long long)id);
+        c->eos[c->n_eos++] = (int)id;
     }
     return ZB_OK;
 }
