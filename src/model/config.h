@@ -107,9 +107,10 @@ zb_status zb_config_to_gguf(const zb_config *c, zb_gguf_writer *w, const json_t 
 zb_status zb_config_check(const zb_config *c, const char *where, zb_err *err);
 
 /* config.json (and hybrid_config.json if hybrid) in the published layout; provenance, if given,
- * goes under the key "zebra" of config.json (borrowed). */
-zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
-                          zb_err *err);
+ * goes under the key "zebra" of config.json (borrowed). stored: type of the weights beside it, F32,
+ * F16 or BF16. */
+zb_status zb_config_write(const zb_config *c, const char *dir, zb_dtype stored,
+                          const json_t *provenance, zb_err *err);
 
 /* A hybrid without any of what only our keys can say: the original code computes the same. */
 bool zb_config_is_published(const zb_config *c);

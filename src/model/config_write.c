@@ -255,10 +255,12 @@ bool zb_config_is_published(const zb_config *c) {
     return c->hybrid;
 }
 
-zb_status zb_config_write(const zb_config *c, const char *dir, const json_t *provenance,
-                          zb_err *err) {
+zb_status zb_config_write(const zb_config *c, const char *dir, zb_dtype stored,
+                          const json_t *provenance, zb_err *err) {
+    const char *type = stored == ZB_BF16 ? "bfloat16" : stored == ZB_F16 ? "float16" : "float32";
     zb_arena a = {0};
     json_t *base = zb_config_base_json(c), *hybrid = c->hybrid ? zb_config_hybrid_json(c) : NULL;
+    json_object_set_new(base, "torch_dtype", json_string(type));
     if (provenance) json_object_set(base, "zebra", (json_t *)(uintptr_t)provenance);
     zb_status s = zb_json_write(zb_path_join(&a, dir, "config.json"), base, err);
     if (s == ZB_OK && hybrid)

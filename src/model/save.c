@@ -94,7 +94,7 @@ zb_status zb_model_save(zb_model *m, const char *dir, zb_dtype dtype, const char
     char *tmp = zb_asprintf(&a, "%s.tmp%d", clean, (int)getpid()),
          *old = zb_asprintf(&a, "%s.old%d", clean, (int)getpid());
     zb_status s = zb_dir_make(tmp, err);
-    if (s == ZB_OK) s = zb_config_write(&m->config, tmp, provenance, err);
+    if (s == ZB_OK) s = zb_config_write(&m->config, tmp, dtype, provenance, err);
     if (s == ZB_OK) s = save_weights(m, tmp, dtype, &a, err);
     if (s == ZB_OK && tokenizer_from) s = copy_tokenizer(tokenizer_from, tmp, &a, err);
     bool replaces = zb_dir_exists(clean);

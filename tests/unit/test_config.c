@@ -216,7 +216,7 @@ static void round_trip(const zb_config *c, const char *name) {
     zb_config back;
     zb_err err = {0};
     zb_dir_remove(dir, NULL);
-    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(c, dir, NULL, &err) != ZB_OK ||
+    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(c, dir, ZB_F32, NULL, &err) != ZB_OK ||
         zb_config_read(&back, dir, &err) != ZB_OK)
         fail_msg("%s: %s", name, err.msg);
     if (memcmp(c, &back, sizeof back)) fail_msg("%s: not the same struct", name);
@@ -313,7 +313,7 @@ static json_t *written(const zb_config *c, const char *name, const json_t *note)
     zb_arena a = {0};
     zb_err err = {0};
     json_t *o = NULL;
-    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(c, dir, note, &err) != ZB_OK ||
+    if (zb_dir_make(dir, &err) != ZB_OK || zb_config_write(c, dir, ZB_F32, note, &err) != ZB_OK ||
         zb_json_read(zb_path_join(&a, dir, name), 1 << 20, &o, &err) != ZB_OK)
         fail_msg("%s", err.msg);
     zb_dir_remove(dir, NULL);

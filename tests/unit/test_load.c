@@ -333,6 +333,11 @@ static void test_save_narrow(void **state) {
     zb_model *a, *b, *c;
     CHECK(zb_model_open(&a, HYBRID, ZB_MODEL_TRAIN, &err));
     CHECK(zb_model_save(a, OUT, ZB_BF16, NULL, NULL, &err));
+    json_t *config, *stored;
+    CHECK(zb_json_read(OUT "/config.json", 1 << 20, &config, &err));
+    stored = json_object_get(config, "torch_dtype");
+    assert_string_equal(json_string_value(stored), "bfloat16");
+    json_decref(config);
     CHECK(zb_model_open(&b, OUT, ZB_MODEL_RUN, &err));
     CHECK(zb_model_save(b, OUT "-again", ZB_BF16, NULL, NULL, &err));
     CHECK(zb_model_open(&c, OUT "-again/", ZB_MODEL_RUN, &err));
