@@ -2,6 +2,7 @@
 #include "base/memory.h"
 
 #include <stdio.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* A limit file of a control group holds one number, or "max". 0: no limit found. */
@@ -24,4 +25,18 @@ size_t zb_memory_total(void) {
         if (limit > 0 && (total == 0 || limit < total)) total = limit;
     }
     return total;
+}
+
+/* ru_maxrss counts what the process held before this program began in it, such as a large parent's
+ * copy, so it is only asked where the kernel does not tell the program's own. */
+size_t zb_memory_peak(void) {
+    FILE *f = fopen("/proc/self/status", "re");
+    char line[256];
+    unsigned long long kib = 0;
+    while (f && kib == 0 && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %20llu kB", &kib) != 1) kib = 0;
+    if (f) fclose(f);
+    struct rusage u;
+    if (kib == 0 && getrusage(RUSAGE_SELF, &u) == 0) kib = (unsigned long long)u.ru_maxrss;
+    return (size_t)kib * 1024;
 }

@@ -4,6 +4,7 @@
  * named here have the stages' defaults. */
 #include "train/bench.h"
 
+#include "base/memory.h"
 #include "train/align.h"
 #include "train/distill.h"
 
@@ -81,7 +82,7 @@ zb_status zb_train_bench_run(const zb_train_bench *b, const char *precision, dou
                          "share_of_peak", peak > 0 ? m.flop / best / peak : 0, "planned_bytes",
                          (json_int_t)m.planned, "teacher_peak_bytes", (json_int_t)m.teacher_peak,
                          "student_peak_bytes", (json_int_t)m.student_peak, "peak_rss_mib",
-                         zb_stage_peak_rss());
+                         (double)zb_memory_peak() / (1 << 20));
     }
     zb_arena_free(&a);
     return s;

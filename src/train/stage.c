@@ -3,11 +3,11 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/memory.h"
 #include "base/rng.h"
 
 #include <math.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #define AT(field) offsetof(zb_stage_opts, field)
@@ -277,12 +277,6 @@ int zb_stage_longest(const zb_stage *s) {
     return (double)s->step < s->o->short_share * (double)s->steps ? (int)s->o->short_length : 0;
 }
 
-double zb_stage_peak_rss(void) {
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return (double)u.ru_maxrss / 1024;
-}
-
 static zb_status diverged(const zb_stage *s, const char *what, zb_err *err) {
     return zb_fail(err, ZB_ERR_CONFIG,
                    "%s: %s not finite at step %lld of %lld: lower lr (%g), or look at the model it "
@@ -331,7 +325,7 @@ zb_status zb_stage_step_done(zb_stage *s, json_t *numbers, double loss, double n
     json_object_set_new(numbers, "lr", json_real(lr));
     json_object_set_new(numbers, "step_ms", json_real(1e3 * (now - s->t_step)));
     json_object_set_new(numbers, rate, json_real((double)(done - before) / (now - s->t_step)));
-    json_object_set_new(numbers, "peak_rss_mib", json_real(zb_stage_peak_rss()));
+    json_object_set_new(numbers, "peak_rss_mib", json_real((double)zb_memory_peak() / (1 << 20)));
     s->t_step = now;
     if (s->step % s->o->log_every == 0 || s->step == s->steps)
         ZB_TRY(zb_log_event(s->log_path, numbers, err));

@@ -122,7 +122,6 @@ typedef struct zb_step_measure {
     size_t teacher_peak, student_peak; /* bytes of the runners' arenas */
     size_t planned;                    /* of everything, without text */
 } zb_step_measure;
-double zb_stage_peak_rss(void); /* MiB of the process so far */
 void zb_stage_random(zb_corpus *c, int rows, int length, int vocab, zb_arena *a);
 
 #endif

@@ -162,7 +162,7 @@ def test_quality_knows_its_recipes(tmp_path, quality):
 
 def test_ablations_lists_and_prints_rows(tmp_path):
     listed = tool("ablations", "--list").stdout
-    assert "ridge: as in the recipe, 0.001" in listed and "learning rate: as in the recipe" in listed
+    assert "ridge: base, 0.001" in listed and "learning rate: base" in listed
     assert "unknown question 'nothing'" in tool("ablations", "nothing").stderr
     heads = "question,setting,kl,perplexity,same_best,start_tokens,train_tokens,valid_tokens,seconds,seed,commit"
     (tmp_path / "a.csv").write_text(heads + "\nridge,0.1,1.2345,70.1,0.4567,4096,0,4096,9,42,abc\n")
