@@ -45,9 +45,9 @@ static inline void compare(const char *what, const float *got, const float *want
     int64_t at = 0;
     for (int64_t i = 0; i < n; i++) rms += (double)want[i] * (double)want[i];
     rms = sqrt(rms / (n ? (double)n : 1));
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n && !isnan(worst); i++) { /* NaN is worst and stays it */
         double e = fabs((double)got[i] - (double)want[i]) / (rms + fabs((double)want[i]) + 1e-12);
-        if (!(e <= worst)) worst = e, at = i; /* NaN counts as worst */
+        if (!(e <= worst)) worst = e, at = i;
     }
     if (!(worst <= tol))
         fail_msg("%s[%lld]: got %.8g, want %.8g, error %.3g of %.3g allowed (rms %.4g)", what,
