@@ -180,8 +180,10 @@ static void test_types(void **unused) {
         fixture f = make(&arena, s, types[t], 5);
         zb_attend_forward(&arena, 2, &f.a, 1);
         double worst = 0;
-        for (int i = 0; i < s.T * s.heads * s.dv; i++)
+        for (int i = 0; i < s.T * s.heads * s.dv; i++) {
+            assert_true(isfinite(f.o[i]));
             worst = fmax(worst, fabs((double)f.o[i] - (double)exact.o[i]));
+        }
         /* a q8_0 block's step belongs to its largest value, about 2.2 standard deviations */
         double u = unit[t] * (types[t] == ZB_Q8_0 ? 2.2 : 1);
         assert_true(worst > 0 && worst < 4 * u);

@@ -503,6 +503,7 @@ static void follow(fixture *f, const int32_t *ids, int n, float *out) {
     CHECK(zb_session_sync(s, ids, n, &err));
     double worst = 0, size = 0;
     for (int i = 0; i < f->V; i++) {
+        assert_true(isfinite(zb_session_logits(s)[i]) && isfinite(out[i]));
         worst = fmax(worst, fabs((double)zb_session_logits(s)[i] - (double)out[i]));
         size = fmax(size, fabs((double)out[i]));
     }
