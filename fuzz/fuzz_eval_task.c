@@ -3,9 +3,21 @@
 #include "base/file.h"
 #include "eval/document.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static const char yaml[] = "/tmp/zebra-fuzz-eval/t.yaml", rows[] = "/tmp/zebra-fuzz-eval/t.jsonl";
+/* Of this process alone: others may run beside it. */
+static char folder[] = "/tmp/zebra-fuzz-eval-XXXXXX", yaml[64], rows[64];
+
+static void remove_folder(void) { zb_dir_remove(folder, NULL); }
+
+static void make_folder(void) {
+    ZB_ASSERT(mkdtemp(folder) != NULL);
+    snprintf(yaml, sizeof yaml, "%s/t.yaml", folder);
+    snprintf(rows, sizeof rows, "%s/t.jsonl", folder);
+    atexit(remove_folder);
+}
 
 static void check(const zb_task *t, const zb_document_set *s) {
     for (size_t i = 0; i < s->n; i++) {
@@ -25,7 +37,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     zb_arena a = {0};
     zb_task t;
     zb_err err = {0};
-    ZB_ASSERT(zb_dir_make("/tmp/zebra-fuzz-eval", NULL) == ZB_OK);
+    if (!*yaml) make_folder();
     ZB_ASSERT(zb_file_write(yaml, data, n, NULL) == ZB_OK);
     ZB_ASSERT(zb_file_write(rows, nul ? nul + 1 : data, nul ? size - n - 1 : 0, NULL) == ZB_OK);
     if (zb_task_read(yaml, "t", "lm-eval", &a, &t, &err) == ZB_OK) {
@@ -34,7 +46,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (t.fewshot.data) t.fewshot.data = "t.jsonl";
         for (int i = 0; i < t.n_leaves; i++) t.leaf[i].selected = true;
         zb_document_set s;
-        zb_document_opts o = {.data_dir = "/tmp/zebra-fuzz-eval", .shots = -1};
+        zb_document_opts o = {.data_dir = folder, .shots = -1};
         if (zb_document_set_read(&t, &o, &a, &s, &err) == ZB_OK) check(&t, &s);
         zb_document_set_free(&s);
     } else {

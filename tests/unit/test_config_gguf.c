@@ -10,11 +10,24 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
 
-static const char path[] = "/tmp/zebra-test-config.gguf";
+static char folder[] = "/tmp/zebra-config-gguf-XXXXXX", path[64];
+
+static int make_folder(void **state) {
+    (void)state;
+    if (!mkdtemp(folder)) return -1;
+    snprintf(path, sizeof path, "%s/x.gguf", folder);
+    return 0;
+}
+
+static int remove_folder(void **state) {
+    (void)state;
+    return zb_dir_remove(folder, NULL) == ZB_OK ? 0 : -1;
+}
 
 typedef struct setting {
     const char *key; /* behind llama.rope.scaling; NULL: none */
@@ -164,5 +177,5 @@ int main(void) {
         cmocka_unit_test(test_not_yarn),
         cmocka_unit_test(test_refusals),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -10,6 +10,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -585,9 +586,11 @@ static void check_keys(const zb_gguf *g) {
 /* What the writer puts down, the reader gives back. */
 static void writes_what_it_reads(void **state) {
     (void)state;
-    const char *path = "/tmp/zebra-test-gguf-write.gguf";
+    char folder[] = "/tmp/zebra-gguf-XXXXXX", path[64];
     zb_gguf *g;
     zb_err err = {0};
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/x.gguf", folder);
     uint8_t bytes[4096], *at = bytes;
     for (size_t i = 0; i < sizeof bytes; i++) bytes[i] = (uint8_t)(i * 7 + i / 256);
     write_parts(path, bytes);
@@ -604,30 +607,32 @@ static void writes_what_it_reads(void **state) {
         at += t->bytes;
     }
     zb_gguf_close(g);
-    assert_int_equal(remove(path), 0);
+    assert_int_equal(zb_dir_remove(folder, NULL), ZB_OK);
 }
 
 /* A file that is given up, or cannot be created, leaves nothing behind. */
 static void gives_up_writing(void **state) {
     (void)state;
+    char folder[] = "/tmp/zebra-gguf-XXXXXX", path[64];
     zb_err err = {0};
-    zb_gguf_writer *w = zb_gguf_writer_new("/tmp/zebra-no-such-folder/x.gguf");
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/none/x.gguf", folder);
+    zb_gguf_writer *w = zb_gguf_writer_new(path);
     assert_int_equal(zb_gguf_writer_begin(w, &err), ZB_ERR_IO);
-    assert_non_null(strstr(err.msg, "/tmp/zebra-no-such-folder/x.gguf"));
+    assert_non_null(strstr(err.msg, path));
     zb_gguf_writer_free(w);
-    zb_dir_remove("/tmp/zebra-test-gguf", NULL);
-    assert_int_equal(zb_dir_make("/tmp/zebra-test-gguf", &err), ZB_OK);
-    w = zb_gguf_writer_new("/tmp/zebra-test-gguf/x.gguf");
+    snprintf(path, sizeof path, "%s/x.gguf", folder);
+    w = zb_gguf_writer_new(path);
     zb_gguf_put_tensor(w, &(zb_tensor){.name = "w", .dtype = ZB_F32, .n_dims = 1, .shape = {4}});
     assert_int_equal(zb_gguf_writer_begin(w, &err), ZB_OK);
     zb_gguf_writer_free(w);
     zb_arena a = {0};
     char **names;
     size_t n;
-    assert_int_equal(zb_dir_list("/tmp/zebra-test-gguf", "", &a, &names, &n, &err), ZB_OK);
+    assert_int_equal(zb_dir_list(folder, "", &a, &names, &n, &err), ZB_OK);
     assert_int_equal(n, 0);
     zb_arena_free(&a);
-    zb_dir_remove("/tmp/zebra-test-gguf", NULL);
+    assert_int_equal(zb_dir_remove(folder, NULL), ZB_OK);
 }
 
 int main(void) {
