@@ -277,7 +277,7 @@ static void test_save_and_load(void **unused) {
     for (int d = 0; d < N_DIRS; d++) {
         fixture f;
         open_fixture(&f, dirs[d], ZB_PREC_F32);
-        const char *dir = "build/test-save";
+        const char *dir = TEST_OUT "/test-save";
         CHECK(zb_model_save(f.model, dir, ZB_F32, NULL, NULL, &err));
         zb_model *again;
         CHECK(zb_model_open(&again, dir, ZB_MODEL_RUN, &err));
@@ -290,6 +290,7 @@ static void test_save_and_load(void **unused) {
                                 (size_t)zb_param_count(&a->item[i]) * 4);
         }
         zb_model_free(again);
+        CHECK(zb_dir_remove(dir, &err));
         close_fixture(&f);
     }
 }

@@ -212,7 +212,7 @@ static void test_ranks_per_layer(void **state) {
 
 /* Written and read back: the same struct, byte for byte. */
 static void round_trip(const zb_config *c, const char *name) {
-    const char *dir = "build/test-config";
+    const char *dir = TEST_OUT "/test-config";
     zb_config back;
     zb_err err = {0};
     zb_dir_remove(dir, NULL);
@@ -274,7 +274,7 @@ static void put(const char *dir, const char *name, const char *text) {
 
 static void test_ecomla(void **state) {
     (void)state;
-    const char *dir = "build/test-config-ecomla";
+    const char *dir = TEST_OUT "/test-config-ecomla";
     zb_config c;
     zb_err err = {0};
     zb_dir_remove(dir, NULL);
@@ -309,7 +309,7 @@ static void test_ecomla(void **state) {
 
 /* Written files as JSON. */
 static json_t *written(const zb_config *c, const char *name, const json_t *note) {
-    const char *dir = "build/test-config-written";
+    const char *dir = TEST_OUT "/test-config-written";
     zb_arena a = {0};
     zb_err err = {0};
     json_t *o = NULL;

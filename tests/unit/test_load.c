@@ -11,7 +11,7 @@
 #define LLAMA "tests/golden/llama"
 #define HYBRID "tests/golden/hybrid"
 #define GGUF "tests/format/gguf/llama.gguf" /* of LLAMA, by the gguf package */
-#define OUT "build/test-load"
+#define OUT TEST_OUT "/test-load"
 
 enum { LIST = 96 };
 

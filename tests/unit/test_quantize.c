@@ -10,7 +10,7 @@
 
 #include <math.h>
 
-#define OUT "build/test-quantize"
+#define OUT TEST_OUT "/test-quantize"
 
 enum { V = 97, COUNT = TOKENS * V };
 

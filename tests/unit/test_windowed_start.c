@@ -74,7 +74,7 @@ static void open_models(models *m, zb_kind kind, const zb_init *init) {
     CHECK(zb_model_open(&m->teacher, "tests/golden/llama", ZB_MODEL_RUN, &err));
     m->student = new_model(m, kind, init->calibrated);
     m->windows = new_model(m, ZB_SLIDING_WINDOW, false);
-    const char *path = "build/test-windowed-start.jsonl";
+    const char *path = TEST_OUT "/test-windowed-start.jsonl";
     write_text(path);
     zb_calibration_opts o = {
         .text = path, .tokens = TOKENS, .length = LENGTH * 2, .own_inputs = true, .seed = 3};
