@@ -1,5 +1,7 @@
 """What the programs of this folder share: files of rows, numbers, Markdown tables, gnuplot's SVG."""
 import csv
+import io
+import math
 import os
 import re
 import subprocess
@@ -21,25 +23,49 @@ set ylabel '{y}'
 """
 
 
-def read_rows(path, columns):
-    """Rows of a CSV file as dictionaries; none where there is no file. Other columns end the program."""
+def number_in(text):
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def read_rows(path, columns, numbers=(), optional=()):
+    """Rows of a CSV file as dictionaries; none where there is no file. Other columns, rows of another length and values that
+    are no numbers in the columns `numbers` (or, where there is one, in `optional`) end the program."""
+    path = Path(path)
     if not path.exists():
         return []
     with open(path, newline="") as f:
         reader = csv.DictReader(f)
+        where = f"{Path(sys.argv[0]).name}: {path}"
         if reader.fieldnames != columns:
-            sys.exit(f"{Path(sys.argv[0]).name}: {path}: expected the columns {','.join(columns)}")
-        return list(reader)
+            sys.exit(f"{where}: expected the columns {','.join(columns)}, found {','.join(reader.fieldnames or []) or 'none'}")
+        rows = []
+        for row in reader:
+            if None in row or None in row.values():
+                sys.exit(f"{where}:{reader.line_num}: expected {len(columns)} values, found {'more' if None in row else 'fewer'}")
+            for column in columns:
+                if not number_in(row[column]) and (column in numbers or (column in optional and row[column])):
+                    sys.exit(f"{where}:{reader.line_num}: {column}: expected a number, found {row[column]!r}")
+            rows.append(row)
+        return rows
+
+
+def write_text(path, text):
+    """The whole file anew beside the old one, then renamed: a stopped program leaves no half file."""
+    new = Path(f"{path}.new")
+    with open(new, "w", encoding="utf-8", newline="") as f:
+        f.write(text)
+    os.replace(new, path)
 
 
 def write_rows(path, columns, rows):
-    """The whole file anew beside the old one, then renamed: a stopped run leaves no half row."""
-    new = path.with_suffix(".new")
-    with open(new, "w", newline="") as f:
-        writer = csv.DictWriter(f, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(new, path)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, out.getvalue())
 
 
 def commit():
@@ -84,5 +110,5 @@ def gnuplot(folder, name, title, axes, settings, series):
             return False
         if done.returncode:
             sys.exit(f"plot: {name}: {' '.join(done.stderr.split())}")
-        Path(folder, name).write_text(Path(work, "out.svg").read_text())
+        write_text(Path(folder, name), Path(work, "out.svg").read_text(encoding="utf-8"))
     return True

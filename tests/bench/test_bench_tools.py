@@ -1,4 +1,5 @@
-"""bench/run's arguments, bench/plot on a small file, and the copying of contexts in the llama.cpp peer."""
+"""bench/run's arguments and file of results, tables and pictures of small files, broken ones, and the copying of contexts in the
+llama.cpp peer."""
 import argparse
 import importlib.machinery
 import importlib.util
@@ -23,6 +24,7 @@ ROWS = """2026-01-01T00:00:00Z,aaa,other,context,teacher,d1024,1,tokens/s,,,,
 2026-01-02T00:00:00Z,abc,box,context,teacher,d1024,120,MB/token,,,,
 2026-01-02T00:00:00Z,abc,box,decode,llama.cpp,tg32,100,tokens/s,,,,
 2026-01-02T00:00:00Z,abc,box,decode,zebra,tg32,120,tokens/s,llama.cpp,1.2,1.5,no
+2026-01-02T00:00:00Z,abc,box,kernels,gemv8_q4_0,64 x 1,3,GB/s,,,0.85,
 2026-01-02T00:00:00Z,abc,box,shapes,zebra-8b,d32768 in 14G,1234.5,tokens/s,mamba-in-llama-8b,3,2.6,yes
 """
 
@@ -59,11 +61,16 @@ def test_plot(tmp_path):
 
 
 @pytest.mark.parametrize("text, message", [("", "found "), (HEAD, "expected rows"), ("a,b\n1,2\n", "expected the columns"),
-                                           (HEAD + "w,c,m,p,s,t,fast,u,,,,\n", "r.csv:2: value: expected a number")])
+                                           (HEAD + "w,c,m,p,s,t,fast,u,,,,\n", "r.csv:2: value: expected a number"),
+                                           (HEAD + ROWS + "w,c,m,p,s,t,1,u,,much,,\n", "ratio: expected a number, found 'much'"),
+                                           (HEAD + "w,c,m,p,s,t,nan,u,,,,\n", "value: expected a number, found 'nan'"),
+                                           (HEAD + ROWS[:-30], "r.csv:12: expected 12 values, found fewer"),
+                                           (HEAD + "w,c,m,p,s,t,1,u,,,,,\n", "r.csv:2: expected 12 values, found more")])
 def test_plot_refuses(tmp_path, text, message):
     (tmp_path / "r.csv").write_text(text)
     done = tool("plot", "--csv", tmp_path / "r.csv", "--out", tmp_path / "out")
-    assert done.returncode == 1 and message in done.stderr
+    assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "out").exists()
     assert "expected (bench/run writes it)" in tool("plot", "--csv", tmp_path / "none.csv").stderr
 
 
@@ -100,15 +107,19 @@ def test_contexts_are_copied_cell_by_cell(peer, transposed):
     assert peer.stretch_state(state([0, 1]), 5) == state([0, 1, 0, 1, 0])
 
 
-@pytest.fixture
-def quality(monkeypatch):
+def load(monkeypatch, name):
+    """A program of bench/ as a module."""
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    path = str(ROOT / "bench/quality")
-    spec = importlib.util.spec_from_loader("quality", importlib.machinery.SourceFileLoader("quality", path))
+    spec = importlib.util.spec_from_loader(name, importlib.machinery.SourceFileLoader(name, str(ROOT / "bench" / name)))
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    return load(monkeypatch, "quality")
 
 
 TASKS = ["arc_challenge", "arc_easy", "hellaswag", "mmlu", "openbookqa", "piqa", "winogrande"]
@@ -141,8 +152,16 @@ def test_quality_row_and_plot(tmp_path, quality):
     assert row["piqa_acc"] == "0.6" and row["piqa_acc_norm"] == ""
     (tmp_path / "report.json").write_text(json.dumps(quality_report(tasks={"piqa": {"acc": 0.6}})))
     assert quality.row_of("zebra", 0, o, tmp_path)["average"] == ""  # an average of fewer tasks is another figure
+    whole = (tmp_path / "q.csv").read_text()
+    for broken, said in ((whole[:-40], f"expected {len(quality.COLUMNS)} values, found fewer"), (whole.replace("1.9516", "x"), "broken.csv:2: kl: expected a number, found 'x'"),
+                         (whole.splitlines()[0] + "\n", "expected rows, found none"), ("", "found none")):
+        (tmp_path / "broken.csv").write_text(broken)
+        done = tool("quality", "--plot", "--csv", tmp_path / "broken.csv", "--out", tmp_path / "none")
+        assert done.returncode == 1 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+        assert not (tmp_path / "none").exists()
     done = tool("quality", "--plot", "--csv", tmp_path / "q.csv", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.rglob("*.new"))
     text = (tmp_path / "out/quality.md").read_text()
     assert "| zebra | 1,000 | 3.91 | 1800 | 4096 |" in text
     if shutil.which("gnuplot"):
@@ -168,5 +187,8 @@ def test_ablations_lists_and_prints_rows(tmp_path):
     (tmp_path / "a.csv").write_text(heads + "\nridge,0.1,1.2345,70.1,0.4567,4096,0,4096,9,42,abc\n")
     done = tool("ablations", "--table", "--csv", tmp_path / "a.csv")
     assert "| ridge | 0.1 | 1.2345 | 70.1 | 45.7 | 0 |" in done.stdout, done.stderr
+    assert "expected rows, found none" in tool("ablations", "--table", "--csv", tmp_path / "none.csv").stderr
+    (tmp_path / "bad.csv").write_text(heads + "\nridge,0.1,1.2345,70.1,often,4096,0,4096,9,42,abc\n")
+    assert "bad.csv:2: same_best: expected a number, found 'often'" in tool("ablations", "--table", "--csv", tmp_path / "bad.csv").stderr
     (tmp_path / "bad.csv").write_text("a,b\n")
     assert "expected the columns" in tool("ablations", "--table", "--csv", tmp_path / "bad.csv").stderr
