@@ -152,6 +152,10 @@ def test_quality_row_and_plot(tmp_path, quality):
     assert row["piqa_acc"] == "0.6" and row["piqa_acc_norm"] == ""
     (tmp_path / "report.json").write_text(json.dumps(quality_report(tasks={"piqa": {"acc": 0.6}})))
     assert quality.row_of("zebra", 0, o, tmp_path)["average"] == ""  # an average of fewer tasks is another figure
+    for limit, part, said in ((100, 4, "100/4"), (100, 0, "100/100"), (0, 0, "all"), (0, 4, "all/4")):
+        assert quality.docs_of(argparse.Namespace(limit=limit, part_limit=part)) == said
+    more = [{**row, "docs": docs} for docs in ("100/4", "all/4", "all", "1000/1000")]
+    assert [r["docs"] for r in quality.on_most_documents(more)] == ["all"]
     whole = (tmp_path / "q.csv").read_text()
     for broken, said in ((whole[:-40], f"expected {len(quality.COLUMNS)} values, found fewer"), (whole.replace("1.9516", "x"), "broken.csv:2: kl: expected a number, found 'x'"),
                          (whole.splitlines()[0] + "\n", "expected rows, found none"), ("", "found none")):
