@@ -122,6 +122,36 @@ def quality(monkeypatch):
     return load(monkeypatch, "quality")
 
 
+@pytest.fixture
+def measure(monkeypatch):
+    return load(monkeypatch, "run")
+
+
+@pytest.mark.parametrize("before", [None, "", HEAD, HEAD + ROWS])
+def test_results_are_appended_under_their_heads(tmp_path, measure, monkeypatch, before):
+    monkeypatch.setattr(measure, "run", lambda *command: "abc\n" if "rev-parse" in command else "")
+    path = tmp_path / "r.csv"
+    if before is not None:
+        path.write_text(before)
+    measure.Results(path).add("start", "zebra", "to the first token", 12.5, "ms", "llama.cpp", 1.25, 1)
+    text = path.read_text()
+    assert text.startswith(before or HEAD) and text.count(HEAD) == 1
+    assert text.splitlines()[-1].endswith(",start,zebra,to the first token,12.5,ms,llama.cpp,1.25,1,yes")
+    assert tool("plot", "--csv", path, "--out", tmp_path / "out").returncode == 0
+
+
+def test_results_of_another_form_are_refused_before_measuring(tmp_path, measure):
+    (tmp_path / "r.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(SystemExit, match="expected the columns when,commit"):
+        measure.Results(tmp_path / "r.csv")
+    assert (tmp_path / "r.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_a_program_that_is_not_there_ends_a_part_alone(measure):
+    with pytest.raises(RuntimeError, match="no-such-program: No such file"):
+        measure.run("no-such-program", "--version")
+
+
 TASKS = ["arc_challenge", "arc_easy", "hellaswag", "mmlu", "openbookqa", "piqa", "winogrande"]
 
 
