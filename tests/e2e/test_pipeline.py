@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ZEBRA = Path(os.environ.get("ZB_BUILD", ROOT / "build/release")) / "src/cli/zebra"
+ZEBRA = ROOT / os.environ.get("ZB_BUILD", "build/release") / "src/cli/zebra"
 
 RECIPE = """
 output: {out}

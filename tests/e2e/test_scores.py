@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ZEBRA = Path(os.environ.get("ZB_BUILD", ROOT / "build/release")) / "src/cli/zebra"
+ZEBRA = ROOT / os.environ.get("ZB_BUILD", "build/release") / "src/cli/zebra"
 MODEL = ROOT / "data/model/SmolLM2-135M-Instruct.Q4_1.gguf"
 TASKS = ["arc_challenge", "arc_easy", "hellaswag", "openbookqa", "piqa", "winogrande", "sciq", "social_iqa", "commonsense_qa"]
 DOCUMENTS = 4
