@@ -1,13 +1,17 @@
 /* Sequences that run together: within rounding as one at a time, in a deterministic engine the same
  * bits; and the batcher that keeps them running. */
-#include "../golden/golden.h"
+#include "kinds_model.h"
 
-#include "base/file.h"
-#include "base/rng.h"
 #include "generate/batcher.h"
 
-static const char *const dirs[] = {"llama", "hybrid", "hybrid-odd-sizes", "mamba2-repeat",
-                                   "hybrid-yarn-attention"};
+#define GOLDEN "tests/golden/"
+#define KINDS TEST_OUT "/test-batch-kinds"
+static const char *const dirs[] = {GOLDEN "llama",
+                                   GOLDEN "hybrid",
+                                   KINDS,
+                                   GOLDEN "hybrid-odd-sizes",
+                                   GOLDEN "mamba2-repeat",
+                                   GOLDEN "hybrid-yarn-attention"};
 static const char real_model[] = "data/model/SmolLM2-135M-Instruct.Q4_1.gguf";
 enum { N_DIRS = sizeof dirs / sizeof dirs[0], CONTEXT = 1400, SEQUENCES = 12 };
 
@@ -35,7 +39,10 @@ typedef struct fixture {
  * slow on a busy machine. */
 static void open_fixture(fixture *f, const char *path, const char *precision, bool deterministic) {
     memset(f, 0, sizeof *f);
-    int threads = deterministic && (strstr(path, "hybrid-odd") || path == real_model) ? 2 : 1;
+    int threads =
+        deterministic && (strstr(path, "hybrid-odd") || !strcmp(path, KINDS) || path == real_model)
+            ? 2
+            : 1;
     zb_engine_opts o = {
         .threads = threads, .context = CONTEXT, .precision = precision, .cache = "f32"};
     o.deterministic = deterministic;
@@ -111,11 +118,9 @@ static void check_mixes(fixture *f, int rounds, double tolerance) {
 static void test_mixes(void **unused) {
     (void)unused;
     for (int d = 0; d < N_DIRS; d++) {
-        char path[128];
         fixture f;
         print_message("%s\n", dirs[d]);
-        snprintf(path, sizeof path, "tests/golden/%s", dirs[d]);
-        open_fixture(&f, path, "f32", false);
+        open_fixture(&f, dirs[d], "f32", false);
         const zb_config *c = zb_model_config(zb_engine_model(f.e));
         check_mixes(&f, 6, 2 * f32_tolerance(c->L, CONTEXT));
         close_fixture(&f);
@@ -126,12 +131,10 @@ static void test_deterministic(void **unused) {
     (void)unused;
     static const char *const precisions[] = {"f32", "bf16"};
     for (int d = 0; d < N_DIRS; d++)
-        for (int p = 0; p < (d < 2 ? 2 : 1); p++) {
-            char path[128];
+        for (int p = 0; p < (d < 3 ? 2 : 1); p++) {
             fixture f;
             print_message("%s %s\n", dirs[d], precisions[p]);
-            snprintf(path, sizeof path, "tests/golden/%s", dirs[d]);
-            open_fixture(&f, path, precisions[p], true);
+            open_fixture(&f, dirs[d], precisions[p], true);
             check_mixes(&f, 6, -1);
             close_fixture(&f);
         }
@@ -185,12 +188,10 @@ static int answer_length(int i) { return i == 2 ? 0 : i == 4 ? 50 : 5 + 3 * i; }
 static void test_batcher(void **unused) {
     (void)unused;
     static const int slots[] = {1, 3, 8};
-    for (int d = 0; d < 2; d++)
+    for (int d = 0; d < 3; d++)
         for (size_t k = 0; k < 3; k++) {
-            char path[128];
             fixture f;
-            snprintf(path, sizeof path, "tests/golden/%s", dirs[d]);
-            open_fixture(&f, path, "f32", true);
+            open_fixture(&f, dirs[d], "f32", true);
             zb_batcher *b;
             heard h[SEQUENCES] = {0};
             CHECK(zb_batcher_new(&b, f.e, slots[k], &err));
@@ -277,6 +278,17 @@ static void test_batcher_refuses(void **unused) {
     close_fixture(&f);
 }
 
+static int make_kinds(void **state) {
+    (void)state;
+    kinds_model_save(KINDS);
+    return 0;
+}
+
+static int remove_kinds(void **state) {
+    (void)state;
+    return zb_dir_remove(KINDS, NULL) == ZB_OK ? 0 : -1;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mixes),
@@ -285,5 +297,5 @@ int main(void) {
         cmocka_unit_test(test_batcher),
         cmocka_unit_test(test_batcher_refuses),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_kinds, remove_kinds);
 }

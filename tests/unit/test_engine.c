@@ -1,10 +1,9 @@
 /* Sessions over the tiny golden models: whatever way a session reaches a sequence, it must stand
  * where a fresh pass stands. */
-#include "../golden/golden.h"
+#include "kinds_model.h"
 
 #include "base/arena.h"
 #include "base/log.h"
-#include "base/rng.h"
 #include "generate/bench.h"
 #include "generate/bench_layer.h"
 #include "generate/score.h"
@@ -14,9 +13,10 @@
 
 #include <signal.h>
 
+#define KINDS TEST_OUT "/test-engine-kinds"
 static const char *const dirs[] = {
     "llama",         "qwen2-bias",    "llama3-rope-untied", "hybrid", "hybrid-yarn-attention",
-    "mamba2-repeat", "mla-norm-yarn", "hybrid-odd-sizes"};
+    "mamba2-repeat", "mla-norm-yarn", "hybrid-odd-sizes",   KINDS};
 enum { N_DIRS = sizeof dirs / sizeof dirs[0], CONTEXT = 1500 };
 
 typedef struct fixture {
@@ -29,16 +29,18 @@ typedef struct fixture {
 static const char *cache_type = "f32"; /* of the engines that are opened next */
 
 static void open_threads(fixture *f, const char *dir, int threads) {
-    char path[128];
+    char path[512];
     zb_err err = {0};
     memset(f, 0, sizeof *f);
-    snprintf(path, sizeof path, "tests/golden/%s", dir);
+    bool made = !strcmp(dir, KINDS);
+    snprintf(path, sizeof path, "%s%s", made ? "" : "tests/golden/", dir);
     zb_engine_opts o = {
         .threads = threads, .context = CONTEXT, .precision = "f32", .cache = cache_type};
     if (zb_engine_open(&f->e, path, &o, &err) != ZB_OK) fail_msg("%s", err.msg);
     f->V = zb_engine_vocab(f->e);
     const zb_config *c = zb_model_config(zb_engine_model(f->e));
-    for (int l = 0; l < c->L; l++) f->recurrent |= c->layer[l].kind == ZB_MAMBA2;
+    for (int l = 0; l < c->L; l++)
+        f->recurrent |= c->layer[l].kind != ZB_ATTENTION && c->layer[l].kind != ZB_MLA;
 }
 
 /* One thread: these models are too small to share, and the machine may be busy. */
@@ -576,6 +578,17 @@ static void test_bench_attend(void **state) {
          "one: caches of 1073741824 tokens need");
 }
 
+static int make_kinds(void **state) {
+    (void)state;
+    kinds_model_save(KINDS);
+    return 0;
+}
+
+static int remove_kinds(void **state) {
+    (void)state;
+    return zb_dir_remove(KINDS, NULL) == ZB_OK ? 0 : -1;
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden_logits),  cmocka_unit_test(test_sync),
@@ -586,5 +599,5 @@ int main(void) {
         cmocka_unit_test(test_bench),          cmocka_unit_test(test_cache_types),
         cmocka_unit_test(test_bench_attend),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, make_kinds, remove_kinds);
 }
