@@ -4,13 +4,14 @@
 
 #include "train/memory.h"
 
-/* A stage of 1000 MiB of weights whose rows take 400 MiB each, 100 when layers are recomputed. */
+/* A stage of 1000 units of weights whose rows take 400 each, 100 when layers are recomputed. */
+static size_t unit = (size_t)1 << 20;
+
 static void parts(const void *arg, zb_memory_plan *p) {
     (void)arg;
-    size_t mib = (size_t)1 << 20;
-    zb_memory_add(p, "weights", 1000 * mib);
+    zb_memory_add(p, "weights", 1000 * unit);
     zb_memory_add(p, "nothing", 0);
-    zb_memory_add(p, "rows", (size_t)p->rows * (p->recompute ? 100 : 400) * mib);
+    zb_memory_add(p, "rows", (size_t)p->rows * (p->recompute ? 100 : 400) * unit);
 }
 
 static zb_status choose(const char *limit, bool may, int64_t micro, zb_memory_plan *p,
@@ -66,8 +67,11 @@ static void test_machine(void **state) {
     (void)state;
     zb_memory_plan p;
     zb_err err;
+    unit = 1 << 10;
     assert_int_equal(choose("auto", true, 6, &p, &err), ZB_OK);
     assert_true(p.limit >= (size_t)64 << 20);
+    assert_true(p.rows == 6 && !p.recompute);
+    unit = (size_t)1 << 20;
 }
 
 int main(void) {
