@@ -509,15 +509,15 @@ static double distance(zb_model *student) {
     zb_model *teacher, *copy;
     zb_calibration *c = open_pair(&teacher, &copy, 2048);
     zb_runner *r;
-    int n = c->piece[0].n;
-    float *want = ZB_NEW_ARRAY(&arena, float, n *D), *got = ZB_NEW_ARRAY(&arena, float, n *D);
+    int n = c->piece[0].n * zb_model_config(student)->D;
+    float *want = ZB_NEW_ARRAY(&arena, float, n), *got = ZB_NEW_ARRAY(&arena, float, n);
     double error = 0, power = 0;
     assert_int_equal(zb_runner_new(&r, student, ZB_PREC_F32, &err), ZB_OK);
     assert_int_equal(zb_runner_begin(c->teacher, &c->piece[0], &err), ZB_OK);
     zb_runner_forward(c->teacher, want, NULL);
     assert_int_equal(zb_runner_begin(r, &c->piece[0], &err), ZB_OK);
     zb_runner_forward(r, got, NULL);
-    for (int i = 0; i < n * D; i++) {
+    for (int i = 0; i < n; i++) {
         error += pow((double)got[i] - (double)want[i], 2);
         power += pow((double)want[i], 2);
     }
