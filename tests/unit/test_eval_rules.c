@@ -239,11 +239,13 @@ static const char *text_of(const json_t *v) {
 
 static void check_values(const json_t *want, const json_t *have) {
     if (json_is_array(want)) {
+        assert_int_equal(json_array_size(have), json_array_size(want));
         for (size_t i = 0; i < json_array_size(want); i++)
             check_values(json_array_get(want, i), json_array_get(have, i));
         return;
     }
     double x = json_is_true(want) ? 1 : json_number_value(want);
+    assert_true(json_is_number(have)); /* nothing would be 0 */
     check_near(json_number_value(have), x, 1e-12);
 }
 
@@ -310,6 +312,7 @@ static void check_scores(const json_t *golden, const char *task, const char *pat
     json_object_foreach(json_object_get(golden, "scores"), key, want) {
         const json_t *v = json_object_get(have, key);
         if (!v) fail_msg("%s: no %s", task, key);
+        assert_int_equal(json_is_number(v), json_is_number(want));
         if (json_is_string(want))
             assert_string_equal(json_string_value(v), json_string_value(want));
         else
