@@ -1,5 +1,6 @@
 /* kinds_model.h - a model folder with a layer of each kind that tests/golden has none of, and one
- * of attention and MLA beside them: windows, heads that see all, memories, gated DeltaNet. */
+ * of attention and MLA beside them: windows, heads that see all, memories, gated DeltaNet. Who
+ * includes it has defined KINDS, the folder, one of its own: tests run beside one another. */
 #ifndef ZB_TESTS_UNIT_KINDS_MODEL_H
 #define ZB_TESTS_UNIT_KINDS_MODEL_H
 
@@ -9,7 +10,9 @@
 
 enum { KINDS_LAYERS = 7, KINDS_CONTEXT = 2048 };
 
-static inline void kinds_model_save(const char *dir) {
+/* Setup and teardown of a group of tests. */
+static inline int make_kinds(void **state) {
+    (void)state;
     static const zb_layer_config layers[KINDS_LAYERS] = {
         {.kind = ZB_WINDOWED_DELTANET, .window = 7, .sinks = 3},
         {.kind = ZB_SLIDING_WINDOW, .window = 7, .sinks = 3, .retrieval = 2},
@@ -25,9 +28,9 @@ static inline void kinds_model_save(const char *dir) {
     CHECK(zb_config_check(&c, "kinds", &err));
     CHECK(zb_model_new(&m, &c, &err));
     randomise(m, 9);
-    CHECK(zb_model_save(m, dir, ZB_F32, NULL, NULL, &err));
+    CHECK(zb_model_save(m, KINDS, ZB_F32, NULL, NULL, &err));
     zb_model_free(m);
-    CHECK(zb_model_open(&m, dir, ZB_MODEL_RUN, &err));
+    CHECK(zb_model_open(&m, KINDS, ZB_MODEL_RUN, &err));
     for (int l = 0; l < KINDS_LAYERS; l++) {
         const zb_layer_config *got = &zb_model_config(m)->layer[l];
         assert_int_equal(got->kind, layers[l].kind);
@@ -35,6 +38,12 @@ static inline void kinds_model_save(const char *dir) {
         assert_int_equal(got->retrieval, layers[l].retrieval);
     }
     zb_model_free(m);
+    return 0;
+}
+
+static inline int remove_kinds(void **state) {
+    (void)state;
+    return zb_dir_remove(KINDS, NULL) == ZB_OK ? 0 : -1;
 }
 
 #endif

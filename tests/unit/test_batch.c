@@ -1,11 +1,11 @@
 /* Sequences that run together: within rounding as one at a time, in a deterministic engine the same
  * bits; and the batcher that keeps them running. */
+#define KINDS TEST_OUT "/test-batch-kinds"
 #include "kinds_model.h"
 
 #include "generate/batcher.h"
 
 #define GOLDEN "tests/golden/"
-#define KINDS TEST_OUT "/test-batch-kinds"
 static const char *const dirs[] = {GOLDEN "llama",
                                    GOLDEN "hybrid",
                                    KINDS,
@@ -276,17 +276,6 @@ static void test_batcher_refuses(void **unused) {
     zb_batcher_free(b);
     zb_batcher_free(NULL);
     close_fixture(&f);
-}
-
-static int make_kinds(void **state) {
-    (void)state;
-    kinds_model_save(KINDS);
-    return 0;
-}
-
-static int remove_kinds(void **state) {
-    (void)state;
-    return zb_dir_remove(KINDS, NULL) == ZB_OK ? 0 : -1;
 }
 
 int main(void) {

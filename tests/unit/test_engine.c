@@ -1,5 +1,6 @@
 /* Sessions over the tiny golden models: whatever way a session reaches a sequence, it must stand
  * where a fresh pass stands. */
+#define KINDS TEST_OUT "/test-engine-kinds"
 #include "kinds_model.h"
 
 #include "base/arena.h"
@@ -13,7 +14,6 @@
 
 #include <signal.h>
 
-#define KINDS TEST_OUT "/test-engine-kinds"
 static const char *const dirs[] = {
     "llama",         "qwen2-bias",    "llama3-rope-untied", "hybrid", "hybrid-yarn-attention",
     "mamba2-repeat", "mla-norm-yarn", "hybrid-odd-sizes",   KINDS};
@@ -576,17 +576,6 @@ static void test_bench_attend(void **state) {
     a.depth = 1 << 30;
     says(zb_bench_attend_run(&a, &told), ZB_ERR_MEMORY, &told,
          "one: caches of 1073741824 tokens need");
-}
-
-static int make_kinds(void **state) {
-    (void)state;
-    kinds_model_save(KINDS);
-    return 0;
-}
-
-static int remove_kinds(void **state) {
-    (void)state;
-    return zb_dir_remove(KINDS, NULL) == ZB_OK ? 0 : -1;
 }
 
 int main(void) {

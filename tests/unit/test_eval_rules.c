@@ -324,6 +324,16 @@ static void check_scores(const json_t *golden, const char *task, const char *pat
     json_decref(file);
 }
 
+/* Defaults, with tasks and data of the folder. */
+static zb_eval_opts options_for(const char *tasks) {
+    zb_eval_opts o = {0};
+    zb_opt_group g[] = {{"eval", zb_eval_opt_table, &o}, {0}};
+    zb_opts_defaults(g);
+    o.tasks = tasks;
+    o.tasks_dir = o.data_dir = folder;
+    return o;
+}
+
 static void check_rules(const char *task) {
     json_t *golden;
     const char *data, *pool;
@@ -333,11 +343,7 @@ static void check_rules(const char *task) {
     copy_task(task, &data, &pool);
     write_rows(data, json_object_get(golden, "rows"));
     if (pool) write_rows(pool, json_object_get(golden, "pool"));
-    zb_eval_opts o = {0};
-    zb_opt_group g[] = {{"eval", zb_eval_opt_table, &o}, {0}};
-    zb_opts_defaults(g);
-    o.tasks = task;
-    o.tasks_dir = o.data_dir = folder;
+    zb_eval_opts o = options_for(task);
     o.add_bos = "off";
     o.log_samples = folder;
     o.output = in_folder("results.json");
@@ -404,11 +410,8 @@ static void test_broken_reply(void **state) {
                                "filters: {last: {regex: \"([0-9]+)\", select: -1}}\n";
     write_samples(folder, "say.yaml", task);
     write_samples(folder, "say.jsonl", "{\"q\": \"x\"}\n");
-    zb_eval_opts o = {0};
-    zb_opt_group g[] = {{"eval", zb_eval_opt_table, &o}, {0}};
-    zb_opts_defaults(g);
-    o.tasks = "say";
-    o.tasks_dir = o.data_dir = o.log_samples = folder;
+    zb_eval_opts o = options_for("say");
+    o.log_samples = folder;
     zb_scorer s = {.max_length = 1000, .prefix_token = -1, .write = broken_reply};
     zb_eval_result r;
     zb_err err = {0};
@@ -543,11 +546,7 @@ static void test_resume(void **state) {
         rows = zb_asprintf(&arena, "%s{\"q\": \"%c_%s\"}\n", rows, '0' + i, many);
     write_samples(folder, "long.yaml", task);
     write_samples(folder, "long.jsonl", rows);
-    zb_eval_opts o = {0};
-    zb_opt_group g[] = {{"eval", zb_eval_opt_table, &o}, {0}};
-    zb_opts_defaults(g);
-    o.tasks = "long";
-    o.tasks_dir = o.data_dir = folder;
+    zb_eval_opts o = options_for("long");
     o.add_bos = "off";
     zb_eval_result r;
     fragile f = {0, 1000};
@@ -593,11 +592,8 @@ static void test_no_numbers(void **state) {
                   "data: share.jsonl\nprompt: q\nchoices: [b, c]\ngold: {value: \"0\"}\n"
                   "labels: right\nmetrics: [mc2]\n");
     write_samples(folder, "share.jsonl", "{\"right\": [1, 0]}\n");
-    zb_eval_opts o = {0};
-    zb_opt_group g[] = {{"eval", zb_eval_opt_table, &o}, {0}};
-    zb_opts_defaults(g);
-    o.tasks = "word,share";
-    o.tasks_dir = o.data_dir = o.log_samples = folder;
+    zb_eval_opts o = options_for("word,share");
+    o.log_samples = folder;
     o.output = in_folder("no-numbers.json");
     zb_scorer s = {.max_length = 100000, .prefix_token = -1, .loglik = improbable};
     zb_eval_result r;
