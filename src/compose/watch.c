@@ -92,7 +92,8 @@ zb_status zb_watch(zb_watched *w, const zb_init_job *j, int tokens_max, zb_arena
     }
     if (!rows)
         return zb_fail(err, ZB_ERR_CONFIG,
-                       "calibration: expected documents of more than %d tokens, found none",
+                       "calibration: expected rows that hold more than %d tokens of one document, "
+                       "found none: raise calibration_length, or take longer documents",
                        ZB_LAGS + 1);
     for (int i = 0; i < c->H * (ZB_LAGS + 1); i++) w->profile[i] /= rows;
     return ZB_OK;

@@ -16,8 +16,8 @@ typedef struct zb_watched {
     float *awake;    /* [n, H] share of attention that does not go to token 0; -1: unknown */
 } zb_watched;
 
-/* The first tokens_max calibration tokens or so. ZB_ERR_CONFIG where no document is longer than
- * ZB_LAGS + 1 tokens. */
+/* The first tokens_max calibration tokens or so. ZB_ERR_CONFIG where no row holds more than
+ * ZB_LAGS + 1 tokens of one document. */
 zb_status zb_watch(zb_watched *w, const zb_init_job *j, int tokens_max, zb_arena *a, zb_err *err);
 
 /* log(mean attention) ≈ level - decay·lag over lags 1 .. ZB_LAGS of one head's profile, weights

@@ -135,10 +135,14 @@ def test_sizes_are_checked_before_any_layer_is_fitted(tmp_path, init, sizes, sai
     assert r.returncode == 5 and said in r.stderr and len(r.stderr.splitlines()) == 1, r.stderr
 
 
-def test_a_calibration_of_less_than_a_row(tmp_path, text):
-    r = subprocess.run([ZEBRA, "compose", "--teacher", TEACHER, "--out", str(tmp_path / "no"), "--init", "calibrated", "--calibration", text,
-                        "--calibration-tokens", "100"], capture_output=True, text=True, timeout=60)
-    assert r.returncode == 5 and "calibration: expected at least one row of 512 tokens, found 100 tokens" in r.stderr, r.stderr
+@pytest.mark.parametrize("sizes,said", [
+    (["--calibration-tokens", "100"], "calibration: expected at least one row of 512 tokens, found 100 tokens"),
+    (["--calibration-tokens", "1024", "--calibration-length", "64"], "calibration: expected rows that hold more than 65 tokens of one document, found none")])
+def test_a_calibration_that_is_too_short(tmp_path, text, sizes, said):
+    r = subprocess.run([ZEBRA, "compose", "--teacher", TEACHER, "--out", str(tmp_path / "no"), "--default-kind", "mamba2", "--init", "calibrated",
+                        "--calibration", text, *sizes], capture_output=True, text=True, timeout=60)
+    assert r.returncode == 5 and said in r.stderr, r.stderr
+    assert os.listdir(tmp_path) == [os.path.basename(text)]
 
 
 @pytest.mark.parametrize("init", ["paper", "calibrated"])
