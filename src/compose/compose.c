@@ -431,9 +431,9 @@ static zb_status describe(composer *k, zb_err *err) {
     return zb_config_check(&k->config, "plan", err);
 }
 
-/* Copies every parameter of the student that `from` also has, with the same shape, in the given
- * layer (-1: outside layers). */
-static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
+/* Every parameter of the student that `from` also has, with the same shape, in the given layer (-1:
+ * outside layers): copied where the student has its own, else borrowed. */
+static void take_params(composer *k, zb_model *from, int layer, bool mixer_too) {
     zb_param_table *to = zb_model_params(k->student), *src = zb_model_params(from);
     for (int i = 0; i < to->n; i++) {
         zb_param *p = &to->item[i];
@@ -444,7 +444,10 @@ static void copy_layer(composer *k, zb_model *from, int layer, bool mixer_too) {
         if (!q && mixer_too && from == k->teacher && zb_param_in_mixer(p)) continue;
         if (!q && layer < 0) q = src->head; /* an untied student of a tied donor */
         ZB_ASSERT(q && zb_param_count(q) == zb_param_count(p));
-        zb_param_to_f32(q, 0, q->rows, p->w);
+        if (p->w)
+            zb_param_to_f32(q, 0, q->rows, p->w);
+        else
+            zb_model_borrow(p, q);
     }
 }
 
@@ -459,6 +462,29 @@ static bool is_fitted(const composer *k, int l) {
 /* Retrieval heads that keep a part of their values. */
 static bool has_narrow_heads(const composer *k, int l) {
     return zb_config_far_heads(&k->config, l) && k->config.layer[l].far_v && !donor_of(k, l);
+}
+
+/* Is the layer's mixer the teacher's or a donor's to the last bit? */
+static bool is_taken(const composer *k, int l) {
+    return (keeps_attention(k->config.layer[l].kind) || donor_of(k, l)) && !is_fitted(k, l) &&
+           !has_narrow_heads(k, l);
+}
+
+/* What a start changes, and vectors; all else stays with the model that it comes from. */
+static bool is_own(const void *context, const zb_param *p) {
+    const composer *k = context;
+    if (p->n_dims == 1) return true;
+    if (p->layer < 0) return false;
+    if (zb_param_in_mixer(p)) return !is_taken(k, p->layer);
+    return k->o->calibration_mlp && is_fitted(k, p->layer);
+}
+
+static zb_status make_student(composer *k, zb_err *err) {
+    ZB_TRY(zb_model_new_bare(&k->student, &k->config, is_own, k, err));
+    zb_param_table *t = zb_model_params(k->student);
+    for (int i = 0; i < t->n; i++)
+        if (is_own(k, &t->item[i])) zb_model_own(k->student, &t->item[i]);
+    return ZB_OK;
 }
 
 /* Does any layer start by looking at data? Then all are walked through. */
@@ -514,7 +540,7 @@ static zb_status fit_donor(composer *k, int l, zb_err *err) {
 static zb_status take_layer(composer *k, int l, zb_err *err) {
     zb_model *donor = donor_of(k, l);
     bool fitted = is_fitted(k, l);
-    copy_layer(k, donor ? donor : k->teacher, l, true);
+    take_params(k, donor ? donor : k->teacher, l, true);
     if (k->calibration) ZB_TRY(zb_calibration_enter(k->calibration, l, err));
     if (has_narrow_heads(k, l)) ZB_TRY(turn_values(k, l, err));
     if (fitted) ZB_TRY(fit_donor(k, l, err));
@@ -526,7 +552,7 @@ static zb_status fill_layer(composer *k, int l, zb_err *err) {
     zb_kind kind = k->config.layer[l].kind;
     if (keeps_attention(kind) || donor_of(k, l)) return take_layer(k, l, err);
     zb_arena scratch = {0};
-    copy_layer(k, k->teacher, l, zb_kind_has_window(kind));
+    take_params(k, k->teacher, l, zb_kind_has_window(kind));
     zb_init_job j = job_of(k, l, &scratch);
     zb_status s = ZB_OK;
     if (k->calibration) s = zb_calibration_enter(k->calibration, l, err);
@@ -546,7 +572,7 @@ static bool replaces_any(const zb_config *c) {
 }
 
 static zb_status fill(composer *k, zb_err *err) {
-    copy_layer(k, k->teacher, -1, false);
+    take_params(k, k->teacher, -1, false);
     ZB_TRY(open_calibration(k, err));
     zb_progress bar;
     zb_progress_begin(&bar, "compose", "layers", 0, k->config.L);
@@ -600,7 +626,7 @@ zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
         zb_warn("%s: the new mixers have no place for the teacher's query, key and value biases: "
                 "they are dropped",
                 o->teacher);
-    if (s == ZB_OK) s = zb_model_new(&k.student, &k.config, err);
+    if (s == ZB_OK) s = make_student(&k, err);
     if (s == ZB_OK) s = fill(&k, err);
     if (s == ZB_OK) {
         zb_compose_opts copy = *o; /* the JSON writer reads through non-const groups */

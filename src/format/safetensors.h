@@ -32,10 +32,18 @@ const char *zb_safetensors_metadata(const zb_safetensors *s, const char *key);
  * pairs key, value, ..., NULL, or NULL for {"format":"pt"}. */
 zb_status zb_safetensors_write(const char *path, const zb_tensor *tensors, size_t n,
                                const char *const *metadata, zb_err *err);
+
+/* Values of tensors whose `data` is NULL, asked for when their turn comes, so that converted
+ * weights need no second copy of a model: n elements from `first`, whole rows of the last axis. */
+typedef struct zb_tensor_source {
+    void (*fill)(void *context, const zb_tensor *t, int64_t first, int64_t n, void *out);
+    void *context;
+} zb_tensor_source;
+
 /* The same into `dir`, as model.safetensors, or as shards with an index where it exceeds
  * shard_bytes. Shards take the tensors in the order given. Model files of an earlier write are
- * removed afterwards. */
+ * removed afterwards. source: NULL where all tensors have data. */
 zb_status zb_safetensors_write_dir(const char *dir, const zb_tensor *tensors, size_t n,
-                                   size_t shard_bytes, zb_err *err);
+                                   size_t shard_bytes, const zb_tensor_source *source, zb_err *err);
 
 #endif

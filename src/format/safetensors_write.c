@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PIECE_ELEMENTS = 1 << 22 }; /* of a tensor that is made as it is written */
+
 /* Order of types in the file: the reference library's, which is by width. Packed types have no
  * row. */
 static const int rank_of[ZB_DTYPE_COUNT] = {
@@ -91,17 +93,42 @@ static zb_status make_header(zb_buf *b, const zb_tensor *const *order, size_t n,
     return ZB_OK;
 }
 
+/* A tensor that is made piece by piece. */
+static zb_status write_made(zb_writer *w, const zb_tensor *t, const zb_tensor_source *source,
+                            zb_err *err) {
+    int64_t total = zb_tensor_count(t), row = t->n_dims ? t->shape[t->n_dims - 1] : 1;
+    if (total == 0) return ZB_OK;
+    ZB_ASSERT(source);
+    int64_t piece = row * (PIECE_ELEMENTS / row > 1 ? PIECE_ELEMENTS / row : 1);
+    zb_arena a = {0};
+    zb_status s = ZB_OK;
+    void *out =
+        zb_alloc_array(&a, (size_t)(piece < total ? piece : total), t->bytes / (size_t)total);
+    for (int64_t first = 0; s == ZB_OK && first < total; first += piece) {
+        int64_t n = total - first < piece ? total - first : piece;
+        source->fill(source->context, t, first, n, out);
+        s = zb_writer_add(w, out, (size_t)n * (t->bytes / (size_t)total), err);
+    }
+    zb_arena_free(&a);
+    return s;
+}
+
 static zb_status write_parts(zb_writer *w, const zb_buf *header, const zb_tensor *const *order,
-                             size_t n, zb_err *err) {
+                             size_t n, const zb_tensor_source *source, zb_err *err) {
     uint64_t length = header->n;
     ZB_TRY(zb_writer_add(w, &length, sizeof length, err));
     ZB_TRY(zb_writer_add(w, header->p, header->n, err));
-    for (size_t i = 0; i < n; i++) ZB_TRY(zb_writer_add(w, order[i]->data, order[i]->bytes, err));
+    for (size_t i = 0; i < n; i++)
+        if (order[i]->data)
+            ZB_TRY(zb_writer_add(w, order[i]->data, order[i]->bytes, err));
+        else
+            ZB_TRY(write_made(w, order[i], source, err));
     return zb_writer_close(w, err);
 }
 
-zb_status zb_safetensors_write(const char *path, const zb_tensor *tensors, size_t n,
-                               const char *const *metadata, zb_err *err) {
+static zb_status write_file(const char *path, const zb_tensor *tensors, size_t n,
+                            const char *const *metadata, const zb_tensor_source *source,
+                            zb_err *err) {
     zb_arena a = {0};
     const zb_tensor **order = ZB_NEW_ARRAY(&a, const zb_tensor *, n);
     for (size_t i = 0; i < n; i++) order[i] = &tensors[i];
@@ -111,11 +138,16 @@ zb_status zb_safetensors_write(const char *path, const zb_tensor *tensors, size_
     zb_writer w = {0};
     zb_status s = make_header(&header, order, n, metadata, path, err);
     if (s == ZB_OK) s = zb_writer_open(&w, path, &a, err);
-    if (s == ZB_OK) s = write_parts(&w, &header, order, n, err);
+    if (s == ZB_OK) s = write_parts(&w, &header, order, n, source, err);
     zb_writer_abort(&w);
     zb_buf_free(&header);
     zb_arena_free(&a);
     return s;
+}
+
+zb_status zb_safetensors_write(const char *path, const zb_tensor *tensors, size_t n,
+                               const char *const *metadata, zb_err *err) {
+    return write_file(path, tensors, n, metadata, NULL, err);
 }
 
 /* Where each shard ends: tensors first..ends[i]-1. A tensor above the limit gets a shard of its
@@ -177,14 +209,15 @@ static zb_status remove_stale(const char *dir, size_t shards, zb_arena *a, zb_er
 }
 
 zb_status zb_safetensors_write_dir(const char *dir, const zb_tensor *tensors, size_t n,
-                                   size_t shard_bytes, zb_err *err) {
+                                   size_t shard_bytes, const zb_tensor_source *source,
+                                   zb_err *err) {
     zb_arena a = {0};
     size_t *ends = ZB_NEW_ARRAY(&a, size_t, n + 1), at = 0;
     size_t shards = plan_shards(tensors, n, shard_bytes, ends);
     zb_status s = zb_dir_make(dir, err);
     for (size_t k = 0; k < shards && s == ZB_OK; at = ends[k++]) {
         const char *path = zb_path_join(&a, dir, shard_name(&a, k, shards));
-        s = zb_safetensors_write(path, tensors + at, ends[k] - at, NULL, err);
+        s = write_file(path, tensors + at, ends[k] - at, NULL, source, err);
     }
     if (s == ZB_OK && shards > 1) s = write_index(dir, tensors, ends, shards, &a, err);
     if (s == ZB_OK) s = remove_stale(dir, shards, &a, err);

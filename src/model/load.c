@@ -42,7 +42,7 @@ void zb_param_take(zb_model *m, zb_param *p, const zb_tensor *t, const int *sour
     bool ok = zb_dtype_size(t->dtype, p->cols, &bytes);
     const uint8_t *from = t->data;
     if (wants_f32(p, mode) || !ok) {
-        zb_param_own(m, p);
+        zb_model_own(m, p);
         if (!source) {
             zb_dtype_to_f32(t->dtype, from, p->w, zb_param_count(p));
             return;

@@ -21,37 +21,62 @@ void zb_model_set_cache(zb_model *m, zb_dtype type) { m->config.cache = type; }
 zb_param_table *zb_model_params(zb_model *m) { return &m->params; }
 const char *zb_model_path(const zb_model *m) { return m->path ? m->path : ""; }
 
-void zb_param_own(zb_model *m, zb_param *p) {
+void zb_model_own(zb_model *m, zb_param *p) {
     p->dtype = ZB_F32;
     p->w = ZB_NEW_ARRAY(&m->arena, float, zb_param_count(p));
     p->data = p->w;
+    p->wide = NULL;
+}
+
+void zb_model_borrow(zb_param *p, const zb_param *from) {
+    ZB_ASSERT(from->data && zb_param_count(p) == zb_param_count(from));
+    p->dtype = from->dtype;
+    p->data = from->data;
+    p->w = NULL;
+    p->wide = from->wide;
 }
 
 /* Memory is given page by page: without this a model that is too large ends in the middle of being
  * made, killed without a word. */
-static zb_status check_room(const zb_param_table *t, zb_err *err) {
-    size_t weights = (size_t)zb_params_total(t), total = zb_memory_total();
+static zb_status check_room(size_t weights, zb_err *err) {
+    size_t total = zb_memory_total();
     if (total == 0 || weights <= total / sizeof(float)) return ZB_OK;
     return zb_fail(err, ZB_ERR_MEMORY,
-                   "a model of %.2f billion weights takes %.2f GiB in f32 while it is made, the "
-                   "machine has %.2f GiB",
+                   "%.2f billion weights that are made take %.2f GiB in f32, the machine has "
+                   "%.2f GiB",
                    (double)weights * 1e-9, (double)weights * sizeof(float) / 0x1p30,
                    (double)total / 0x1p30);
 }
 
-zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err) {
+zb_status zb_model_new_bare(zb_model **out, const zb_config *c,
+                            bool (*own)(const void *context, const zb_param *p),
+                            const void *context, zb_err *err) {
     *out = NULL;
     ZB_TRY(zb_config_check(c, "new model", err));
     zb_model *m = zb_model_alloc();
     m->config = *c;
     zb_params_declare(&m->params, &m->config, &m->arena);
-    zb_status s = check_room(&m->params, err);
-    if (s != ZB_OK) {
+    size_t weights = 0;
+    for (int i = 0; i < m->params.n; i++)
+        if (own(context, &m->params.item[i])) weights += (size_t)zb_param_count(&m->params.item[i]);
+    zb_status s = check_room(weights, err);
+    if (s == ZB_OK)
+        *out = m;
+    else
         zb_model_free(m);
-        return s;
-    }
-    for (int i = 0; i < m->params.n; i++) zb_param_own(m, &m->params.item[i]);
-    *out = m;
+    return s;
+}
+
+static bool every(const void *context, const zb_param *p) {
+    (void)context;
+    (void)p;
+    return true;
+}
+
+zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err) {
+    ZB_TRY(zb_model_new_bare(out, c, every, NULL, err));
+    zb_param_table *t = &(*out)->params;
+    for (int i = 0; i < t->n; i++) zb_model_own(*out, &t->item[i]);
     return ZB_OK;
 }
 
@@ -79,7 +104,7 @@ void zb_model_untie(zb_model *m) {
     p->name = "lm_head.weight";
     p->role = ZB_ROLE_HEAD;
     p->grad = NULL;
-    zb_param_own(m, p);
+    zb_model_own(m, p);
     memcpy(p->w, t->embed->w, (size_t)zb_param_count(p) * sizeof(float));
     t->head = p;
     m->config.tied = false;

@@ -21,7 +21,15 @@ typedef enum zb_model_mode { ZB_MODEL_RUN, ZB_MODEL_TRAIN } zb_model_mode;
 zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb_err *err);
 /* f32, all zero; ZB_ERR_MEMORY where the machine has less than its weights take. */
 zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err);
-void zb_model_free(zb_model *m); /* NULL is legal */
+/* Parameters without values, before use each is given one: memory of its own (f32, zero), or
+ * another model's as that one holds it, which then must stay and is not written through this one.
+ * own: which will get the former, for ZB_ERR_MEMORY as above. */
+zb_status zb_model_new_bare(zb_model **out, const zb_config *c,
+                            bool (*own)(const void *context, const zb_param *p),
+                            const void *context, zb_err *err);
+void zb_model_own(zb_model *m, zb_param *p);
+void zb_model_borrow(zb_param *p, const zb_param *from); /* of the same number of values */
+void zb_model_free(zb_model *m);                         /* NULL is legal */
 
 const zb_config *zb_model_config(const zb_model *m);
 void zb_model_set_cache(zb_model *m, zb_dtype type); /* of states that are made from now on */

@@ -1,6 +1,7 @@
 /* save.c - a model folder in the published layout (zb_model_save in model.h).
  *
  * Written into a folder beside the target and renamed, so that a reader never sees half a model.
+ * Weights are converted piece by piece on their way to the file.
  *
  * The original code ties the head of a hybrid to embeddings that it then replaces: whatever
  * tie_word_embeddings says, it needs lm_head.weight in the file, and without it a head of random
@@ -17,41 +18,50 @@ static const char *const tokenizer_files[] = {"tokenizer.json", "tokenizer_confi
                                               "special_tokens_map.json", "chat_template.jinja",
                                               "generation_config.json"};
 
+typedef struct saved {
+    const zb_tensor *list;
+    const zb_param **param; /* whose value each tensor of the list is */
+} saved;
+
+/* A piece of a parameter in the type that it is saved in. */
+static void convert(void *context, const zb_tensor *t, int64_t first, int64_t n, void *out) {
+    const saved *s = context;
+    const zb_param *p = s->param[t - s->list];
+    zb_arena a = {0};
+    bool narrow = t->dtype != ZB_F32;
+    float *f = narrow ? ZB_RAW_ARRAY(&a, float, (size_t)n) : out;
+    zb_param_to_f32(p, (int)(first / p->cols), (int)(n / p->cols), f);
+    if (narrow) zb_dtype_from_f32(t->dtype, f, out, n);
+    zb_arena_free(&a);
+}
+
+/* Values that need no conversion are written from where they are. */
+static zb_tensor saved_tensor(const zb_param *p, const char *name, zb_dtype dtype) {
+    bool wide = p->role == ZB_ROLE_GATE || p->role == ZB_ROLE_NORM;
+    zb_tensor t = {.name = name, .dtype = wide ? ZB_F32 : dtype, .n_dims = p->n_dims};
+    for (int d = 0; d < p->n_dims; d++) t.shape[d] = p->shape[d];
+    bool ok = zb_dtype_size(t.dtype, zb_param_count(p), &t.bytes);
+    ZB_ASSERT(ok);
+    if (p->dtype == t.dtype && !p->wide) t.data = p->data;
+    return t;
+}
+
 static zb_status save_weights(zb_model *m, const char *dir, zb_dtype dtype, zb_arena *a,
                               zb_err *err) {
     const zb_param_table *t = &m->params;
     zb_tensor *list = ZB_NEW_ARRAY(a, zb_tensor, t->n + 1);
-    size_t n_list = (size_t)t->n;
-    for (int i = 0; i < t->n; i++) {
-        const zb_param *p = &t->item[i];
-        bool wide = p->role == ZB_ROLE_GATE || p->role == ZB_ROLE_NORM;
-        int64_t n = zb_param_count(p);
-        zb_tensor *x = &list[i];
-        *x = (zb_tensor){.name = p->name, .dtype = wide ? ZB_F32 : dtype, .n_dims = p->n_dims};
-        for (int d = 0; d < p->n_dims; d++) x->shape[d] = p->shape[d];
-        bool ok = zb_dtype_size(x->dtype, n, &x->bytes);
-        ZB_ASSERT(ok);
-        x->data = p->data;
-        if (p->dtype == x->dtype && !p->wide) continue;
-        const float *f = p->data;
-        if (p->dtype != ZB_F32) {
-            float *widened = ZB_NEW_ARRAY(a, float, n);
-            zb_param_to_f32(p, 0, p->rows, widened);
-            f = widened;
-        }
-        if (x->dtype == ZB_F32) {
-            x->data = f;
-        } else {
-            void *out = zb_alloc(a, x->bytes);
-            zb_dtype_from_f32(x->dtype, f, out, n);
-            x->data = out;
-        }
+    saved s = {list, zb_alloc_array(a, (size_t)t->n + 1, sizeof *s.param)};
+    size_t n = 0;
+    for (; n < (size_t)t->n; n++) {
+        s.param[n] = &t->item[n];
+        list[n] = saved_tensor(s.param[n], s.param[n]->name, dtype);
     }
     if (m->config.tied && zb_config_is_published(&m->config)) {
-        list[n_list] = list[t->embed - t->item];
-        list[n_list++].name = "lm_head.weight";
+        s.param[n] = t->embed;
+        list[n++] = saved_tensor(t->embed, "lm_head.weight", dtype);
     }
-    return zb_safetensors_write_dir(dir, list, n_list, (size_t)5 << 30, err);
+    return zb_safetensors_write_dir(dir, list, n, (size_t)5 << 30, &(zb_tensor_source){convert, &s},
+                                    err);
 }
 
 static zb_status copy_tokenizer(const char *from, const char *dir, zb_arena *a, zb_err *err) {

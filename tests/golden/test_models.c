@@ -3,6 +3,7 @@
  * with either form of MLA and Mamba2. */
 #include "golden.h"
 
+#include "base/file.h"
 #include "kernels/kernels.h"
 #include "model/loss.h"
 

@@ -47,7 +47,7 @@ static void files_write(model_files *f, size_t shard_bytes) {
     CHECK(zb_dir_make(OUT, &err));
     CHECK(zb_json_write(OUT "/config.json", f->config, &err));
     if (f->hybrid) CHECK(zb_json_write(OUT "/hybrid_config.json", f->hybrid, &err));
-    CHECK(zb_safetensors_write_dir(OUT, f->item, f->n, shard_bytes, &err));
+    CHECK(zb_safetensors_write_dir(OUT, f->item, f->n, shard_bytes, NULL, &err));
 }
 
 static zb_tensor *item_of(model_files *f, const char *name) {

@@ -316,13 +316,49 @@ static void shards_return(void **state) {
         size_t files;
     } cases[] = {{12, 4 + 1}, {1, MANY + 1}, {40, 1}, {39, 2 + 1}, {SIZE_MAX, 1}};
     for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-        assert_int_equal(zb_safetensors_write_dir(dir, t, MANY, cases[k].limit, &err), ZB_OK);
+        assert_int_equal(zb_safetensors_write_dir(dir, t, MANY, cases[k].limit, NULL, &err), ZB_OK);
         char **files;
         size_t n;
         assert_int_equal(zb_dir_list(dir, "", &a, &files, &n, &err), ZB_OK);
         assert_int_equal(n, cases[k].files); /* those of the write before are gone */
         check_many(dir);
     }
+    zb_dir_remove(dir, NULL);
+    zb_arena_free(&a);
+}
+
+/* Values of tensor "wide" are 0, 1, 2, ... as I32. */
+static void count_up(void *context, const zb_tensor *t, int64_t first, int64_t n, void *out) {
+    int *calls = context;
+    assert_string_equal(t->name, "wide");
+    assert_int_equal(first % t->shape[1], 0);
+    assert_int_equal(n % t->shape[1], 0);
+    for (int64_t i = 0; i < n; i++) ((int32_t *)out)[i] = (int32_t)(first + i);
+    ++*calls;
+}
+
+/* A tensor without data is made piece by piece, beside one that has some. */
+static void values_made_on_the_way(void **state) {
+    (void)state;
+    enum { ROWS = 3000, COLS = 3001 };
+    zb_arena a = {0};
+    char *dir = temp_dir(&a);
+    float v[2] = {1, 2};
+    zb_tensor t[2] = {{"wide", ZB_I32, 2, {ROWS, COLS}, NULL, (size_t)ROWS * COLS * 4},
+                      {"some", ZB_F32, 1, {2}, v, sizeof v}};
+    int calls = 0;
+    zb_err err;
+    assert_int_equal(
+        zb_safetensors_write_dir(dir, t, 2, SIZE_MAX, &(zb_tensor_source){count_up, &calls}, &err),
+        ZB_OK);
+    assert_in_range(calls, 2, ROWS);
+    zb_safetensors *s;
+    assert_int_equal(zb_safetensors_open_dir(&s, dir, &err), ZB_OK);
+    const int32_t *got = zb_safetensors_find(s, "wide")->data;
+    for (int i = 0; i < ROWS * COLS; i++)
+        if (got[i] != i) fail_msg("value %d: %d", i, got[i]);
+    assert_memory_equal(zb_safetensors_find(s, "some")->data, v, sizeof v);
+    zb_safetensors_close(s);
     zb_dir_remove(dir, NULL);
     zb_arena_free(&a);
 }
@@ -387,6 +423,7 @@ int main(void) {
         cmocka_unit_test(writes_as_python),
         cmocka_unit_test(writes_metadata_and_refuses_names),
         cmocka_unit_test(shards_return),
+        cmocka_unit_test(values_made_on_the_way),
         cmocka_unit_test(refuses_wrong_indexes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -64,7 +64,7 @@ static void more_than_any_machine_has(void **state) {
     c.V = 1 << 22;
     assert_int_equal(zb_model_new(&m, &c, &err), ZB_ERR_MEMORY);
     assert_null(m);
-    assert_non_null(strstr(err.msg, "GiB in f32 while it is made"));
+    assert_non_null(strstr(err.msg, "GiB in f32, the machine has"));
 }
 
 int main(void) {
