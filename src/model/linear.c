@@ -42,17 +42,22 @@ static int tile_rows(const zb_param *w) {
     return (w->rows + tiles - 1) / tiles;
 }
 
+/* Rows first .. first+n-1 of a packed matrix as f32. */
+static void unpack(const zb_param *w, int first, int n, float *wide) {
+    size_t bytes = zb_param_row_bytes(w);
+#pragma omp parallel for schedule(static)
+    for (int r = 0; r < n; r++)
+        zb_dtype_to_f32(w->dtype, (const uint8_t *)w->data + (size_t)(first + r) * bytes,
+                        wide + (size_t)r * w->cols, w->cols);
+}
+
 static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, int n, float *y) {
     zb_mark mark = zb_arena_mark(run->arena);
     int tile = tile_rows(w);
     float *wide = ZB_RAW_ARRAY(run->arena, float, (size_t)tile * w->cols);
-    size_t bytes = zb_param_row_bytes(w);
     for (int r0 = 0; r0 < w->rows; r0 += tile) {
         int rows = w->rows - r0 < tile ? w->rows - r0 : tile;
-#pragma omp parallel for schedule(static)
-        for (int r = 0; r < rows; r++)
-            zb_dtype_to_f32(w->dtype, (const uint8_t *)w->data + (size_t)(r0 + r) * bytes,
-                            wide + (size_t)r * w->cols, w->cols);
+        unpack(w, r0, rows, wide);
         product(run->mm, x, wide, n, rows, w->cols, y + r0, w->rows);
     }
     zb_arena_pop(run->arena, mark);
@@ -150,21 +155,30 @@ void zb_linear(zb_run *run, const zb_param *w, const zb_param *bias, const float
     zb_linear_many(run, &(zb_linear_map){w, bias, y}, 1, x, n);
 }
 
-/* dx = dy · W (+ dx) */
+/* dx = dy · W (+ dx); a frozen W may be packed. */
 static void backward_input(zb_run *run, const zb_param *w, const float *dy, int n, float *dx,
                            bool add) {
-    ZB_ASSERT(w->dtype == ZB_F32);
-    zb_mm_args g = {.m = n,
-                    .n = w->cols,
-                    .k = w->rows,
-                    .a = dy,
-                    .lda = w->rows,
-                    .b = w->data,
-                    .ldb = w->cols,
-                    .c = dx,
-                    .ldc = w->cols,
-                    .add = add};
-    zb_matmul_run(run->mm, &g);
+    bool packed = w->dtype != ZB_F32;
+    ZB_ASSERT(!w->wide);
+    zb_mark mark = zb_arena_mark(run->arena);
+    int tile = packed ? tile_rows(w) : w->rows;
+    float *wide = packed ? ZB_RAW_ARRAY(run->arena, float, (size_t)tile * w->cols) : NULL;
+    for (int r0 = 0; r0 < w->rows; r0 += tile) {
+        int rows = w->rows - r0 < tile ? w->rows - r0 : tile;
+        if (packed) unpack(w, r0, rows, wide);
+        zb_mm_args g = {.m = n,
+                        .n = w->cols,
+                        .k = rows,
+                        .a = dy + r0,
+                        .lda = w->rows,
+                        .b = packed ? wide : w->data,
+                        .ldb = w->cols,
+                        .c = dx,
+                        .ldc = w->cols,
+                        .add = add || r0 > 0};
+        zb_matmul_run(run->mm, &g);
+    }
+    zb_arena_pop(run->arena, mark);
 }
 
 static void backward_weight(zb_run *run, const zb_param *w, const zb_param *bias, const float *x,

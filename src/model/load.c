@@ -3,7 +3,7 @@
  *
  * Every declared parameter must be there with its shape. Matrices stay as they are stored when the
  * model is opened for running; vectors and the small gate parameters always become f32, as do all
- * parameters for training. */
+ * parameters that are trained. */
 #include "base/file.h"
 #include "model/model_impl.h"
 
@@ -31,17 +31,15 @@ zb_status zb_param_check(const zb_param *p, const zb_tensor *t, const char *path
     return ZB_OK;
 }
 
-static bool wants_f32(const zb_param *p, zb_model_mode mode) {
-    return mode == ZB_MODEL_TRAIN || p->n_dims != 2 || p->role == ZB_ROLE_GATE ||
-           p->role == ZB_ROLE_NORM;
+static bool is_small(const zb_param *p) {
+    return p->n_dims != 2 || p->role == ZB_ROLE_GATE || p->role == ZB_ROLE_NORM;
 }
 
-void zb_param_take(zb_model *m, zb_param *p, const zb_tensor *t, const int *source,
-                   zb_model_mode mode) {
+void zb_param_take(zb_model *m, zb_param *p, const zb_tensor *t, const int *source, bool wide) {
     size_t bytes = 0;
     bool ok = zb_dtype_size(t->dtype, p->cols, &bytes);
     const uint8_t *from = t->data;
-    if (wants_f32(p, mode) || !ok) {
+    if (wide || is_small(p) || !ok) {
         zb_model_own(m, p);
         if (!source) {
             zb_dtype_to_f32(t->dtype, from, p->w, zb_param_count(p));
@@ -75,7 +73,7 @@ bool zb_head_is_own(const zb_config *c, const zb_safetensors *file) {
            memcmp(head->data, embed->data, head->bytes);
 }
 
-static zb_status load_folder(zb_model *m, const char *dir, zb_model_mode mode, zb_err *err) {
+static zb_status load_folder(zb_model *m, const char *dir, const zb_wide *wide, zb_err *err) {
     ZB_TRY(zb_config_read(&m->config, dir, err));
     ZB_TRY(zb_safetensors_open_dir(&m->file, dir, err));
     m->config.tied = !zb_head_is_own(&m->config, m->file);
@@ -86,7 +84,7 @@ static zb_status load_folder(zb_model *m, const char *dir, zb_model_mode mode, z
         const zb_tensor *t = zb_safetensors_find(m->file, p->name);
         if (!t) return zb_fail(err, ZB_ERR_FORMAT, "%s: tensor %s is missing", dir, p->name);
         ZB_TRY(zb_param_check(p, t, dir, err));
-        zb_param_take(m, p, t, NULL, mode);
+        zb_param_take(m, p, t, NULL, wide->test(wide->arg, p));
         used++;
     }
     for (size_t i = 0; used < zb_safetensors_count(m->file) && i < zb_safetensors_count(m->file);
@@ -105,28 +103,43 @@ static zb_status no_model(const char *path, zb_err *err) {
     return zb_fail(err, ZB_ERR_IO, "%s: no such model folder or .gguf file", path);
 }
 
-zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb_err *err) {
+static zb_status open_model(zb_model **out, const char *path, const zb_wide *wide, zb_err *err) {
     *out = NULL;
     zb_model *m = zb_model_alloc();
     m->path = zb_strdup(&m->arena, path);
     zb_status s;
     if (zb_dir_exists(path))
-        s = load_folder(m, path, mode, err);
+        s = load_folder(m, path, wide, err);
     else if (zb_file_exists(path))
-        s = zb_model_load_gguf(m, path, mode, err);
+        s = zb_model_load_gguf(m, path, wide, err);
     else
         s = no_model(path, err);
-    if (s != ZB_OK) {
+    if (s == ZB_OK)
+        *out = m;
+    else
         zb_model_free(m);
-        return s;
-    }
-    if (mode == ZB_MODEL_TRAIN) { /* all was copied: the file's pages need not stay */
-        zb_safetensors_close(m->file);
-        zb_gguf_close(m->gguf);
-        m->file = NULL;
-        m->gguf = NULL;
-    }
-    *out = m;
+    return s;
+}
+
+zb_status zb_model_open_part(zb_model **out, const char *path, zb_param_test wide, const void *arg,
+                             zb_err *err) {
+    return open_model(out, path, &(zb_wide){wide, arg}, err);
+}
+
+static bool none(const void *unused, const zb_param *p) {
+    (void)unused;
+    return p == NULL;
+}
+
+zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb_err *err) {
+    bool train = mode == ZB_MODEL_TRAIN;
+    ZB_TRY(open_model(out, path, &(zb_wide){train ? zb_param_every : none, NULL}, err));
+    if (!train) return ZB_OK;
+    zb_model *m = *out; /* all was copied: the file's pages need not stay */
+    zb_safetensors_close(m->file);
+    zb_gguf_close(m->gguf);
+    m->file = NULL;
+    m->gguf = NULL;
     return ZB_OK;
 }
 

@@ -65,8 +65,8 @@ static zb_status take_wide(zb_model *m, zb_param *p, const char *path, size_t *u
 }
 
 /* llama: names of that architecture; moved: and its order of rotary pairs. */
-static zb_status take_one(zb_model *m, zb_param *p, bool llama, bool moved, zb_model_mode mode,
-                          size_t *used, zb_err *err) {
+static zb_status take_one(zb_model *m, zb_param *p, bool llama, bool moved, bool wide, size_t *used,
+                          zb_err *err) {
     const char *path = zb_gguf_path(m->gguf);
     char buf[ZB_GGUF_NAME_MAX];
     const char *name = zb_gguf_name(p, llama, buf);
@@ -83,7 +83,7 @@ static zb_status take_one(zb_model *m, zb_param *p, bool llama, bool moved, zb_m
         zb_dtype_to_f32(t->dtype, t->data, v, p->cols);
         for (int j = 0; j < p->cols; j++) p->w[j] = v[source[j]];
     } else {
-        zb_param_take(m, p, t, source, mode);
+        zb_param_take(m, p, t, source, wide);
     }
     zb_arena_free(&scratch);
     return take_wide(m, p, path, used, err);
@@ -109,7 +109,7 @@ static zb_status refuse_rest(const zb_model *m, bool llama, zb_err *err) {
     return ZB_OK;
 }
 
-zb_status zb_model_load_gguf(zb_model *m, const char *path, zb_model_mode mode, zb_err *err) {
+zb_status zb_model_load_gguf(zb_model *m, const char *path, const zb_wide *wide, zb_err *err) {
     zb_str arch;
     ZB_TRY(zb_gguf_open(&m->gguf, path, err));
     ZB_TRY(zb_config_from_gguf(&m->config, m->gguf, err));
@@ -121,7 +121,9 @@ zb_status zb_model_load_gguf(zb_model *m, const char *path, zb_model_mode mode, 
         used++;
     }
     zb_params_declare(&m->params, &m->config, &m->arena);
-    for (int i = 0; i < m->params.n; i++)
-        ZB_TRY(take_one(m, &m->params.item[i], llama, moved, mode, &used, err));
+    for (int i = 0; i < m->params.n; i++) {
+        zb_param *p = &m->params.item[i];
+        ZB_TRY(take_one(m, p, llama, moved, wide->test(wide->arg, p), &used, err));
+    }
     return used == zb_gguf_count(m->gguf) ? ZB_OK : refuse_rest(m, llama, err);
 }

@@ -48,9 +48,8 @@ static zb_status check_room(size_t weights, zb_err *err) {
                    (double)total / 0x1p30);
 }
 
-zb_status zb_model_new_bare(zb_model **out, const zb_config *c,
-                            bool (*own)(const void *context, const zb_param *p),
-                            const void *context, zb_err *err) {
+zb_status zb_model_new_bare(zb_model **out, const zb_config *c, zb_param_test own, const void *arg,
+                            zb_err *err) {
     *out = NULL;
     ZB_TRY(zb_config_check(c, "new model", err));
     zb_model *m = zb_model_alloc();
@@ -58,7 +57,7 @@ zb_status zb_model_new_bare(zb_model **out, const zb_config *c,
     zb_params_declare(&m->params, &m->config, &m->arena);
     size_t weights = 0;
     for (int i = 0; i < m->params.n; i++)
-        if (own(context, &m->params.item[i])) weights += (size_t)zb_param_count(&m->params.item[i]);
+        if (own(arg, &m->params.item[i])) weights += (size_t)zb_param_count(&m->params.item[i]);
     zb_status s = check_room(weights, err);
     if (s == ZB_OK)
         *out = m;
@@ -67,14 +66,13 @@ zb_status zb_model_new_bare(zb_model **out, const zb_config *c,
     return s;
 }
 
-static bool every(const void *context, const zb_param *p) {
-    (void)context;
-    (void)p;
-    return true;
+bool zb_param_every(const void *unused, const zb_param *p) {
+    (void)unused;
+    return p != NULL;
 }
 
 zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err) {
-    ZB_TRY(zb_model_new_bare(out, c, every, NULL, err));
+    ZB_TRY(zb_model_new_bare(out, c, zb_param_every, NULL, err));
     zb_param_table *t = &(*out)->params;
     for (int i = 0; i < t->n; i++) zb_model_own(*out, &t->item[i]);
     return ZB_OK;

@@ -23,10 +23,17 @@ bool zb_head_is_own(const zb_config *c, const zb_safetensors *file);
 
 /* A stored tensor has the parameter's shape and real values. */
 zb_status zb_param_check(const zb_param *p, const zb_tensor *t, const char *path, zb_err *err);
-/* Takes its value, checked before; `source` gives the stored row of each row, NULL: the same. */
-void zb_param_take(zb_model *m, zb_param *p, const zb_tensor *t, const int *source,
-                   zb_model_mode mode);
+/* Takes its value, checked before; `source` gives the stored row of each row, NULL: the same.
+ * wide: as f32, not as stored. */
+void zb_param_take(zb_model *m, zb_param *p, const zb_tensor *t, const int *source, bool wide);
 
-zb_status zb_model_load_gguf(zb_model *m, const char *path, zb_model_mode mode, zb_err *err);
+/* Which parameters become f32 that may be written. */
+typedef struct zb_wide {
+    zb_param_test test;
+    const void *arg;
+} zb_wide;
+bool zb_param_every(const void *unused, const zb_param *p); /* all of them */
+
+zb_status zb_model_load_gguf(zb_model *m, const char *path, const zb_wide *wide, zb_err *err);
 
 #endif

@@ -77,13 +77,17 @@ static bool is_trained(const void *arg, const zb_param *p) {
     return zb_param_in_mixer(p) || !strcmp(a->o->trainable, "layer");
 }
 
+static bool is_wide(const void *arg, const zb_param *p) {
+    return is_trained(arg, p) || zb_param_in_mixer(p);
+}
+
 /* ---- memory ---- */
 
 typedef struct sizes {
     const align *a;
     zb_config teacher, student[STUDENTS_MAX];
     int n;
-    size_t stored;
+    size_t stored, student_stored[STUDENTS_MAX];
     zb_precision precision;
 } sizes;
 
@@ -93,11 +97,13 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     zb_load load = zb_memory_load(z->a->so, p->rows);
     size_t row = zb_room_of((size_t)load.n * t->D), students = 0,
            operands =
-               zb_memory_operands(t, load.n, zb_memory_teacher_use(t, z->stored), z->precision);
+               zb_memory_operands(t, load.n, zb_memory_teacher_use(t, z->stored), z->precision),
+           frozen = 0;
     zb_memory_weights w = {0};
     for (int i = 0; i < z->n; i++) {
-        zb_memory_weights one = zb_memory_count(&z->student[i], false, is_trained, z->a);
-        w.all += one.all;
+        zb_memory_weights one = zb_memory_count(&z->student[i], false, is_trained, is_wide, z->a);
+        frozen += zb_memory_frozen(&z->student[i], z->student_stored[i], &one);
+        w.wide += one.wide;
         w.trained += one.trained;
         operands += zb_memory_operands(&z->student[i], load.n, ZB_USE_WIDE, z->precision);
         size_t most = 0;
@@ -107,10 +113,12 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
             size_t here = r.tape + (r.forward > r.backward ? r.forward : r.backward);
             if (here > most) most = here;
         }
+        if (one.wide < one.all) most += zb_unpack_room(&z->student[i], load.n);
         students += 4 * row + most; /* y, m and their gradients; each student has an arena */
         if (z->a->o->student_inputs > 0) students += 2 * row;
     }
-    zb_memory_add(p, "students' weights, f32", 4 * (size_t)w.all);
+    zb_memory_add(p, "students' weights, f32", 4 * (size_t)w.wide);
+    zb_memory_add(p, "students' frozen weights as stored", frozen);
     zb_memory_add(p, "gradients, f32", 4 * (size_t)w.trained);
     zb_memory_add(p, "moments, f32", 8 * (size_t)w.trained);
     if (z->a->o->early_stop) zb_memory_add(p, "best weights, f32", 4 * (size_t)w.trained);
@@ -135,9 +143,8 @@ static zb_status plan_memory(align *a, zb_stage_opts *so, zb_memory_plan *p, zb_
         s = zb_fail(err, ZB_ERR_CONFIG, "students: expected 1 to %d folders, found %d",
                     STUDENTS_MAX, z->n);
     if (s == ZB_OK) s = zb_model_peek(o->teacher, &z->teacher, &z->stored, err);
-    size_t unused;
     for (int i = 0; i < z->n && s == ZB_OK; i++)
-        s = zb_model_peek(in[i], &z->student[i], &unused, err);
+        s = zb_model_peek(in[i], &z->student[i], &z->student_stored[i], err);
     zb_memory_ask ask = {.stage = "align",
                          .less = "train fewer weights, shorten sequence_length",
                          .o = so,
@@ -155,7 +162,7 @@ static zb_status open_student(align *a, const char *path, const char *out, zb_pr
                               zb_err *err) {
     student *s = a->s[a->n++] = ZB_NEW(&a->arena, student);
     s->out = out ? zb_path_plain(&a->arena, out) : NULL;
-    ZB_TRY(zb_model_open(&s->model, path, ZB_MODEL_TRAIN, err));
+    ZB_TRY(zb_model_open_part(&s->model, path, is_wide, a, err));
     const zb_config *c = zb_model_config(s->model), *t = zb_model_config(a->teacher);
     if (c->L != t->L || c->D != t->D)
         return zb_fail(err, ZB_ERR_CONFIG,

@@ -8,7 +8,8 @@
  * the vocabulary only tells the last one (as TinyBERT does, arXiv 1909.10351).
  *
  * The teacher may be larger than the student's base if it has the same vocabulary. Everything is
- * trained; frozen groups have a rate of 0. */
+ * trained; groups with a rate of 0 are frozen, and outside mixers then stay as the student's file
+ * has them, so that a large model's mixers train in a part of its memory. */
 #include "train/distill.h"
 
 #include "base/json.h"
@@ -38,7 +39,7 @@ const zb_opt zb_distill_opt_table[] = {
     {ZB_OPT_F64, "other_rate", 0, AT(other_rate), "1", 0, 1e4, NULL,
      "learning-rate factor of norms, MLPs, embedding and head (0: frozen)"},
     {ZB_OPT_BOOL, "untie", 0, AT(untie), "false", 0, 0, NULL,
-     "give a tied head a matrix of its own first"},
+     "give a tied head a matrix of its own first, unless it is frozen"},
     {ZB_OPT_BOOL, "recompute", 0, AT(recompute), "false", 0, 0, NULL,
      "keep only layer inputs for backward: less memory, a third more time"},
     {ZB_OPT_BOOL, "keep_best", 0, AT(keep_best), "false", 0, 0, NULL,
@@ -70,30 +71,40 @@ static double rate_of(const distill *d, const zb_param *p) {
     return in_mixer ? d->o->mixer_rate : d->o->other_rate;
 }
 
+static bool is_trained(const void *arg, const zb_param *p) { return rate_of(arg, p) != 0; }
+
+static bool is_wide(const void *arg, const zb_param *p) {
+    return is_trained(arg, p) || zb_param_in_mixer(p);
+}
+
+static bool unties(const distill *d) { return d->o->untie && d->o->other_rate != 0; }
+
 /* ---- memory ---- */
 
 typedef struct sizes {
     const distill *d;
     zb_config teacher, student;
-    size_t stored; /* bytes of the teacher's weights */
+    size_t stored, student_stored; /* bytes of weights */
     zb_precision precision;
 } sizes;
-
-static bool is_trained(const void *arg, const zb_param *p) { return rate_of(arg, p) != 0; }
 
 static void memory_parts(const void *arg, zb_memory_plan *p) {
     const sizes *z = arg;
     zb_load load = zb_memory_load(z->d->so, p->rows);
     size_t n = (size_t)load.n;
-    zb_memory_weights w = zb_memory_count(&z->student, z->d->o->untie, is_trained, z->d);
+    zb_memory_weights w = zb_memory_count(&z->student, unties(z->d), is_trained, is_wide, z->d);
     zb_train_room room = zb_train_room_of(&z->student, &load, p->recompute);
     size_t ends = 2 * zb_room_of(n * z->student.D) + zb_room_of(n); /* hs, dh, labels */
-    zb_memory_add(p, "student's weights, f32", 4 * (size_t)w.all);
+    zb_memory_add(p, "student's weights, f32", 4 * (size_t)w.wide);
+    zb_memory_add(p, "student's frozen weights as stored",
+                  zb_memory_frozen(&z->student, z->student_stored, &w));
     zb_memory_add(p, "gradients, f32", 4 * (size_t)w.trained);
     zb_memory_add(p, "moments, f32", 8 * (size_t)w.trained);
     zb_memory_add(p, "teacher's weights as stored", zb_memory_stored(&z->teacher, z->stored));
     zb_memory_add(p, "activations kept", room.kept + ends);
-    zb_memory_add(p, "layer or logits at work", room.peak - room.kept);
+    zb_memory_add(p, "layer or logits at work",
+                  room.peak - room.kept +
+                      (w.wide < w.all ? zb_unpack_room(&z->student, load.n) : 0));
     zb_memory_add(p, "teacher's pass",
                   zb_room_of(n * z->teacher.D) *
                           (z->d->o->hidden_weight > 0 ? 1 + (size_t)z->teacher.L : 1) +
@@ -108,12 +119,11 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
 static zb_status plan_memory(const distill *d, zb_distill_opts *o, zb_stage_opts *so,
                              zb_memory_plan *p, zb_err *err) {
     sizes z = {.d = d};
-    size_t unused;
     if (!o->teacher || !o->student)
         return zb_fail(err, ZB_ERR_CONFIG, "teacher and student are needed");
     ZB_TRY(zb_precision_choose(o->precision, &z.precision, err));
     ZB_TRY(zb_model_peek(o->teacher, &z.teacher, &z.stored, err));
-    ZB_TRY(zb_model_peek(o->student, &z.student, &unused, err));
+    ZB_TRY(zb_model_peek(o->student, &z.student, &z.student_stored, err));
     zb_memory_ask ask = {.stage = "distill",
                          .less = "train fewer weights, shorten sequence_length",
                          .o = so,
@@ -136,7 +146,7 @@ static zb_status open_all(distill *d, zb_err *err) {
     ZB_TRY(zb_precision_choose(o->precision, &prec, err));
     ZB_TRY(zb_precision_choose(same ? o->precision : o->teacher_precision, &teacher_prec, err));
     ZB_TRY(zb_model_open(&d->teacher, o->teacher, ZB_MODEL_RUN, err));
-    ZB_TRY(zb_model_open(&d->student, o->student, ZB_MODEL_TRAIN, err));
+    ZB_TRY(zb_model_open_part(&d->student, o->student, is_wide, d, err));
     int Vt = zb_model_config(d->teacher)->V, Vs = zb_model_config(d->student)->V;
     if (Vt != Vs)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's vocabulary of %d, found %d",
@@ -147,7 +157,7 @@ static zb_status open_all(distill *d, zb_err *err) {
             err, ZB_ERR_CONFIG,
             "%s: hidden_weight: expected the teacher's %d layers of width %d, found %d of %d",
             o->student, ct->L, ct->D, cs->L, cs->D);
-    if (o->untie) zb_model_untie(d->student);
+    if (unties(d)) zb_model_untie(d->student);
     ZB_TRY(zb_runner_new(&d->tr, d->teacher, teacher_prec, err));
     ZB_TRY(zb_runner_new(&d->sr, d->student, prec, err));
     ZB_TRY(zb_model_tokenizer(&d->tokenizer, o->teacher, err));

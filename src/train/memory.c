@@ -99,8 +99,8 @@ zb_status zb_memory_choose(const zb_memory_ask *ask, zb_memory_plan *p, zb_err *
     return ZB_OK;
 }
 
-zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_is_trained trained,
-                                  const void *arg) {
+zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_param_test trained,
+                                  zb_param_test wide, const void *arg) {
     zb_arena a = {0};
     zb_param_table t;
     zb_config own = *c;
@@ -108,11 +108,18 @@ zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_is_trained 
     zb_params_declare(&t, &own, &a);
     zb_memory_weights w = {0};
     for (int i = 0; i < t.n; i++) {
-        w.all += zb_param_count(&t.item[i]);
-        if (trained(arg, &t.item[i])) w.trained += zb_param_count(&t.item[i]);
+        int64_t n = zb_param_count(&t.item[i]);
+        w.all += n;
+        if (wide(arg, &t.item[i])) w.wide += n;
+        if (trained(arg, &t.item[i])) w.trained += n;
     }
     zb_arena_free(&a);
     return w;
+}
+
+size_t zb_memory_frozen(const zb_config *c, size_t stored, const zb_memory_weights *w) {
+    double share = (double)(w->all - w->wide) / (double)w->all;
+    return (size_t)(share * (double)zb_memory_stored(c, stored));
 }
 
 /* Bytes of a rounded value: 2 where the CPU multiplies bf16, else rounded f32 are multiplied. */

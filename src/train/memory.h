@@ -42,14 +42,16 @@ typedef struct zb_memory_ask {
  * cannot fit, ZB_ERR_CONFIG where limit or micro_batch make no sense. */
 zb_status zb_memory_choose(const zb_memory_ask *ask, zb_memory_plan *p, zb_err *err);
 
-/* Weights of a model in training: how many, and how many of them are trained. untie: the head gets
- * a matrix of its own. */
+/* Weights of a model in training: how many, how many of them are held as f32, and how many are
+ * trained. untie: the head gets a matrix of its own. */
 typedef struct zb_memory_weights {
-    int64_t all, trained;
+    int64_t all, wide, trained;
 } zb_memory_weights;
-typedef bool (*zb_is_trained)(const void *arg, const zb_param *p);
-zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_is_trained trained,
-                                  const void *arg);
+zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_param_test trained,
+                                  zb_param_test wide, const void *arg);
+/* Bytes of those that stay as their file has them, of whose `stored` bytes (0: unknown, bf16) they
+ * take their share. */
+size_t zb_memory_frozen(const zb_config *c, size_t stored, const zb_memory_weights *w);
 
 /* Operands that a runner's products round to bf16: 0 for f32 (the rest belongs to oneDNN). Packed
  * weights are rounded by tiles, f32 weights whole, and the vocabulary loss holds the head and the

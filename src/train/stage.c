@@ -286,7 +286,7 @@ static zb_status diverged(const zb_stage *s, const char *what, zb_err *err) {
 
 static zb_status check_param(const zb_stage *s, const zb_param *p, zb_err *err) {
     char what[256];
-    if (zb_param_is_finite(p)) return ZB_OK;
+    if (!p->w || zb_param_is_finite(p)) return ZB_OK; /* frozen ones are as they were */
     snprintf(what, sizeof what, "%s is", p->name);
     return diverged(s, what, err);
 }

@@ -218,6 +218,32 @@ def test_a_run_is_lengthened(tmp_path, text):
     assert "made with other settings" in said
 
 
+def tensors(folder):
+    raw = weights(folder)
+    n = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8:8 + n])
+    header.pop("__metadata__", None)
+    return {name: (t["dtype"], raw[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]]) for name, t in header.items()}
+
+
+def test_a_frozen_part_stays_as_it_is_stored(tmp_path, text):
+    narrow, frozen = tmp_path / "narrow", ("--other-rate", "0", "--untie", "--dtype", "bf16")
+    distil(narrow, text, 0, "--dtype", "bf16")
+    student = ("--student", str(narrow), *frozen)
+    said, _ = distil(tmp_path / "whole", text, 1024, *student, "--decay", "0")
+    plan = plan_of(said)
+    assert 0 < plan["student's frozen weights as stored"] < plan["student's weights, f32"]
+    before, after = tensors(narrow), tensors(tmp_path / "whole")
+    assert before.keys() == after.keys()  # a frozen head stays tied
+    for name, value in before.items():
+        in_mixer = any(part in name for part in (".mla.", ".mamba.", ".self_attn."))
+        assert (value == after[name]) is not in_mixer, name
+    distil(tmp_path / "long", text, 512, *student, "--decay", "0")
+    said, _ = distil(tmp_path / "long", text, 1024, *student, "--decay", "0")
+    assert "resuming" in said
+    assert weights(tmp_path / "long") == weights(tmp_path / "whole")
+
+
 def best_of(out):
     # the step of the model in <stage>/best, and the step of the lowest validation behind the first in the log
     with open(f"{out}.train/log.jsonl") as f:
