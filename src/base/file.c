@@ -183,6 +183,37 @@ bool zb_path_same(const char *a, const char *b) {
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* The path without links and dots; what does not exist yet is taken as it is written. */
+static char *resolved(zb_arena *a, const char *path) {
+    char real[PATH_MAX], *head = zb_strdup(a, path);
+    size_t n = strlen(path);
+    while (n > 0 && !realpath(head, real)) {
+        while (n > 0 && head[n - 1] == '/') n--;
+        while (n > 0 && head[n - 1] != '/') n--;
+        head[n] = 0;
+    }
+    char *out = zb_strdup(a, n > 0 || realpath(".", real) ? real : ".");
+    for (const char *at = path + n; *at;) {
+        size_t length = strcspn(at, "/");
+        char *name = zb_strndup(a, at, length), *slash = strrchr(out, '/');
+        if (!strcmp(name, "..") && slash)
+            slash[slash == out] = 0;
+        else if (length && strcmp(name, "."))
+            out = zb_path_join(a, out, name);
+        at += length + (at[length] == '/');
+    }
+    return out;
+}
+
+bool zb_path_holds(const char *outer, const char *inner) {
+    zb_arena a = {0};
+    const char *out = resolved(&a, outer), *in = resolved(&a, inner);
+    size_t n = strlen(out);
+    bool holds = !strncmp(out, in, n) && (in[n] == 0 || in[n] == '/' || out[n - 1] == '/');
+    zb_arena_free(&a);
+    return holds;
+}
+
 zb_status zb_writer_open(zb_writer *w, const char *path, zb_arena *a, zb_err *err) {
     *w = (zb_writer){0};
     if (zb_dir_exists(path))

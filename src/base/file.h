@@ -38,6 +38,8 @@ char *zb_path_plain(zb_arena *a, const char *path); /* without slashes at its en
 bool zb_path_same(const char *a, const char *b);    /* one and the same existing file or folder */
 /* Where the links of `path` lead; `path` itself where it is no link or leads nowhere. */
 char *zb_path_target(zb_arena *a, const char *path);
+/* Whether `inner` is `outer` or lies below it, links followed; neither has to exist. */
+bool zb_path_holds(const char *outer, const char *inner);
 
 /* Entries of a folder whose names start with `prefix`, sorted by name; count in *n. */
 zb_status zb_dir_list(const char *path, const char *prefix, zb_arena *a, char ***names, size_t *n,

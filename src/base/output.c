@@ -4,8 +4,6 @@
 #include "base/file.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -32,17 +30,9 @@ static zb_status check_above(const char *path, zb_err *err) {
     return s;
 }
 
-/* Whether `inside` is `path` or lies below it; both exist. */
-static bool holds(const char *path, const char *inside) {
-    char outer[PATH_MAX], inner[PATH_MAX];
-    if (!realpath(path, outer) || !realpath(inside, inner)) return false;
-    size_t n = strlen(outer);
-    return !strncmp(outer, inner, n) && (inner[n] == 0 || inner[n] == '/' || n == 1);
-}
-
 static zb_status check_inputs(const char *path, zb_inputs in, zb_err *err) {
     for (int i = 0; i < in.n; i++)
-        if (in.path[i] && holds(path, in.path[i]))
+        if (in.path[i] && access(in.path[i], F_OK) == 0 && zb_path_holds(path, in.path[i]))
             return zb_fail(err, ZB_ERR_CONFIG,
                            "%s: expected another output: writing it would delete the input %s",
                            path, in.path[i]);

@@ -116,8 +116,10 @@ def test_an_output_may_end_with_a_slash(tmp_path, text):
     assert r.returncode == 0, r.stderr
     first = json.loads((tmp_path / "a.train/log.jsonl").read_text().splitlines()[0])
     assert {"ild_hidden.a", "ild_hidden.b"} <= set(first)
-    r = run("distill", "--teacher", TEACHER, "--student", TEACHER, "--out", f"{tmp_path}/two", "--work", f"{tmp_path}/two/work", *size)
-    assert r.returncode == 5 and "work: expected a folder outside of the output" in r.stderr and not (tmp_path / "two").exists()
+    (tmp_path / "link").symlink_to(tmp_path)
+    for work in ("two/work", "./two/work", "link/two", "none/../two/work"):
+        r = run("distill", "--teacher", TEACHER, "--student", TEACHER, "--out", f"{tmp_path}/two", "--work", f"{tmp_path}/{work}", *size)
+        assert r.returncode == 5 and "work: expected a folder outside of the output" in r.stderr and not (tmp_path / "two").exists(), (work, r.stderr)
 
 
 def align(folder, text, name, *options):

@@ -197,6 +197,37 @@ static void folders(void **state) {
     assert_int_equal(zb_path_rename(outside, in_dir("again"), &err), ZB_ERR_IO);
 }
 
+/* Paths hold each other by where they lead, whether or not they exist. */
+static void paths_that_hold_others(void **state) {
+    (void)state;
+    zb_err err;
+    char *folder = in_dir("held"), *link = in_dir("to-held"), *below = in_dir("held/below");
+    assert_int_equal(zb_dir_make(folder, &err), ZB_OK);
+    assert_int_equal(symlink("held", link), 0);
+    const struct {
+        const char *outer, *inner;
+        bool holds;
+    } pair[] = {
+        {folder, folder, true},
+        {folder, link, true},
+        {link, below, true},
+        {below, folder, false},
+        {folder, in_dir("held2"), false},
+        {folder, in_dir("to-held/new/deep"), true},
+        {in_dir("new"), in_dir("./new//deep/"), true},
+        {in_dir("new"), in_dir("none/../new"), true},
+        {in_dir("new"), in_dir("newer"), false},
+        {folder, in_dir("to-held/../held/x"), true},
+        {".", "new", true},
+        {"new", "./new/x", true},
+        {"new", "new/../x", false},
+        {"/", "/zb-none", true},
+        {"/zb-none", "/", false},
+    };
+    for (size_t i = 0; i < sizeof pair / sizeof pair[0]; i++)
+        assert_int_equal(zb_path_holds(pair[i].outer, pair[i].inner), pair[i].holds);
+}
+
 static void paths(void **state) {
     (void)state;
     assert_string_equal(zb_path_join(&arena, "a", "b"), "a/b");
@@ -287,6 +318,7 @@ int main(void) {
         cmocka_unit_test(links_and_pipes_stay),
         cmocka_unit_test(folders),
         cmocka_unit_test(paths),
+        cmocka_unit_test(paths_that_hold_others),
         cmocka_unit_test(lines),
         cmocka_unit_test(lines_of_gz),
     };
