@@ -85,3 +85,20 @@ zb_status zb_output_replaced(const char *path, bool (*known)(const char *name), 
     zb_arena_free(&a);
     return s;
 }
+
+/* Whether writing to the path replaces what stands there. */
+static bool is_replaced(const char *path) {
+    struct stat st;
+    return path && *path && (stat(path, &st) != 0 || S_ISREG(st.st_mode) || S_ISDIR(st.st_mode));
+}
+
+zb_status zb_outputs_apart(zb_inputs outputs, zb_err *err) {
+    for (int i = 0; i < outputs.n; i++)
+        for (int k = 0; k < outputs.n && is_replaced(outputs.path[i]); k++)
+            if (k != i && is_replaced(outputs.path[k]) &&
+                zb_path_holds(outputs.path[i], outputs.path[k]))
+                return zb_fail(err, ZB_ERR_CONFIG,
+                               "%s: expected another output: it would replace the output %s",
+                               outputs.path[i], outputs.path[k]);
+    return ZB_OK;
+}

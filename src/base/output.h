@@ -11,7 +11,7 @@
 
 #include <stdbool.h>
 
-/* What must not be overwritten: n paths, NULL among them for inputs not given. */
+/* What must not be overwritten: n paths, NULL among them for what is not given. */
 typedef struct zb_inputs {
     const char *const *path;
     int n;
@@ -33,5 +33,9 @@ zb_status zb_output_folder(const char *path, zb_err *err);
  */
 zb_status zb_output_replaced(const char *path, bool (*known)(const char *name), zb_inputs inputs,
                              zb_err *err);
+
+/* That no output of a command is or lies in another, which would be lost. Devices and pipes may
+ * stand twice. */
+zb_status zb_outputs_apart(zb_inputs outputs, zb_err *err);
 
 #endif

@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "compose/measuring.h"
 #include "model/footprint.h"
 
@@ -413,6 +414,7 @@ zb_status zb_budget_run(const zb_select_opts *o, zb_err *err) {
     if (!o->budget && o->cache_percent <= 0 && !o->compare)
         return zb_fail(err, ZB_ERR_CONFIG, "method %s: expected budget, cache_percent or compare",
                        o->method);
+    ZB_TRY(zb_outputs_apart(ZB_INPUTS(o->out, o->measures), err));
     zb_arena a = {0};
     budgeter *b = ZB_NEW(&a, budgeter);
     json_t *out = json_object();

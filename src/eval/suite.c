@@ -100,6 +100,7 @@ zb_status zb_suite_run(const zb_suite_opts *o, const zb_eval_opts *e, zb_buf *ta
     zb_eval_opts named = *e;
     named.model = o->model;
     zb_inputs inputs = ZB_INPUTS(o->text, o->model, o->teacher);
+    ZB_TRY(zb_outputs_apart(ZB_INPUTS(e->output, o->perplexity_out), err));
     if (tasks) ZB_TRY(zb_eval_check(&named, err));
     if (tasks && e->shard.rank == 0) ZB_TRY(zb_output_file(e->output, inputs, err));
     if (e->shard.rank == 0) ZB_TRY(zb_output_file(o->perplexity_out, inputs, err));

@@ -14,6 +14,7 @@
 #include "train/align.h"
 
 #include "base/file.h"
+#include "base/output.h"
 #include "model/loss.h"
 #include "train/memory.h"
 
@@ -194,11 +195,13 @@ static zb_status open_all(align *a, zb_err *err) {
             err, ZB_ERR_CONFIG,
             "students, out: expected 1 to %d folders and as many outputs, found %d and %d",
             STUDENTS_MAX, n_in, n_out);
+    zb_inputs students = {(const char *const *)in, n_in},
+              outputs = {(const char *const *)out, n_out};
     for (int i = 0; i < n_out; i++) {
-        zb_inputs students = {(const char *const *)in, n_in};
         ZB_TRY(zb_model_save_check(out[i], students, err));
-        ZB_TRY(zb_model_save_check(out[i], ZB_INPUTS(a->o->teacher, i ? out[0] : NULL), err));
+        ZB_TRY(zb_model_save_check(out[i], ZB_INPUTS(a->o->teacher), err));
     }
+    ZB_TRY(zb_outputs_apart(outputs, err));
     zb_precision prec;
     ZB_TRY(zb_precision_choose(a->o->precision, &prec, err));
     ZB_TRY(zb_model_open(&a->teacher, a->o->teacher, ZB_MODEL_RUN, err));
