@@ -40,7 +40,8 @@ static const zb_opt table[] = {
     ROW(ZB_OPT_STR, "pg", 0, pg, "", 0, 0,
         "pp+tg: prompts with tokens generated behind them, such as 512+128"),
     ROW(ZB_OPT_STR, "depth", 'd', depth, "0", 0, 0, "tokens in the context before each test"),
-    ROW(ZB_OPT_STR, "batch", 'b', batch, "1", 0, 0, "sequences decoded together"),
+    ROW(ZB_OPT_STR, "batch", 'b', batch, NULL, 0, 0,
+        "sequences decoded together; default: 1, or what --budget has room for"),
     ROW(ZB_OPT_STR, "budget", 0, budget, NULL, 0, 0,
         "memory such as 8G: at each depth the largest batch whose caches and states fit beside the "
         "weights"),
@@ -132,7 +133,12 @@ static zb_status parse_plan(zb_cli *cli, const options *o, plan *p) {
     for (int i = 0; i < n; i++) p->test[p->n_tests++].tokens = list[i];
     ZB_TRY(parse_pg(cli, o->pg, p));
     ZB_TRY(zb_list_ints(o->depth, "--depth", 0, LENGTH_MAX, p->depth, LIST_MAX, &p->n_depth, err));
-    ZB_TRY(zb_list_ints(o->batch, "--batch", 1, BATCH_MAX, p->batch, LIST_MAX, &p->n_batch, err));
+    if (o->budget && o->batch)
+        return zb_fail(
+            err, ZB_ERR_USAGE,
+            "--budget: chooses the batches: leave --batch out (--batch-max bounds them)");
+    const char *batch = o->batch ? o->batch : "1";
+    ZB_TRY(zb_list_ints(batch, "--batch", 1, BATCH_MAX, p->batch, LIST_MAX, &p->n_batch, err));
     ZB_TRY(zb_list_ints(o->thread_counts, "--thread-counts", 1, 1024, p->threads, LIST_MAX,
                         &p->n_threads, err));
     if (!p->n_threads) p->threads[p->n_threads++] = omp_get_max_threads();
@@ -323,9 +329,6 @@ static json_t *timings_json(const timings *all, const zb_bench_machine *m) {
 static zb_status run_kernels(zb_cli *cli, const options *o) {
     timings *all = ZB_NEW(&cli->arena, timings);
     zb_bench_machine m;
-    if (o->model)
-        return zb_fail(&cli->err, ZB_ERR_USAGE, "--kernels: expected no model, found -m %s",
-                       o->model);
     ZB_TRY(zb_bench_machine_measure(&m, &cli->err));
     zb_kernels_time(keep_timing, all);
     if (zb_interrupted()) return zb_fail(&cli->err, ZB_ERR_INTERRUPTED, "--kernels: interrupted");
@@ -408,9 +411,6 @@ static zb_status print_layers(zb_cli *cli, const options *o, const zb_bench_laye
 
 static zb_status run_layers(zb_cli *cli, const options *o) {
     zb_bench_layer b[LAYERS_MAX];
-    if (o->model)
-        return zb_fail(&cli->err, ZB_ERR_USAGE, "--layers: expected no model, found -m %s",
-                       o->model);
     int n = zb_bench_layer_sizes(b, LAYERS_MAX), n_a = 0;
     zb_bench_attend *a = ZB_NEW_ARRAY(&cli->arena, zb_bench_attend, LIST_MAX * LAYERS_MAX);
     ZB_TRY(run_attends(cli, o, a, &n_a)); /* first, as its depths may be refused */
@@ -422,9 +422,7 @@ static zb_status run_layers(zb_cli *cli, const options *o) {
     return print_layers(cli, o, b, n, a, n_a);
 }
 
-static zb_status run(zb_cli *cli, const options *o) {
-    if (o->kernels) return run_kernels(cli, o);
-    if (o->layers) return run_layers(cli, o);
+static zb_status run_model(zb_cli *cli, const options *o) {
     plan *p = ZB_NEW(&cli->arena, plan);
     report *r = ZB_NEW(&cli->arena, report);
     ZB_TRY(parse_plan(cli, o, p));
@@ -463,6 +461,43 @@ static zb_status run_train(zb_cli *cli, const zb_train_bench *t) {
     return zb_cli_print_json(cli, out, true);
 }
 
+/* What is measured without -m knows few of the options: others must not look as if they held. */
+static zb_status check_options(zb_cli *cli, const options *o, const char *what, const char *known) {
+    int n;
+    char **name = zb_list_split(known, &cli->arena, &n), *given = NULL;
+    const char *key;
+    options copy = *o;
+    zb_opt_group g[] = {{"", table, &copy}, {0}};
+    json_t *now = zb_opts_json(g), *defaults = zb_opts_default_json(g), *value;
+    for (int i = 0; i < n; i++) json_object_del(now, name[i]);
+    json_object_foreach(now, key, value) {
+        if (!given && !json_equal(value, json_object_get(defaults, key)))
+            given = zb_strdup(&cli->arena, key);
+    }
+    json_decref(now);
+    json_decref(defaults);
+    if (!given) return ZB_OK;
+    for (char *p = given; *p; p++)
+        if (*p == '_') *p = '-';
+    return zb_fail(&cli->err, ZB_ERR_USAGE, "%s: takes no --%s: leave it out", what, given);
+}
+
+static zb_status run(zb_cli *cli, const options *o, const zb_train_bench *train) {
+    if (strcmp(train->train, "none")) {
+        ZB_TRY(check_options(cli, o, "--train", "precision,output"));
+        return run_train(cli, train);
+    }
+    if (o->kernels) {
+        ZB_TRY(check_options(cli, o, "--kernels", "kernels,output"));
+        return run_kernels(cli, o);
+    }
+    if (o->layers) {
+        ZB_TRY(check_options(cli, o, "--layers", "layers,depth,cache_type,runs,output"));
+        return run_layers(cli, o);
+    }
+    return run_model(cli, o);
+}
+
 int zb_cmd_bench(int argc, char **argv) {
     options o;
     zb_train_bench train;
@@ -472,5 +507,5 @@ int zb_cmd_bench(int argc, char **argv) {
         {"options", table, &o}, {"training", zb_train_bench_table, &train}, {0}};
     if (!zb_cli_begin(&cli, argc, argv, groups, 0, &about, &status)) return status;
     cli.precision = o.precision;
-    return zb_cli_end(&cli, strcmp(train.train, "none") ? run_train(&cli, &train) : run(&cli, &o));
+    return zb_cli_end(&cli, run(&cli, &o, &train));
 }

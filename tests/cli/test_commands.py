@@ -371,7 +371,7 @@ def test_bench_layers():
     assert [x["depth"] for x in attention] == 4 * [100] + 4 * [300] and all(x["seconds"] > 0 for x in attention)
     assert attention[4]["bytes"] == 300 * 3 * 2 * 68 and attention[5]["bytes"] == 300 * (68 + 64)  # the rotary keys stay bf16
     assert attention[1]["flop"] == 2 * 9 * (76 + 44) * 100
-    fails(USAGE, "--layers: expected no model", "bench", "--layers", "-m", GOLDEN / "llama")
+    fails(USAGE, "--layers: takes no --model", "bench", "--layers", "-m", GOLDEN / "llama")
 
 
 def test_bench_budget_and_threads():
@@ -399,7 +399,12 @@ def test_bench_refuses():
     fails(USAGE, 'found "0+1"', *base, "--pg", "0+1")
     fails(USAGE, "--budget: expected bytes", *base, "--budget", "8X")
     fails(MEMORY, "do not fit into", *base, "-p", "", "-n", "4", "--budget", "64K")
-    fails(USAGE, "expected no model", *base, "--kernels")
+    fails(USAGE, "--budget: chooses the batches", *base, "--budget", "8M", "-b", "1")
+    fails(USAGE, "--kernels: takes no --model", *base, "--kernels")
+    for flag, value in [("runs", "5"), ("batch", "1"), ("depth", "9"), ("precision", "f32"), ("cache-type", "f32")]:
+        fails(USAGE, f"--kernels: takes no --{flag}", "bench", "--kernels", f"--{flag}", value)
+    fails(USAGE, "--layers: takes no --tokens", "bench", "--layers", "--tokens", "5")
+    fails(USAGE, "--train: takes no --runs", "bench", "--train", "distill", "--teacher", GOLDEN / "llama", "--student", GOLDEN / "hybrid", "-r", "5")
 
 
 # ---- the real model: text ----
