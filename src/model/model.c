@@ -4,6 +4,7 @@
  * states' lengths. */
 #include "model/model.h"
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "kernels/kernels.h"
 #include "model/loss.h"
@@ -165,6 +166,10 @@ zb_status zb_runner_new(zb_runner **out, zb_model *m, zb_precision p, zb_err *er
     zb_runner *r = ZB_NEW(&keep, zb_runner);
     r->keep = keep;
     r->model = m;
+    if (p == ZB_PREC_INT8 && !zb_model_is_quantised(m))
+        zb_warn("%s: precision int8 is for weights that are stored quantised, as `zebra quantize` "
+                "makes them; these are multiplied as with auto",
+                zb_model_path(m));
     zb_arena_reserve(&r->step, step_reserve);
     r->run = (zb_run){.config = &m->config,
                       .params = &m->params,

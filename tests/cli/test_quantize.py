@@ -209,9 +209,20 @@ def test_a_teacher_in_integers_teaches_almost_the_same(tmp_path, wide_config):
     zebra("compose", "-t", packed, "-o", tmp_path / "student", "--default-kind", "mla", "--kv-rank", 16)
     kl = {}
     for precision in ("same", "int8"):
-        zebra("distill", "-t", packed, "--student", tmp_path / "student", "-o", tmp_path / precision, "--tokens", 512, "--sequence-length", 64,
+        r = zebra("distill", "-t", packed, "--student", tmp_path / "student", "-o", tmp_path / precision, "--tokens", 512, "--sequence-length", 64,
               "--batch", 2, "--train", text, "--valid", text, "--valid-tokens", 512, "--teacher-precision", precision, "--precision", "f32")
+        assert "stored quantised" not in r.stderr
         log = [json.loads(line) for line in (tmp_path / f"{precision}.train/log.jsonl").read_text().splitlines()]
         kl[precision] = [o["valid_kl"] for o in log if "valid_kl" in o]
     assert len(kl["same"]) == 2 and kl["same"] != kl["int8"]
     assert kl["int8"] == pytest.approx(kl["same"], rel=0.02)
+
+
+def test_integers_for_weights_that_are_not_quantised_are_warned_of(tmp_path):
+    llama, hybrid, text = GOLDEN / "llama", GOLDEN / "hybrid", tmp_path / "text.jsonl"
+    text.write_text(json.dumps({"input_ids": [5, 6, 7, 8] * 20}) + "\n")
+    said = f"warning: {llama}: precision int8 is for weights that are stored quantised"
+    r = zebra("distill", "-t", llama, "--student", hybrid, "-o", tmp_path / "out", "--tokens", 64, "--sequence-length", 32, "--batch", 1,
+              "--train", text, "--valid", text, "--valid-tokens", 0, "--teacher-precision", "int8")
+    assert said in r.stderr
+    assert said in zebra("eval", "-m", llama, "--tasks", "", "--text", text, "--precision", "int8").stderr
