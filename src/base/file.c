@@ -344,3 +344,18 @@ void zb_lines_close(zb_lines *l) {
     zb_heap_resize(l->path, 0);
     zb_heap_resize(l, 0);
 }
+
+size_t zb_lines_size(const char *path) {
+    enum { BEGINNING = 1 << 20 };
+    char chunk[1 << 16];
+    struct stat st;
+    gzFile f = stat(path, &st) == 0 && S_ISREG(st.st_mode) ? gzopen(path, "rb") : NULL;
+    if (!f) return 0;
+    size_t size = 0;
+    int got = 1;
+    while (size < BEGINNING && (got = gzread(f, chunk, sizeof chunk)) > 0) size += (size_t)got;
+    double packed = (double)gzoffset(f);
+    if (got > 0 && packed > 0) size = (size_t)((double)size * (double)st.st_size / packed);
+    gzclose(f);
+    return size;
+}

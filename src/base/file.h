@@ -66,4 +66,8 @@ zb_status zb_lines_next(zb_lines *l, zb_str *line, bool *more, zb_err *err);
 int64_t zb_lines_number(const zb_lines *l); /* of the line last returned, from 1 */
 void zb_lines_close(zb_lines *l);           /* NULL is legal */
 
+/* Bytes of all lines; of a large .gz estimated by how far its beginning was compressed. 0 where
+ * nothing can be read. */
+size_t zb_lines_size(const char *path);
+
 #endif

@@ -4,12 +4,12 @@
  * pieces of fewer rows (sums in another order). Every candidate is a divisor of the batch. */
 #include "train/memory.h"
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "model/loss.h"
 
 #include <omp.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* The program itself, its libraries and their buffers for packing operands: measured at 70 MB. */
 static const size_t program = (size_t)96 << 20;
@@ -175,10 +175,9 @@ zb_load zb_memory_load(const zb_stage_opts *o, int rows) {
 }
 
 size_t zb_memory_text(const zb_stage_opts *o) {
-    struct stat s;
     const char *path[] = {o->train, o->valid};
     size_t total = 0;
     for (int i = 0; i < 2; i++) /* about four bytes a token, and four a token's number */
-        if (path[i] && !stat(path[i], &s)) total += (size_t)s.st_size;
+        if (path[i]) total += zb_lines_size(path[i]);
     return total;
 }

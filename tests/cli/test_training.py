@@ -1,5 +1,6 @@
 """Training commands from outside: plans of memory before work, and the measurement of steps."""
 
+import gzip
 import json
 import math
 import os
@@ -105,6 +106,18 @@ def test_a_large_text_takes_what_is_planned(tmp_path, text):
     peak = [json.loads(l)["peak_rss_mib"] for l in (tmp_path / "out.train/log.jsonl").read_text().splitlines()]
     assert peak[-1] < float(plan[1]), p.stderr
     del held
+
+
+def test_a_packed_text_is_planned_at_its_size(tmp_path):
+    line = json.dumps({"input_ids": [3 + i * i % 94 for i in range(999)]}) + "\n"
+    (tmp_path / "plain.jsonl").write_text(line * 2000)
+    with gzip.open(tmp_path / "packed.jsonl.gz", "wt") as f:
+        f.write(line * 2000)
+    sizes = []
+    for name in ("plain.jsonl", "packed.jsonl.gz"):
+        r = run("distill", "--teacher", TEACHER, "--student", HYBRID, "--out", str(tmp_path / "o"), "--train", str(tmp_path / name), "--valid", "", "--dry-run")
+        sizes.append(plan_of(r.stderr)["text"])
+    assert sizes[0] > 5 and math.isclose(*sizes, rel_tol=0.1), sizes
 
 
 def test_an_output_may_end_with_a_slash(tmp_path, text):

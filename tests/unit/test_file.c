@@ -286,6 +286,28 @@ static void lines(void **state) {
     assert_int_equal(got[150000], '|');
 }
 
+static void sizes_of_lines(void **state) {
+    (void)state;
+    char *path = in_dir("sizes.gz");
+    for (int lines = 20000; lines <= 400000; lines += 380000) {
+        size_t size = 0;
+        gzFile f = gzopen(path, "wb");
+        for (int i = 0; i < lines; i++)
+            size += (size_t)gzprintf(f, "line %d %d\n", i % 10000, i % 10000 * 7919 % 10007);
+        gzclose(f);
+        double share = (double)zb_lines_size(path) / (double)size;
+        assert_true(lines == 20000 ? share == 1 : share > 0.9 && share < 1.1);
+    }
+    assert_int_equal(zb_lines_size(dir), 0);
+    assert_int_equal(zb_lines_size(in_dir("none")), 0);
+    assert_int_equal(zb_file_write(path, "", 0, NULL), ZB_OK);
+    assert_int_equal(zb_lines_size(path), 0);
+    char *plain = zb_alloc(&arena, 3000001);
+    memset(plain, 'x', 3000001);
+    assert_int_equal(zb_file_write(path, plain, 3000001, NULL), ZB_OK);
+    assert_int_equal(zb_lines_size(path), 3000001);
+}
+
 static void lines_of_gz(void **state) {
     (void)state;
     char *path = in_dir("x.gz"), *cut = in_dir("cut.gz");
@@ -321,6 +343,7 @@ int main(void) {
         cmocka_unit_test(paths_that_hold_others),
         cmocka_unit_test(lines),
         cmocka_unit_test(lines_of_gz),
+        cmocka_unit_test(sizes_of_lines),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
