@@ -49,7 +49,7 @@ const zb_opt zb_align_opt_table[] = {
 enum { STUDENTS_MAX = 4 };
 
 typedef struct student {
-    const char *out;
+    const char *out, *name; /* what the log calls it */
     zb_model *model;
     zb_runner *runner;
     zb_optim optim[ZB_LAYERS_MAX];
@@ -186,6 +186,25 @@ static zb_status open_student(align *a, const char *path, const char *out, zb_pr
     return ZB_OK;
 }
 
+/* Whether the path of another student ends with this one's name, too. */
+static bool is_ambiguous(align *a, const student *s) {
+    zb_str end = zb_str_from(zb_asprintf(&a->arena, "/%s", s->name));
+    for (int i = 0; i < a->n; i++)
+        if (a->s[i] != s &&
+            zb_str_ends(zb_str_from(zb_asprintf(&a->arena, "/%s", a->s[i]->out)), end))
+            return true;
+    return false;
+}
+
+/* As short as it can be: "x", but "a/x" beside "b/x". */
+static void name_student(align *a, student *s) {
+    s->name = zb_path_base(s->out);
+    while (s->name > s->out && is_ambiguous(a, s)) {
+        s->name--;
+        while (s->name > s->out && s->name[-1] != '/') s->name--;
+    }
+}
+
 static zb_status open_all(align *a, zb_err *err) {
     int n_in, n_out;
     char **in = zb_list_split(a->o->students, &a->arena, &n_in),
@@ -210,6 +229,7 @@ static zb_status open_all(align *a, zb_err *err) {
     a->L = zb_model_config(a->teacher)->L;
     a->D = zb_model_config(a->teacher)->D;
     for (int i = 0; i < n_in; i++) ZB_TRY(open_student(a, in[i], n_out ? out[i] : NULL, prec, err));
+    for (int i = 0; i < n_out; i++) name_student(a, a->s[i]);
     return ZB_OK;
 }
 
@@ -338,8 +358,8 @@ static double report(const align *a, double tokens, json_t *out) {
             total += loss_of(a, s, l) / tokens;
         }
         zb_arena scratch = {0};
-        json_object_set_new(out, zb_asprintf(&scratch, "ild_hidden.%s", zb_path_base(s->out)), h);
-        json_object_set_new(out, zb_asprintf(&scratch, "ild_mixer.%s", zb_path_base(s->out)), m);
+        json_object_set_new(out, zb_asprintf(&scratch, "ild_hidden.%s", s->name), h);
+        json_object_set_new(out, zb_asprintf(&scratch, "ild_mixer.%s", s->name), m);
         zb_arena_free(&scratch);
     }
     return total;
@@ -374,7 +394,7 @@ static void judge(align *a, const zb_stage *st, double tokens) {
             bool stopped = o->stopped;
             zb_optim_judge(o, loss_of(a, s, l) / tokens, (int)a->o->early_stop);
             if (o->stopped && !stopped)
-                zb_info("align: %s: layer %d stops at its best weights", zb_path_base(s->out), l);
+                zb_info("align: %s: layer %d stops at its best weights", s->name, l);
         }
 }
 
@@ -404,11 +424,10 @@ static zb_status validate(align *a, zb_stage *st, zb_err *err) {
             mean += r / a->L;
             own += loss_of(a, a->s[i], l) / tokens;
         }
-        json_object_set_new(
-            o, zb_asprintf(&scratch, "relative_error.%s", zb_path_base(a->s[i]->out)), e);
+        json_object_set_new(o, zb_asprintf(&scratch, "relative_error.%s", a->s[i]->name), e);
         zb_info(
             "align: step %lld, %s: validation loss %.4g, mean relative error of mixer outputs %.4f",
-            (long long)st->step, zb_path_base(a->s[i]->out), own, mean);
+            (long long)st->step, a->s[i]->name, own, mean);
     }
     if (s == ZB_OK && a->o->early_stop) judge(a, st, tokens);
     bool best;

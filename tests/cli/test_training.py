@@ -144,6 +144,17 @@ def align(folder, text, name, *options):
     return [line for line in lines if "valid_loss" in line]
 
 
+def test_students_of_one_name_are_told_apart(tmp_path, text):
+    r = run("align", "--teacher", TEACHER, "--students", f"{HYBRID},{TEACHER},{TEACHER}", "--out", f"{tmp_path}/a/x,{tmp_path}/b/x,{tmp_path}/y",
+            "--train", text, "--valid", text, "--work", str(tmp_path / "work"), "--tokens", "128", "--sequence-length", "64", "--batch", "2", "--lr", "0")
+    assert r.returncode == 0, r.stderr
+    lines = [json.loads(line) for line in (tmp_path / "work/log.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert {key.split(".")[1] for key in line if key.startswith("ild_hidden.")} == {"a/x", "b/x", "y"}
+    assert {key for key in lines[0] if key.startswith("relative_error")} == {f"relative_error.{name}" for name in ("a/x", "b/x", "y")}
+    assert "step 0, a/x: validation" in r.stderr and "step 0, y: validation" in r.stderr
+
+
 def test_each_student_is_told_its_own_loss(tmp_path, text):
     r = run("align", "--teacher", TEACHER, "--students", f"{HYBRID},{TEACHER}", "--out", f"{tmp_path}/a,{tmp_path}/b", "--train", text, "--valid", text,
             "--work", str(tmp_path / "work"), "--tokens", "128", "--sequence-length", "64", "--batch", "2", "--precision", "f32", "--lr", "0")
