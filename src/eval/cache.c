@@ -3,15 +3,17 @@
  * File: the line "zebra eval cache 1\n", then records
  *     u32 bytes of the value, 64 characters of the key, the value, 16 characters of check sum
  * where the check sum is the start of SHA-256 over all before it. Reading stops at a record that
- * the file's end cuts off; the file is then cut there before anything is appended. In memory a
- * table with linear probing finds the records. */
+ * the file's end cuts off; the own file, which is locked, is then cut there before anything is
+ * appended. In memory a table with linear probing finds the records. */
 #include "eval/cache.h"
 
 #include "base/file.h"
+#include "base/log.h"
 #include "eval/digest.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 static const char magic[] = "zebra eval cache 1\n";
@@ -95,13 +97,30 @@ static zb_status load(zb_cache *c, const char *path, size_t *good, zb_err *err) 
     return s;
 }
 
-/* The files of all processes, then this process's own is opened for appending. */
+static zb_status cannot_write(const zb_cache *c, zb_err *err) {
+    return zb_fail(err, ZB_ERR_IO, "%s: cannot write: %s", c->path, strerror(errno));
+}
+
+/* The first file from the rank's on that no process of another evaluation appends to. Where a disk
+ * knows no locks, it is taken to be alone. */
+static zb_status open_own(zb_cache *c, const char *dir, const char *stem, int rank, zb_err *err) {
+    for (int number = rank;; number++) {
+        c->path = zb_path_join(&c->arena, dir, zb_asprintf(&c->arena, "%s.%d.cache", stem, number));
+        c->f = fopen(c->path, "ab");
+        if (!c->f) return cannot_write(c, err);
+        if (flock(fileno(c->f), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return ZB_OK;
+        zb_info("%s: another evaluation writes to it: answers go to a file of their own", c->path);
+        fclose(c->f);
+    }
+}
+
+/* This process's own file is opened for appending, then those of all are read. */
 static zb_status open_files(zb_cache *c, const char *dir, const char *stem, int rank, zb_err *err) {
     char **name;
     size_t n, own = 0;
     ZB_TRY(zb_dir_make(dir, err));
+    ZB_TRY(open_own(c, dir, stem, rank, err));
     ZB_TRY(zb_dir_list(dir, zb_asprintf(&c->arena, "%s.", stem), &c->arena, &name, &n, err));
-    c->path = zb_path_join(&c->arena, dir, zb_asprintf(&c->arena, "%s.%d.cache", stem, rank));
     for (size_t i = 0; i < n; i++) {
         size_t good;
         const char *path = zb_path_join(&c->arena, dir, name[i]);
@@ -109,10 +128,9 @@ static zb_status open_files(zb_cache *c, const char *dir, const char *stem, int 
         ZB_TRY(load(c, path, &good, err));
         if (!strcmp(path, c->path)) own = good;
     }
-    c->f = fopen(c->path, "ab");
-    if (!c->f || ftruncate(fileno(c->f), (off_t)own) != 0 ||
+    if (ftruncate(fileno(c->f), (off_t)own) != 0 ||
         (own == 0 && fwrite(magic, 1, MAGIC, c->f) != MAGIC))
-        return zb_fail(err, ZB_ERR_IO, "%s: cannot write: %s", c->path, strerror(errno));
+        return cannot_write(c, err);
     return zb_cache_flush(c, err);
 }
 
@@ -157,15 +175,13 @@ zb_status zb_cache_add(zb_cache *c, const zb_cache_key *key, zb_str value, zb_er
     zb_buf_add(&record, sum, SUM);
     bool written = fwrite(record.p, 1, record.n, c->f) == record.n;
     zb_buf_free(&record);
-    if (!written) return zb_fail(err, ZB_ERR_IO, "%s: cannot write: %s", c->path, strerror(errno));
+    if (!written) return cannot_write(c, err);
     insert(c, key, value);
     return ZB_OK;
 }
 
 zb_status zb_cache_flush(zb_cache *c, zb_err *err) {
-    return fflush(c->f) == 0
-               ? ZB_OK
-               : zb_fail(err, ZB_ERR_IO, "%s: cannot write: %s", c->path, strerror(errno));
+    return fflush(c->f) == 0 ? ZB_OK : cannot_write(c, err);
 }
 
 static zb_status add_file(zb_buf *list, const char *path, zb_err *err) {

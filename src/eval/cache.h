@@ -3,8 +3,8 @@
  * A file per model and task; a record is found by the digest of what was asked (the token ids), so
  * a changed prompt, data row or task file asks anew and an old record is never taken for another.
  * Records are appended as they come and carry a check sum: what a kill has cut off is dropped, a
- * record that was altered is an error. Each process of an evaluation appends to a file of its own
- * and reads those of all. */
+ * record that was altered is an error. Each process, also of evaluations that run at the same time,
+ * appends to a file of its own and reads those of all. */
 #ifndef ZB_EVAL_CACHE_H
 #define ZB_EVAL_CACHE_H
 

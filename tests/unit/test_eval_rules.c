@@ -510,6 +510,23 @@ static void test_cache(void **state) {
     assert_int_equal(zb_cache_open(&c, dir, "model", "task", 0, &err), ZB_ERR_FORMAT);
 }
 
+/* Two evaluations at once: neither cuts off what the other is about to write. */
+static void test_cache_of_two(void **state) {
+    (void)state;
+    const char *dir = in_folder("shared");
+    zb_cache *one, *two;
+    assert_int_equal(zb_cache_open(&one, dir, "model", "task", 0, NULL), ZB_OK);
+    for (int i = 0; i < 200; i++) add(one, zb_asprintf(&arena, "n%d.", i), "x"); /* half a record */
+    assert_int_equal(zb_cache_open(&two, dir, "model", "task", 0, NULL), ZB_OK);
+    add(two, "b", "two");
+    zb_cache_close(two);
+    zb_cache_close(one);
+    assert_int_equal(zb_cache_open(&one, dir, "model", "task", 0, NULL), ZB_OK);
+    check_found(one, "n199.", "x");
+    check_found(one, "b", "two");
+    zb_cache_close(one);
+}
+
 /* An evaluation whose scorer fails after some calls resumes: what was asked before is not asked
  * again, and the scores are those of an undisturbed one. */
 typedef struct fragile {
@@ -661,13 +678,13 @@ static void test_compare(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random),       cmocka_unit_test(test_random_lists),
-        cmocka_unit_test(test_literal),      cmocka_unit_test(test_choices),
-        cmocka_unit_test(test_fewshot),      cmocka_unit_test(test_texts),
-        cmocka_unit_test(test_generation),   cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_cache),        cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_compare),      cmocka_unit_test(test_no_numbers),
-        cmocka_unit_test(test_broken_reply),
+        cmocka_unit_test(test_random),     cmocka_unit_test(test_random_lists),
+        cmocka_unit_test(test_literal),    cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_fewshot),    cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_generation), cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_cache),      cmocka_unit_test(test_cache_of_two),
+        cmocka_unit_test(test_resume),     cmocka_unit_test(test_compare),
+        cmocka_unit_test(test_no_numbers), cmocka_unit_test(test_broken_reply),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
