@@ -2,8 +2,10 @@
  *
  * With d_i = b_i - a_i over the n documents that both files hold: difference = mean(d), its error
  * sqrt(sum (d_i - mean)^2 / (n - 1) / n). Sign test: of the documents with d_i != 0, p = 2 min(P(X
- * <= better), P(X <= worse)), X binomial with one half, at most 1. The last row is the mean over
- * the tasks' first metrics, its error that of independent tasks, sqrt(sum se^2) / k.
+ * <= better), P(X <= worse)), X binomial with one half, at most 1. A group's row is of the
+ * documents of all its tasks, by their first metrics. The last row is the mean over first metrics,
+ * where a group counts once and its tasks do not, with the error of independent tasks, sqrt(sum
+ * se^2) / k.
  *
  * Documents belong together by task, number and filter, and must have the same digest: two files
  * made from different data are refused. */
@@ -31,8 +33,9 @@ double zb_compare_sign_test(int64_t wins, int64_t losses) {
  * those of an earlier evaluation. */
 typedef struct side {
     const char *folder;
-    json_t *tasks; /* their names are keys; NULL: all of the folder */
-    char **name;   /* [n] files */
+    json_t *tasks;  /* their names are keys; NULL: all of the folder */
+    json_t *groups; /* {group: [what is directly below it]}; NULL: unknown */
+    char **name;    /* [n] files */
     size_t n;
 } side;
 
@@ -54,6 +57,7 @@ static zb_status find_samples(const char *path, zb_arena *a, side *out, zb_err *
     if (!out->folder) out->folder = own;
     json_t *results = json_object_get(file, "results");
     out->tasks = json_is_object(results) ? json_incref(results) : NULL;
+    out->groups = json_incref(json_object_get(file, "group_subtasks"));
     json_decref(file);
     return ZB_OK;
 }
@@ -146,8 +150,18 @@ static zb_status pair_up(json_t *a, const json_t *b, const char *where, pairs *l
     return ZB_OK;
 }
 
-static void put_line(zb_buf *out, const char *task, const pairs *p, zb_metric d) {
+static zb_metric difference(const pairs *p) {
+    zb_arena a = {0};
+    double *d = ZB_NEW_ARRAY(&a, double, p->n);
+    for (int64_t i = 0; i < p->n; i++) d[i] = p->b[i] - p->a[i];
+    zb_metric m = zb_metric_mean(d, p->n);
+    zb_arena_free(&a);
+    return m;
+}
+
+static void put_line(zb_buf *out, const char *task, const pairs *p) {
     int64_t better = 0, worse = 0;
+    zb_metric d = difference(p);
     for (int64_t i = 0; i < p->n; i++) {
         better += p->b[i] > p->a[i];
         worse += p->b[i] < p->a[i];
@@ -158,13 +172,57 @@ static void put_line(zb_buf *out, const char *task, const pairs *p, zb_metric d)
                 zb_compare_sign_test(better, worse));
 }
 
-typedef struct total {
-    double a, b, difference, variance;
-    int tasks;
-} total;
+/* What counts once in the mean: a task, or all tasks of a group together. */
+typedef struct counted {
+    const char *name;
+    bool group;
+    pairs p;
+    size_t cap[2];
+} counted;
 
-static zb_status compare_files(const char *task, const char *path_a, const char *path_b, total *sum,
-                               zb_buf *out, zb_err *err) {
+typedef struct summary {
+    counted *item;
+    size_t n, cap;
+    const json_t *groups;
+    zb_arena *arena;
+} summary;
+
+/* The group directly above, or NULL. */
+static const char *group_of(const json_t *groups, const char *name) {
+    const char *group;
+    json_t *list, *part;
+    size_t i;
+    json_object_foreach((json_t *)(uintptr_t)groups, group, list) {
+        json_array_foreach(list, i, part) {
+            const char *is = json_string_value(part);
+            if (is && !strcmp(is, name) && strcmp(group, name) != 0) return group;
+        }
+    }
+    return NULL;
+}
+
+/* Adds the pairs to those of the outermost group that has the task, or to the task's own. */
+static void count(summary *s, const char *task, const pairs *p) {
+    const char *name = task, *above;
+    size_t depth = json_object_size(s->groups), at = 0; /* a broken file may go round in circles */
+    while (depth-- > 0 && (above = group_of(s->groups, name))) name = above;
+    while (at < s->n && strcmp(s->item[at].name, name) != 0) at++;
+    if (at == s->n) {
+        s->item = zb_grow(s->arena, s->item, &s->cap, s->n + 1, sizeof *s->item);
+        s->item[s->n++] = (counted){.name = zb_strdup(s->arena, name), .group = name != task};
+        memcpy(s->item[at].p.name, p->name, sizeof p->name);
+    }
+    counted *c = &s->item[at];
+    size_t n = (size_t)c->p.n, more = (size_t)p->n;
+    c->p.a = zb_grow(s->arena, c->p.a, &c->cap[0], n + more, sizeof *c->p.a);
+    c->p.b = zb_grow(s->arena, c->p.b, &c->cap[1], n + more, sizeof *c->p.b);
+    memcpy(c->p.a + n, p->a, more * sizeof *p->a);
+    memcpy(c->p.b + n, p->b, more * sizeof *p->b);
+    c->p.n += p->n;
+}
+
+static zb_status compare_files(const char *task, const char *path_a, const char *path_b,
+                               summary *sum, zb_buf *out, zb_err *err) {
     zb_arena arena = {0};
     json_t *a = NULL, *b = NULL;
     pairs list[METRICS_MAX] = {0};
@@ -172,22 +230,29 @@ static zb_status compare_files(const char *task, const char *path_a, const char 
     zb_status s = read_samples(path_a, &a, err);
     if (s == ZB_OK) s = read_samples(path_b, &b, err);
     if (s == ZB_OK) s = pair_up(a, b, path_b, list, &n, &arena, err);
-    for (int m = 0; m < n && s == ZB_OK; m++) {
-        double *d = ZB_NEW_ARRAY(&arena, double, list[m].n);
-        for (int64_t i = 0; i < list[m].n; i++) d[i] = list[m].b[i] - list[m].a[i];
-        zb_metric mean = zb_metric_mean(d, list[m].n);
-        put_line(out, task, &list[m], mean);
-        if (m > 0) continue;
-        sum->a += zb_metric_mean(list[m].a, list[m].n).value;
-        sum->b += zb_metric_mean(list[m].b, list[m].n).value;
-        sum->difference += mean.value;
-        sum->variance += mean.stderr_of * mean.stderr_of;
-        sum->tasks++;
-    }
+    for (int m = 0; m < n && s == ZB_OK; m++) put_line(out, task, &list[m]);
+    if (n > 0 && s == ZB_OK) count(sum, task, &list[0]);
     json_decref(a);
     json_decref(b);
     zb_arena_free(&arena);
     return s;
+}
+
+/* Groups, and the mean of all that counts. */
+static void put_summary(zb_buf *out, const summary *s) {
+    double a = 0, b = 0, d = 0, variance = 0, k = (double)s->n;
+    for (size_t i = 0; i < s->n; i++) {
+        const pairs *p = &s->item[i].p;
+        if (s->item[i].group) put_line(out, s->item[i].name, p);
+        zb_metric m = difference(p);
+        a += zb_metric_mean(p->a, p->n).value;
+        b += zb_metric_mean(p->b, p->n).value;
+        d += m.value;
+        variance += m.stderr_of * m.stderr_of;
+    }
+    if (s->n > 1)
+        zb_buf_addf(out, "|mean of %zu tasks|||%.4f|%.4f|%+.4f|%.4f||||\n", s->n, a / k, b / k,
+                    d / k, sqrt(variance) / k);
 }
 
 /* The newest file of the task (their names end in the time). */
@@ -201,7 +266,7 @@ static const char *find_task(const side *s, const char *task, zb_arena *a) {
 }
 
 static zb_status compare_sides(side *a, side *b, zb_arena *arena, zb_buf *out, zb_err *err) {
-    total sum = {0};
+    summary sum = {.groups = a->groups ? a->groups : b->groups, .arena = arena};
     ZB_TRY(zb_dir_list(a->folder, "samples_", arena, &a->name, &a->n, err));
     ZB_TRY(zb_dir_list(b->folder, "samples_", arena, &b->name, &b->n, err));
     zb_buf_adds(out, "|Task|Metric|Documents|A|B|B - A|Stderr|Better|Worse|Sign test|\n"
@@ -220,15 +285,12 @@ static zb_status compare_sides(side *a, side *b, zb_arena *arena, zb_buf *out, z
                            path_a);
         ZB_TRY(compare_files(task, path_a, path_b, &sum, out, err));
     }
-    if (sum.tasks == 0)
+    if (sum.n == 0)
         return zb_fail(err, ZB_ERR_FORMAT,
                        "%s, %s: expected samples files of the same tasks (--log-samples), found "
                        "none",
                        a->folder, b->folder);
-    double k = sum.tasks;
-    if (sum.tasks > 1)
-        zb_buf_addf(out, "|mean of %d tasks|||%.4f|%.4f|%+.4f|%.4f||||\n", sum.tasks, sum.a / k,
-                    sum.b / k, sum.difference / k, sqrt(sum.variance) / k);
+    put_summary(out, &sum);
     return ZB_OK;
 }
 
@@ -240,6 +302,8 @@ zb_status zb_compare_run(const char *a, const char *b, zb_buf *out, zb_err *err)
     if (s == ZB_OK) s = compare_sides(&sa, &sb, &arena, out, err);
     json_decref(sa.tasks);
     json_decref(sb.tasks);
+    json_decref(sa.groups);
+    json_decref(sb.groups);
     zb_arena_free(&arena);
     return s;
 }

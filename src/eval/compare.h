@@ -18,7 +18,7 @@ double zb_compare_sign_test(int64_t wins, int64_t losses);
 /* a and b: folders with samples_<task>.jsonl, or results files that name one (config.log_samples)
  * or stand in one, of which the tasks of the results are taken. Appends a Markdown table: task,
  * metric, documents, both means, difference and its standard error, better and worse documents,
- * sign test. */
+ * sign test. Groups, which results files know, follow the tasks. */
 zb_status zb_compare_run(const char *a, const char *b, zb_buf *out, zb_err *err);
 
 #endif

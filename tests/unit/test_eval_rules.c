@@ -676,15 +676,50 @@ static void test_compare(void **state) {
     zb_buf_free(&out);
 }
 
+/* The tasks of a group count once, and the group has a row of its own. */
+static void test_compare_groups(void **state) {
+    (void)state;
+    const char *values[][2] = {{"1100", "1111"}, {"00", "01"}, {"10", "10"}},
+               *names[] = {"mmlu_law", "mmlu_logic", "piqa"};
+    for (int side = 0; side < 2; side++)
+        for (int i = 0; i < 3; i++)
+            write_samples(in_folder(side ? "gb" : "ga"),
+                          zb_asprintf(&arena, "samples_%s.jsonl", names[i]),
+                          sample_lines(values[i][side], "h"));
+    const char *results =
+        "{\"config\": {\"log_samples\": \"%s\"}, \"results\": {\"mmlu_law\": {}, "
+        "\"mmlu_logic\": {}, \"piqa\": {}, \"mmlu\": {}, \"mmlu_humanities\": {}}, "
+        "\"group_subtasks\": {\"mmlu_law\": [], \"mmlu_humanities\": [\"mmlu_law\"], \"mmlu\": "
+        "[\"mmlu_humanities\", \"mmlu_logic\"%s]}}";
+    zb_buf out;
+    zb_err err = {0};
+    zb_buf_init(&out, 1 << 16);
+    write_samples(folder, "ga.json", zb_asprintf(&arena, results, "ga", ""));
+    write_samples(folder, "gb.json", zb_asprintf(&arena, results, "gb", ", \"mmlu\""));
+    if (zb_compare_run(in_folder("ga.json"), in_folder("gb.json"), &out, &err) != ZB_OK)
+        fail_msg("%s", err.msg);
+    assert_non_null(strstr(out.p, "|mmlu|acc|6|0.3333|0.8333|+0.5000|0.2236|3|0|0.25|\n"));
+    assert_non_null(strstr(out.p, "|mean of 2 tasks|||0.4167|0.6667|+0.2500|0.1118||||\n"));
+    assert_null(strstr(out.p, "mmlu_humanities"));
+    zb_buf_clear(&out);
+    assert_int_equal(zb_compare_run(in_folder("ga"), in_folder("gb.json"), &out, &err), ZB_OK);
+    assert_non_null(strstr(out.p, "|mean of 2 tasks|"));
+    zb_buf_clear(&out);
+    assert_int_equal(zb_compare_run(in_folder("ga"), in_folder("gb"), &out, &err), ZB_OK);
+    assert_non_null(strstr(out.p, "|mean of 3 tasks|"));
+    zb_buf_free(&out);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_random),     cmocka_unit_test(test_random_lists),
-        cmocka_unit_test(test_literal),    cmocka_unit_test(test_choices),
-        cmocka_unit_test(test_fewshot),    cmocka_unit_test(test_texts),
-        cmocka_unit_test(test_generation), cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_cache),      cmocka_unit_test(test_cache_of_two),
-        cmocka_unit_test(test_resume),     cmocka_unit_test(test_compare),
-        cmocka_unit_test(test_no_numbers), cmocka_unit_test(test_broken_reply),
+        cmocka_unit_test(test_random),         cmocka_unit_test(test_random_lists),
+        cmocka_unit_test(test_literal),        cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_fewshot),        cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_generation),     cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_cache),          cmocka_unit_test(test_cache_of_two),
+        cmocka_unit_test(test_resume),         cmocka_unit_test(test_compare),
+        cmocka_unit_test(test_compare_groups), cmocka_unit_test(test_no_numbers),
+        cmocka_unit_test(test_broken_reply),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
