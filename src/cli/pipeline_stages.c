@@ -45,6 +45,7 @@ zb_status zb_stage_select(zb_plan *p, zb_err *err) {
         o.mamba2 = p->mamba2;
     }
     o.compose = &p->compose;
+    o.renew = true;
     o.out = zb_plan_path(p, "select.json");
     return zb_select_run(&o, err);
 }

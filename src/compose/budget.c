@@ -38,6 +38,7 @@ typedef struct budgeter {
     zb_measuring_opts how;
     zb_measuring *measuring; /* opened when first needed */
     zb_measures table;
+    bool renew;                  /* what is stale; else it is an error */
     bool chosen[ZB_CHOICES_MAX]; /* candidates of the table that take part */
     plan verified[VERIFIED_MAX];
     int n_verified;
@@ -62,6 +63,7 @@ static void set_up(budgeter *b) {
         b->compose.calibration_tokens = o->calibration_tokens;
         b->compose.seed = o->seed;
     }
+    b->renew = o->renew && !o->measures && !o->students;
     const char *stem = without_json(o->out, &b->arena);
     b->table.path = o->measures ? o->measures : zb_asprintf(&b->arena, "%s.measures.json", stem);
     const char *beside = without_json(b->table.path, &b->arena);
@@ -75,7 +77,8 @@ static void set_up(budgeter *b) {
         .batch = o->batch,
         .recall_rows = o->recall_rows,
         .seed = o->seed,
-        .compose = &b->compose};
+        .compose = &b->compose,
+        .renew = b->renew};
 }
 
 static zb_status open_measuring(budgeter *b, zb_err *err) {
@@ -137,24 +140,41 @@ static bool complete(const zb_measures *t, int c) {
     return true;
 }
 
+/* The table of an earlier run, where there is one that was measured as is asked for now; a stale
+ * one goes aside. */
+static zb_status read_table(budgeter *b, json_t *setup, zb_err *err) {
+    zb_err why;
+    const char *path = b->table.path, *old = zb_asprintf(&b->arena, "%s.old", path);
+    if (zb_file_exists(path)) {
+        ZB_TRY(zb_measures_read(&b->table, path, &b->arena, err));
+        if (!setup || zb_setup_match(path, b->table.setup, setup, &why) == ZB_OK) return ZB_OK;
+        ZB_TRY(zb_setup_stale(&why, b->renew, err));
+        ZB_TRY(zb_path_rename(path, old, err));
+        json_decref(b->table.setup);
+        b->table = (zb_measures){.path = path};
+    }
+    b->table.setup = json_incref(setup);
+    return ZB_OK;
+}
+
+/* A candidate that is not what was measured has no rows. */
+static zb_status check_rows(budgeter *b, int c, zb_err *err) {
+    zb_err why;
+    if (zb_measuring_check(&b->compose, &b->table, c, &why) == ZB_OK) return ZB_OK;
+    ZB_TRY(zb_setup_stale(&why, b->renew, err));
+    memset(b->table.row[c], 0, (size_t)b->table.layers * sizeof *b->table.row[c]);
+    return ZB_OK;
+}
+
 static zb_status fill_table(budgeter *b, zb_err *err) {
     json_t *setup = b->o->teacher ? zb_measuring_setup(&b->how) : NULL;
-    const char *path = b->table.path;
-    zb_status s = ZB_OK;
-    if (zb_file_exists(path)) {
-        s = zb_measures_read(&b->table, path, &b->arena, err);
-        if (s == ZB_OK && setup) s = zb_setup_match(path, b->table.setup, setup, err);
-    } else {
-        b->table.setup = json_incref(setup);
-    }
+    zb_status s = read_table(b, setup, err);
     json_decref(setup);
     ZB_TRY(s);
     ZB_TRY(list_candidates(b, err));
     for (int c = 0; c < b->table.n; c++) {
         if (!b->chosen[c]) continue;
-        if (b->o->teacher)
-            ZB_TRY(zb_measuring_check_window(&b->compose, &b->table.candidate[c],
-                                             b->table.common[c][1], path, err));
+        if (b->o->teacher) ZB_TRY(check_rows(b, c, err));
         if (complete(&b->table, c)) continue;
         ZB_TRY(open_measuring(b, err));
         ZB_TRY(zb_measuring_fill(b->measuring, &b->table, c, err));

@@ -2,6 +2,7 @@
 #include "compose/measures.h"
 
 #include "base/json.h"
+#include "base/log.h"
 
 #include <math.h>
 #include <string.h>
@@ -145,13 +146,21 @@ zb_status zb_setup_match(const char *path, const json_t *was, const json_t *now,
         if (w && json_equal(v, w)) continue;
         zb_arena a = {0};
         const char *before = w ? zb_json_text(w, &a) : "nothing", *wanted = zb_json_text(v, &a);
-        zb_status s = zb_fail(err, ZB_ERR_CONFIG,
-                              "%s: made with %s %.80s, found %.80s: remove it, or name another",
-                              path, key, before ? before : "?", wanted ? wanted : "?");
+        zb_status s = zb_fail(err, ZB_ERR_CONFIG, "%s: made with %s %.80s, found %.80s", path, key,
+                              before ? before : "?", wanted ? wanted : "?");
         zb_arena_free(&a);
         return s;
     }
     return ZB_OK;
+}
+
+zb_status zb_setup_stale(const zb_err *why, bool renew, zb_err *err) {
+    if (why->code == ZB_ERR_CONFIG && renew) {
+        zb_info("select: %s: to be made again", why->msg);
+        return ZB_OK;
+    }
+    bool other = why->code != ZB_ERR_CONFIG;
+    return zb_fail(err, why->code, "%s%s", why->msg, other ? "" : ": remove it, or name another");
 }
 
 zb_status zb_measures_write(const zb_measures *m, zb_err *err) {

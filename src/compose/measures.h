@@ -37,6 +37,10 @@ zb_status zb_measures_write(const zb_measures *m, zb_err *err); /* atomic */
  */
 zb_status zb_setup_match(const char *path, const json_t *was, const json_t *now, zb_err *err);
 
+/* Of something that was made otherwise, by the error that says how: ZB_OK, where the caller is to
+ * make it anew, else an error that says what to do. Errors of other kinds are passed on. */
+zb_status zb_setup_stale(const zb_err *why, bool renew, zb_err *err);
+
 /* The candidate's index, -1: not in the table. Adding one gives it empty rows. */
 int zb_measures_find(const zb_measures *m, const char *name);
 zb_status zb_measures_add(zb_measures *m, const zb_candidate *c, int *index, zb_arena *a,

@@ -321,15 +321,53 @@ static zb_status compose_candidate(const zb_measuring *m, const zb_candidate *c,
     return s == ZB_OK ? zb_path_rename(part, dir, err) : s;
 }
 
-/* A folder from an earlier run must be what would be composed now. */
-static zb_status check_composed(const zb_measuring *m, const char *dir, zb_arena *a, zb_err *err) {
+/* Window and sinks as a table has them; 0: none. */
+static int64_t window_of(int64_t window, int64_t sinks) {
+    return window ? (window << 24) + sinks : 0;
+}
+
+/* An error, which names `where`, if a candidate without a donor has been made with another window
+ * than composing would give it now, by its name or o. found: as zb_measures.common; 0: unknown. */
+static zb_status check_window(const zb_compose_opts *o, const zb_candidate *c, int64_t found,
+                              const char *where, zb_err *err) {
+    if (c->what != ZB_CANDIDATE_KIND || c->from || !zb_kind_has_window(c->kind) || !found)
+        return ZB_OK;
+    int64_t wanted =
+        window_of(c->size ? c->size : o->window, c->size && c->more >= 0 ? c->more : o->sinks);
+    if (found == wanted) return ZB_OK;
+    return zb_fail(err, ZB_ERR_CONFIG,
+                   "%s: %s: made with a window of %d and %d sinks, composing takes %d and %d",
+                   where, c->name, (int)(found >> 24), (int)(found & 0xffffff), (int)(wanted >> 24),
+                   (int)(wanted & 0xffffff));
+}
+
+/* Whether a folder from an earlier run is what would be composed now. */
+static zb_status check_composed(const zb_measuring *m, const zb_candidate *c, const char *dir,
+                                zb_arena *a, zb_err *err) {
     json_t *was, *now;
+    size_t stored;
+    zb_config *k = ZB_NEW(a, zb_config);
     ZB_TRY(zb_json_read(zb_path_join(a, dir, "candidate.json"), 1 << 20, &was, err));
     now = candidate_setup(m);
     zb_status s = zb_setup_match(dir, was, now, err);
     json_decref(now);
     json_decref(was);
-    return s;
+    ZB_TRY(s);
+    ZB_TRY(zb_model_peek(dir, k, &stored, err));
+    int64_t window = window_of(k->layer[0].window, k->layer[0].sinks);
+    return check_window(m->o->compose, c, window, dir, err);
+}
+
+/* The candidate's folder as it would be composed now. */
+static zb_status find_composed(const zb_measuring *m, const zb_candidate *c, const char *dir,
+                               zb_arena *a, zb_err *err) {
+    zb_err why;
+    if (zb_dir_exists(dir)) {
+        if (check_composed(m, c, dir, a, &why) == ZB_OK) return ZB_OK;
+        ZB_TRY(zb_setup_stale(&why, m->o->renew, err));
+        ZB_TRY(zb_dir_remove(dir, err));
+    }
+    return compose_candidate(m, c, dir, a, err);
 }
 
 static bool is_teachers(const zb_candidate *c) {
@@ -364,8 +402,7 @@ static zb_status open_candidate(const zb_measuring *m, const zb_candidate *c, op
         char *name = zb_strdup(&a, c->name), *colon = strchr(name, ':');
         if (colon) *colon = '-';
         dir = zb_path_join(&a, m->o->students, name);
-        s = zb_dir_exists(dir) ? check_composed(m, dir, &a, err)
-                               : compose_candidate(m, c, dir, &a, err);
+        s = find_composed(m, c, dir, &a, err);
     }
     if (s == ZB_OK) s = zb_model_open(&with->model, dir, ZB_MODEL_RUN, err);
     if (s == ZB_OK) s = check_donor(m, c, with->model, err);
@@ -397,47 +434,38 @@ static double weights_of(zb_model *model) {
     return sum;
 }
 
-/* Window and sinks as a table has them; 0: none. */
-static int64_t window_of(int64_t window, int64_t sinks) {
-    return window ? (window << 24) + sinks : 0;
-}
-
-zb_status zb_measuring_check_window(const zb_compose_opts *o, const zb_candidate *c, int64_t found,
-                                    const char *where, zb_err *err) {
-    if (c->what != ZB_CANDIDATE_KIND || c->from || !zb_kind_has_window(c->kind) || !found)
-        return ZB_OK;
-    int64_t wanted =
-        window_of(c->size ? c->size : o->window, c->size && c->more >= 0 ? c->more : o->sinks);
-    if (found == wanted) return ZB_OK;
-    return zb_fail(err, ZB_ERR_CONFIG,
-                   "%s: %s: made with a window of %d and %d sinks, composing takes %d and %d: "
-                   "remove it, or name another",
-                   where, c->name, (int)(found >> 24), (int)(found & 0xffffff), (int)(wanted >> 24),
-                   (int)(wanted & 0xffffff));
-}
-
 /* What a table says of the candidate as a whole. */
-static zb_status note_candidate(const zb_measuring *m, zb_measures *t, int index,
-                                const opened *with, zb_err *err) {
+static void note_candidate(const zb_measuring *m, zb_measures *t, int index, const opened *with) {
     const zb_candidate *c = &t->candidate[index];
-    if (!with->model) return ZB_OK;
+    if (!with->model) return;
     const zb_layer_config *k = &zb_model_config(with->model)->layer[0];
     if (c->kind == ZB_MLA) t->common[index][0] = k->d_rope;
     if (k->window) t->common[index][1] = window_of(k->window, k->sinks);
-    ZB_TRY(zb_measuring_check_window(m->o->compose, c, t->common[index][1],
-                                     zb_model_path(with->model), err));
     if (k->window && m->o->length < 2 * (int64_t)k->window)
         zb_warn("%s: rows of %lld tokens hardly show what a window of %d misses", c->name,
                 (long long)m->o->length, k->window);
-    double weights = c->from ? weights_of(with->model) : 0;
-    for (int l = 0; l < t->layers; l++)
-        if (t->row[index][l].done && fabs(t->weights[index] - weights) > 1e-7 * weights)
-            return zb_fail(err, ZB_ERR_CONFIG,
-                           "%s: %s has other weights than when its layers were measured: remove "
-                           "the table to measure anew",
-                           t->path, c->name);
-    t->weights[index] = weights;
-    return ZB_OK;
+    t->weights[index] = c->from ? weights_of(with->model) : 0;
+}
+
+/* Whether a donor is still what was measured; one that is gone cannot be asked. */
+static zb_status check_weights(const zb_measures *t, int index, zb_err *err) {
+    const zb_candidate *c = &t->candidate[index];
+    bool any = false;
+    for (int l = 0; l < t->layers; l++) any = any || t->row[index][l].done;
+    if (!c->from || !any || !(zb_dir_exists(c->from) || zb_file_exists(c->from))) return ZB_OK;
+    zb_model *donor;
+    ZB_TRY(zb_model_open(&donor, c->from, ZB_MODEL_RUN, err));
+    double weights = weights_of(donor);
+    zb_model_free(donor);
+    if (fabs(t->weights[index] - weights) <= 1e-7 * weights) return ZB_OK;
+    return zb_fail(err, ZB_ERR_CONFIG,
+                   "%s: %s has other weights than when its layers were measured", t->path, c->name);
+}
+
+zb_status zb_measuring_check(const zb_compose_opts *o, const zb_measures *t, int index,
+                             zb_err *err) {
+    ZB_TRY(check_window(o, &t->candidate[index], t->common[index][1], t->path, err));
+    return check_weights(t, index, err);
 }
 
 /* As the table's file keeps it: a plan must not depend on whether a figure was read or measured. */
@@ -475,7 +503,7 @@ zb_status zb_measuring_fill(zb_measuring *m, zb_measures *t, int index, zb_err *
     zb_progress bar;
     zb_status s = c->what == ZB_CANDIDATE_LINEAR ? fit_linear(m, err) : ZB_OK;
     if (s == ZB_OK) s = open_candidate(m, c, &with, err);
-    if (s == ZB_OK) s = note_candidate(m, t, index, &with, err);
+    if (s == ZB_OK) note_candidate(m, t, index, &with);
     zb_progress_begin(&bar, c->name, "layers", done, m->L);
     for (int l = 0; l < m->L && s == ZB_OK; l++) {
         if (t->row[index][l].done) continue;

@@ -19,6 +19,7 @@ typedef struct zb_measuring_opts {
     int64_t recall_rows;            /* rows of 64 pairs; 0: no recall */
     int64_t seed;                   /* of the pairs */
     const zb_compose_opts *compose; /* how candidates are composed: all but kind and sizes */
+    bool renew;                     /* folders of candidates that are stale; else an error */
 } zb_measuring_opts;
 
 typedef struct zb_measuring zb_measuring;
@@ -43,10 +44,10 @@ json_t *zb_measuring_setup(const zb_measuring_opts *o);
  * empty has others. */
 zb_status zb_measuring_describe(const zb_measuring *m, zb_measures *t, zb_err *err);
 
-/* An error, which names `where`, if a candidate without a donor has been made with another window
- * than composing would give it now, by its name or o. found: as zb_measures.common; 0: unknown. */
-zb_status zb_measuring_check_window(const zb_compose_opts *o, const zb_candidate *c, int64_t found,
-                                    const char *where, zb_err *err);
+/* An error if the rows of candidate `index` are of another window than composing gives it now, or
+ * of a donor that has been trained on. */
+zb_status zb_measuring_check(const zb_compose_opts *o, const zb_measures *t, int index,
+                             zb_err *err);
 
 /* Fills the rows of candidate `index` that are not done, writing the table after each. */
 zb_status zb_measuring_fill(zb_measuring *m, zb_measures *t, int index, zb_err *err);

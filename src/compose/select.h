@@ -37,6 +37,8 @@ typedef struct zb_select_opts {
     int64_t calibration_tokens, seed;
     const zb_compose_opts *compose; /* not an option: how candidates are composed where a recipe
                                        says so; NULL: defaults and the options above */
+    bool renew; /* not an option: what was measured and composed otherwise is made anew, where
+                   `measures` and `students` name nothing that others may use; else an error */
 } zb_select_opts;
 
 extern const zb_opt zb_select_opt_table[];

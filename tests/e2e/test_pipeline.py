@@ -168,19 +168,37 @@ def test_plan_under_a_budget_composed_anew(tmp_path):
     assert again.returncode == 0 and again.stderr.count("done before") == 2, again.stderr
     table = ("select.candidates=attention,sliding_window", "compose.window=6")
     assert run(recipe, *table).returncode == 0
+    measures = tmp_path / "fresh/select.measures.json"
     other = run(recipe, *table[:1], "compose.window=5")
-    assert other.returncode != 0 and "sliding_window: made with a window of 6 and 4 sinks, composing takes 5 and 4" in other.stderr, other.stderr
+    assert other.returncode == 0, other.stderr
+    for where in ("select.measures.json: sliding_window", "sliding_window: sliding_window"):  # the table, and the folder
+        assert f"{where}: made with a window of 6 and 4 sinks, composing takes 5 and 4: to be made again" in other.stderr, other.stderr
+    assert {c["name"]: c["window"] for c in json.loads(measures.read_text())["candidates"]}["sliding_window"] == (5 << 24) + 4
+    assert not measures.with_suffix(".json.old").exists()  # only these rows were measured anew
+    before = measures.read_bytes()
     other = run(recipe, "compose.key_weight=3")
-    assert other.returncode != 0 and "made with key_weight" in other.stderr, other.stderr
+    assert other.returncode == 0 and "select.measures.json: made with key_weight 2.0, found 3.0: to be made again" in other.stderr, other.stderr
+    assert measures.with_suffix(".json.old").read_bytes() == before
+    check_plan(tmp_path, "fresh")
+    named = run(recipe, f"select.measures={measures.with_suffix('.json.old')}", "compose.key_weight=4")  # others may use it
+    assert named.returncode != 0 and "made with key_weight 2.0, found 4.0: remove it, or name another" in named.stderr, named.stderr
 
 
 def test_plan_under_a_budget_of_aligned_layers(tmp_path):
     text = make_text(tmp_path)
-    done = run(plan_recipe(tmp_path, "aligned", text, "attention, mla, mamba2", align=True))
+    recipe = plan_recipe(tmp_path, "aligned", text, "attention, mla, mamba2", align=True)
+    done = run(recipe)
     assert done.returncode == 0, done.stderr
     chosen = check_plan(tmp_path, "aligned")
     names = {row["candidate"] for row in chosen["plan"]}
     assert names <= {"attention", f"mla={tmp_path}/aligned/mla-aligned", f"mamba2={tmp_path}/aligned/mamba2-aligned"} and len(names) > 1
+    rows = json.loads((tmp_path / "aligned/select.measures.json").read_text())["measures"]
+    done = run(recipe, "align.lr=2e-3")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("has other weights than when its layers were measured: to be made again") == 2, done.stderr
+    again = json.loads((tmp_path / "aligned/select.measures.json").read_text())["measures"]
+    kept = [row["candidate"] for row, was in zip(again, rows, strict=True) if row == was]
+    assert set(kept) == {"attention"}
 
 
 def check_refused(tmp_path, text, old, new, expected):
