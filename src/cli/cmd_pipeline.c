@@ -3,8 +3,18 @@
 
 #include "cli/pipeline.h"
 
+typedef struct options {
+    bool dry_run;
+} options;
+
+static const zb_opt table[] = {
+    {ZB_OPT_BOOL, "dry_run", 0, offsetof(options, dry_run), "false", 0, 0, NULL,
+     "only check the recipe and list its stages: what is done, what is to do and why"},
+    {0},
+};
+
 static const zb_cli_about about = {
-    "RECIPE.yaml [[SECTION.]KEY=VALUE]...",
+    "RECIPE.yaml [[SECTION.]KEY=VALUE]... [options]",
     "Runs all stages of a recipe, resuming where an earlier run stopped, and prints the table of "
     "results.",
     "A recipe has the keys output, teacher, title, seed, precision, memory_limit and the sections\n"
@@ -19,16 +29,17 @@ static const zb_cli_about about = {
 int zb_cmd_pipeline(int argc, char **argv) {
     zb_cli cli;
     int status;
-    zb_opt_group g[] = {{0}};
+    options o = {0};
+    zb_opt_group g[] = {{"options", table, &o}, {0}};
     if (!zb_cli_begin(&cli, argc, argv, g, ZB_CLI_POS_MAX, &about, &status)) return status;
-    zb_buf table;
-    zb_buf_init(&table, 1 << 20);
+    zb_buf out;
+    zb_buf_init(&out, 1 << 20);
     const char *page = NULL;
     zb_status s = zb_cli_need(&cli, cli.n_pos ? cli.pos[0] : NULL, "RECIPE.yaml");
-    zb_pipeline_job job = {cli.pos[0], cli.pos + 1, cli.n_pos - 1};
-    if (s == ZB_OK) s = zb_pipeline_run(&job, &table, &page, &cli.arena, &cli.err);
-    if (s == ZB_OK && page) zb_buf_addf(&table, "\nreport: %s\n", page);
-    if (s == ZB_OK && table.n) s = zb_cli_print(&cli, table.p, table.n);
-    zb_buf_free(&table);
+    zb_pipeline_job job = {cli.pos[0], cli.pos + 1, cli.n_pos - 1, o.dry_run};
+    if (s == ZB_OK) s = zb_pipeline_run(&job, &out, &page, &cli.arena, &cli.err);
+    if (s == ZB_OK && page) zb_buf_addf(&out, "\nreport: %s\n", page);
+    if (s == ZB_OK && out.n) s = zb_cli_print(&cli, out.p, out.n);
+    zb_buf_free(&out);
     return zb_cli_end(&cli, s);
 }

@@ -45,17 +45,14 @@ static void find_work(zb_plan *p, step *list, int n) {
     for (int i = n - 1; i >= 0; i--) {
         step *s = &list[i];
         if (!s->wanted) continue;
-        if (s->record.done && needed && !has_result(s)) {
-            zb_info("%s: done before, but its result is gone", s->name);
-            s->record.done = false;
-        }
-        if (s->makes_model) needed = !s->record.done;
+        if (!s->record.why && needed && !has_result(s)) s->record.why = "its result is gone";
+        if (s->makes_model) needed = s->record.why != NULL;
     }
 }
 
 static zb_status run_step(zb_plan *p, const step *s, zb_err *err) {
     const zb_record *r = &s->record;
-    if (r->done) {
+    if (!r->why) {
         zb_info("%s: done before", s->name);
         json_object_set_new(p->seconds, s->name, json_real(r->seconds));
         return ZB_OK;
@@ -190,7 +187,23 @@ static int measuring_steps(zb_plan *p, step *s) {
     return n;
 }
 
+/* The stages in their order, and what is left to do. */
+static void tell_steps(zb_plan *p, const step *list, int n) {
+    for (int i = 0; i < n; i++) {
+        const char *why = list[i].record.why;
+        if (!list[i].wanted) continue;
+        zb_buf_addf(p->table, "%-14s  %s%s\n", list[i].name, why ? "to do: " : "done",
+                    why ? why : "");
+    }
+    if (p->has_report) zb_buf_addf(p->table, "%-14s  to do: written by every run\n", "report");
+}
+
 static zb_status run_wanted(zb_plan *p, const step *list, int n, zb_err *err) {
+    for (int i = 0; i < n; i++) {
+        const zb_record *r = &list[i].record;
+        if (list[i].wanted && r->finished && r->why)
+            zb_info("%s: to be made again: %s", r->name, r->why);
+    }
     for (int i = 0; i < n; i++) {
         if (!list[i].wanted) continue;
         zb_status s = run_step(p, &list[i], err);
@@ -199,12 +212,16 @@ static zb_status run_wanted(zb_plan *p, const step *list, int n, zb_err *err) {
     return p->has_report ? zb_stage_report(p, err) : ZB_OK;
 }
 
-static zb_status run_steps(zb_plan *p, zb_err *err) {
+static zb_status run_steps(zb_plan *p, bool dry_run, zb_err *err) {
     step steps[16] = {0};
+    zb_status s = ZB_OK;
     int n = model_steps(p, steps);
     n += measuring_steps(p, steps + n);
     find_work(p, steps, n);
-    zb_status s = run_wanted(p, steps, n, err);
+    if (dry_run)
+        tell_steps(p, steps, n);
+    else
+        s = run_wanted(p, steps, n, err);
     for (int i = 0; i < n; i++) zb_record_free(&steps[i].record);
     return s;
 }
@@ -232,10 +249,11 @@ zb_status zb_pipeline_run(const zb_pipeline_job *job, zb_buf *table, const char 
                  .table = table};
     *page = NULL;
     ZB_TRY(zb_plan_read(&p, err));
+    if (job->dry_run) return run_steps(&p, true, err);
     ZB_TRY(zb_dir_make(zb_plan_path(&p, "stages"), err));
     ZB_TRY(keep_recipe(&p, err));
     p.seconds = json_object();
-    zb_status s = run_steps(&p, err);
+    zb_status s = run_steps(&p, false, err);
     json_decref(p.seconds);
     *page = p.page;
     return s;

@@ -13,14 +13,17 @@
 #include "base/err.h"
 #include "base/text.h"
 
+#include <stdbool.h>
+
 typedef struct zb_pipeline_job {
     const char *recipe;          /* YAML file */
     const char *const *settings; /* "key=value" or "section.key=value", over the recipe's own */
     int n_settings;
+    bool dry_run; /* only check the recipe and list the stages; nothing is written */
 } zb_pipeline_job;
 
-/* `table` receives the results; *page the path of the report (in the arena; NULL without a report
- * stage). */
+/* `table` receives the results, or the list of stages; *page the path of the report (in the arena;
+ * NULL without a report stage). */
 zb_status zb_pipeline_run(const zb_pipeline_job *job, zb_buf *table, const char **page, zb_arena *a,
                           zb_err *err);
 

@@ -3,7 +3,6 @@
 
 #include "base/file.h"
 #include "base/json.h"
-#include "base/log.h"
 #include "base/text.h"
 #include "train/stage.h"
 
@@ -22,18 +21,17 @@ static bool same_text(const json_t *record, const char *key, const char *is, zb_
     return same;
 }
 
-/* Does the record hold? */
-static bool holds(const zb_record *r, const json_t *record, const json_t *now, zb_arena *a) {
+/* Why the record does not hold; NULL: it does. */
+static const char *change_of(const zb_record *r, const json_t *record, zb_arena *a) {
     const json_t *old = json_object_get(record, "options");
-    if (!json_is_object(old) || !same_text(record, "teacher", r->teacher, a) ||
-        (r->from && !same_text(record, "from", r->from, a)))
-        return false;
+    if (!json_is_object(old)) return "its record cannot be read";
+    if (!same_text(record, "teacher", r->teacher, a)) return "the teacher was another";
     json_t *defaults = zb_opts_default_json(r->options);
-    const char *change = zb_opts_change(old, now, defaults, a);
-    if (change && json_is_true(json_object_get(record, "done")))
-        zb_info("%s: to be made again: %s", r->name, change);
+    const char *change = zb_opts_change(old, r->values, defaults, a);
     json_decref(defaults);
-    return !change;
+    if (!change && r->from && !same_text(record, "from", r->from, a))
+        change = "the model that it starts from was another";
+    return change;
 }
 
 static const char *id_of(const zb_record *r, zb_arena *a) {
@@ -47,13 +45,17 @@ void zb_record_read(zb_record *r, zb_arena *a) {
     r->values = zb_opts_json(r->options);
     zb_stage_remove_free(r->values);
     r->seconds = 0;
-    r->done = false;
-    if (zb_file_exists(r->path) && zb_json_read(r->path, RECORD_MAX, &record, NULL) == ZB_OK &&
-        holds(r, record, r->values, a)) {
+    r->why = "not run yet";
+    if (zb_file_exists(r->path)) {
+        (void)zb_json_read(r->path, RECORD_MAX, &record, NULL);
+        r->why = change_of(r, record, a);
+    }
+    r->finished = json_is_true(json_object_get(record, "done"));
+    if (!r->why) {
         r->seconds = json_number_value(json_object_get(record, "seconds"));
-        r->done = json_is_true(json_object_get(record, "done"));
         json_decref(r->values); /* as it was made: later records name it so */
         r->values = json_incref(json_object_get(record, "options"));
+        if (!r->finished) r->why = "begun before";
     }
     json_decref(record);
     r->id = id_of(r, a);

@@ -16,14 +16,15 @@ typedef struct zb_record {
     const char *from;        /* NULL: the stage sees the teacher alone, whatever its record says */
     zb_opt_group options[4]; /* what the stage depends on */
     /* known once it is read: */
-    const char *id; /* digest of all of the above */
-    json_t *values; /* of the options; to be freed with zb_record_free */
-    double seconds; /* spent so far */
-    bool done;      /* with a result that holds */
+    const char *id;  /* digest of all of the above */
+    json_t *values;  /* of the options; to be freed with zb_record_free */
+    double seconds;  /* spent so far */
+    bool finished;   /* at some time, whatever its options were */
+    const char *why; /* what keeps it from being done, a clause; NULL: it is, with a result that
+                        holds */
 } zb_record;
 
-/* Looks for the record at r->path. One that does not hold, or cannot be read, is none; where a
- * finished stage has to run again for it, the log says why. */
+/* Looks for the record at r->path. One that does not hold, or cannot be read, is none. */
 void zb_record_read(zb_record *r, zb_arena *a);
 
 /* The record after so many seconds in all. */

@@ -363,8 +363,37 @@ def test_a_result_that_is_gone_is_made_again(tmp_path):
     shutil.rmtree(out / "student")
     done = run(recipe, *off)
     assert done.returncode == 0, done.stderr
-    assert "distill: done before, but its result is gone" in done.stderr and (out / "hybrid").exists()
+    assert "distill: to be made again: its result is gone" in done.stderr and (out / "hybrid").exists()
     assert (out / "student/model.safetensors").read_bytes() == student
+
+
+def stages(recipe, *settings):
+    """What --dry-run prints, by stage."""
+    said = run(recipe, *settings, "--dry-run")
+    assert said.returncode == 0 and not said.stderr, said.stderr
+    return dict(line.split("  ", 1) for line in said.stdout.splitlines())
+
+
+def test_a_dry_run_lists_the_stages_and_writes_nothing(tmp_path):
+    recipe = write_recipe(tmp_path, "dry", make_text(tmp_path))
+    recipe.write_text(recipe.read_text() + "report:\n")
+    off, out, names = ["tune.epochs=0"], tmp_path / "dry", ["compose", "align", "select", "assemble", "distill"]
+    fresh = stages(recipe, *off)
+    assert list(fresh) == names + ["report"] and {fresh[name].strip() for name in names} == {"to do: not run yet"}
+    assert not out.exists()
+    assert run(recipe, *off).returncode == 0
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    assert {k: v.strip() for k, v in stages(recipe, *off).items()} == {**dict.fromkeys(names, "done"), "report": "to do: written by every run"}
+    changed = stages(recipe, *off, "align.lr=0.002")
+    assert [changed[name].strip() for name in names] == ["done", "to do: lr was 0.001, is 0.002"] + 3 * ["to do: the model that it starts from was another"]
+    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+    shutil.rmtree(out / "student")
+    record = out / "stages/select.json"
+    record.write_text(record.read_text().replace("true", "false"))
+    changed = stages(recipe, *off)
+    assert changed["select"].strip() == "to do: begun before" and changed["distill"].strip() == "to do: its result is gone"
+    wrong = run(recipe, "distill.beta1=1", "--dry-run")
+    assert wrong.returncode == 5 and "distill: beta1" in wrong.stderr and not wrong.stdout
 
 
 def test_many_settings(tmp_path):
