@@ -82,6 +82,16 @@ static const json_t *options_at(const zb_checkpoint *k, int64_t step) {
     return k->trunk && step <= k->trunk_steps ? k->trunk : k->options;
 }
 
+/* A checkpoint goes at once, by a name that the sweep knows: with its first files gone it would
+ * still look like one. */
+static zb_status discard(const char *path, zb_arena *a, zb_err *err) {
+    if (!zb_dir_exists(path)) return ZB_OK;
+    const char *old = zb_asprintf(a, "%s.old%d", path, (int)getpid());
+    ZB_TRY(zb_dir_remove(old, err));
+    ZB_TRY(zb_path_rename(path, old, err));
+    return zb_dir_remove(old, err);
+}
+
 /* Leaves the last keep_last of those up to `step`, and the end of the trunk. */
 static zb_status remove_others(const zb_checkpoint *k, int64_t step, int keep_last, zb_arena *a,
                                zb_err *err) {
@@ -91,7 +101,7 @@ static zb_status remove_others(const zb_checkpoint *k, int64_t step, int keep_la
     for (int i = n - 1; i >= 0; i--) {
         bool trunk = k->trunk && steps[i] == k->trunk_steps;
         if (trunk || (steps[i] <= step && kept++ < keep_last)) continue;
-        ZB_TRY(zb_dir_remove(zb_asprintf(a, "%s/%s%" PRId64, k->run_dir, prefix, steps[i]), err));
+        ZB_TRY(discard(zb_asprintf(a, "%s/%s%" PRId64, k->run_dir, prefix, steps[i]), a, err));
     }
     return ZB_OK;
 }
@@ -124,7 +134,7 @@ zb_status zb_checkpoint_save(const zb_checkpoint *k, int64_t step, const json_t 
     json_object_set_new(o, "early_stopping", watched(k));
     if (s == ZB_OK) s = zb_json_write_exact(zb_path_join(&a, tmp, "trainer_state.json"), o, err);
     json_decref(o);
-    if (s == ZB_OK) s = zb_dir_remove(final, err);
+    if (s == ZB_OK) s = discard(final, &a, err);
     if (s == ZB_OK) s = zb_path_rename(tmp, final, err);
     if (s == ZB_OK) s = remove_others(k, step, keep_last > 0 ? keep_last : 1, &a, err);
     if (s != ZB_OK) zb_dir_remove(tmp, NULL);
