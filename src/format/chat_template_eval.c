@@ -1,10 +1,10 @@
 /* chat_template_eval.c - rendering (contract in chat_template.h).
  *
- * Walks the tree. Names are looked up in a stack of variables (a loop's body is a scope of its own
- * for every round, as in Jinja), then among the variables given, then among the functions; what is
- * nowhere is undefined: it prints as nothing, is false and has no members to loop over, but reading
- * a member of it is an error. A hostile template is stopped by a budget of steps, of memory and of
- * output, and by a limit on depth. */
+ * Walks the tree. Names are looked up from the innermost scope outward (a loop's body is a scope of
+ * its own for every round, a macro's for every call, as in Jinja), then among the variables given,
+ * then among the functions; what is nowhere is undefined: it prints as nothing, is false and has no
+ * members to loop over, but reading a member of it is an error. A hostile template is stopped by a
+ * budget of steps, of memory and of output, and by a limit on depth. */
 #include "format/chat_template_impl.h"
 
 #include <math.h>
@@ -46,29 +46,42 @@ static zb_status run(eval *e, const node *n, value *out);
 
 /* Variables. */
 
-static value *find_variable(const eval *e, zb_str name, size_t floor) {
-    for (size_t i = e->n_variables; i > floor; i--)
-        if (zb_str_eq(e->variable[i - 1].name, name)) return &e->variable[i - 1].value;
+static value *find_variable(const zb_jinja_scope *s, zb_str name) {
+    for (size_t i = s->n; i > 0; i--)
+        if (zb_str_eq(s->variable[i - 1].name, name)) return &s->variable[i - 1].value;
     return NULL;
+}
+
+/* Makes a new scope the innermost; returns the one that was, to be set again. */
+static zb_jinja_scope *open_scope(eval *e, zb_jinja_scope *outer) {
+    zb_jinja_scope *before = e->scope;
+    e->scope = ZB_NEW(&e->arena, zb_jinja_scope);
+    e->scope->outer = outer;
+    return before;
 }
 
 /* In the innermost scope. */
 static zb_status set_variable(eval *e, zb_str name, value v) {
-    ZB_TRY(zb_jinja_charge(e, (e->n_variables - e->scope) / 8));
-    value *known = find_variable(e, name, e->scope);
+    zb_jinja_scope *s = e->scope;
+    ZB_TRY(zb_jinja_charge(e, s->n / 8));
+    value *known = find_variable(s, name);
     if (known) {
         *known = v;
         return ZB_OK;
     }
-    e->variable =
-        zb_grow(&e->arena, e->variable, &e->cap_variables, e->n_variables + 1, sizeof *e->variable);
-    e->variable[e->n_variables++] = (zb_jinja_variable){name, v};
+    s->variable = zb_grow(&e->arena, s->variable, &s->cap, s->n + 1, sizeof *s->variable);
+    s->variable[s->n++] = (zb_jinja_variable){name, v};
     return ZB_OK;
 }
 
 static zb_status get_name(eval *e, zb_str name, value *out) {
-    const value *known = find_variable(e, name, 0);
-    ZB_TRY(zb_jinja_charge(e, (e->n_variables + e->given->n) / 8));
+    const value *known = NULL;
+    size_t seen = e->given->n;
+    for (const zb_jinja_scope *s = e->scope; s && !known; s = s->outer) {
+        known = find_variable(s, name);
+        seen += s->n;
+    }
+    ZB_TRY(zb_jinja_charge(e, seen / 8));
     if (known) {
         *out = *known;
         return ZB_OK;
@@ -171,7 +184,7 @@ static zb_status real_operator(eval *e, char op, bool twice, double a, double b,
     return ZB_OK;
 }
 
-static zb_status binary(eval *e, zb_str name, value a, value b, value *out) {
+zb_status zb_jinja_binary(eval *e, zb_str name, value a, value b, value *out) {
     char op = name.p[0];
     int64_t ai, bi;
     double af, bf;
@@ -185,7 +198,8 @@ static zb_status binary(eval *e, zb_str name, value a, value b, value *out) {
     if (to_real(a, &af) && to_real(b, &bf)) return real_operator(e, op, name.n == 2, af, bf, out);
     if (op == '+' && a.type == ZB_JINJA_STR && b.type == ZB_JINJA_STR)
         return concat(e, a.s, b.s, out);
-    if (op == '+' && a.type == ZB_JINJA_LIST && b.type == ZB_JINJA_LIST)
+    if (op == '+' && a.type == ZB_JINJA_LIST && b.type == ZB_JINJA_LIST &&
+        a.list->tuple == b.list->tuple)
         return join_lists(e, a, b, out);
     if (op == '*' && a.type == ZB_JINJA_STR && to_int(b, &bi)) return repeat(e, a.s, bi, out);
     if (op == '*' && b.type == ZB_JINJA_STR && to_int(a, &ai)) return repeat(e, b.s, ai, out);
@@ -240,7 +254,7 @@ static value element(value v, size_t i) {
     return zb_jinja_str((zb_str){v.s.p + at, zb_jinja_offset((zb_str){v.s.p + at, v.s.n - at}, 1)});
 }
 
-static zb_status get_index(eval *e, value v, value at, value *out) {
+zb_status zb_jinja_index(eval *e, value v, value at, value *out) {
     int64_t i;
     if (at.type == ZB_JINJA_STR) return zb_jinja_member(e, v, at.s, out);
     bool sequence = v.type == ZB_JINJA_LIST || v.type == ZB_JINJA_STR;
@@ -296,6 +310,7 @@ static zb_status get_slice(eval *e, const node *n, value *out) {
     }
     value list, result = zb_jinja_list_new(e);
     ZB_TRY(zb_jinja_iterate(e, v, &list));
+    result.list->tuple = list.list->tuple;
     for (int64_t i = from; step > 0 ? i < to : i > to;) {
         zb_jinja_list_add(e, result, list.list->item[i]);
         if (__builtin_add_overflow(i, step, &i)) break;
@@ -314,9 +329,77 @@ static zb_status get_slice(eval *e, const node *n, value *out) {
 
 /* Calls. */
 
+/* The members of the argument at `star` take its place. */
+static zb_status spread(eval *e, zb_jinja_args *args, size_t star) {
+    value list;
+    ZB_TRY(zb_jinja_iterate(e, args->value[star], &list));
+    size_t more = list.list->n, n = args->n - 1 + more, behind = args->n - star - 1;
+    ZB_TRY(zb_jinja_charge(e, n));
+    zb_jinja_args all = {ZB_NEW_ARRAY(&e->arena, value, n + 1),
+                         ZB_NEW_ARRAY(&e->arena, zb_str, n + 1), n};
+    for (size_t i = 0; i < star; i++) all.value[i] = args->value[i];
+    for (size_t i = 0; i < more; i++) all.value[star + i] = list.list->item[i];
+    for (size_t i = 0; i < behind; i++) {
+        all.value[star + more + i] = args->value[star + 1 + i];
+        all.keyword[star + more + i] = args->keyword[star + 1 + i];
+    }
+    *args = all;
+    return ZB_OK;
+}
+
 static zb_status run_arguments(eval *e, const node *n, zb_jinja_args *args) {
     *args = (zb_jinja_args){ZB_NEW_ARRAY(&e->arena, value, n->n + 1), n->label, n->n};
-    for (size_t i = 0; i < n->n; i++) ZB_TRY(run(e, n->item[i], &args->value[i]));
+    size_t star = n->n;
+    for (size_t i = 0; i < n->n; i++) {
+        ZB_TRY(run(e, n->item[i], &args->value[i]));
+        if (zb_str_is(n->label[i], "*")) star = i;
+    }
+    return star < n->n ? spread(e, args, star) : ZB_OK;
+}
+
+static zb_status execute(eval *e, const node *n);
+
+/* What statements write, as a text. */
+static zb_status capture(eval *e, const node *n, value *out) {
+    zb_buf inner, *outer = e->out;
+    zb_str text;
+    zb_buf_init(&inner, OUTPUT_MAX);
+    e->out = &inner;
+    zb_status s = execute(e, n);
+    e->out = outer;
+    if (s != ZB_OK) zb_buf_free(&inner);
+    ZB_TRY(s);
+    ZB_TRY(zb_jinja_take(e, &inner, &text));
+    *out = zb_jinja_str(text);
+    return ZB_OK;
+}
+
+/* The arguments of a call, then the defaults of the rest, as variables of the innermost scope. */
+static zb_status set_parameters(eval *e, const node *macro, const zb_jinja_args *args) {
+    size_t used = 0;
+    for (size_t i = 0; i < macro->n; i++) {
+        zb_str name = macro->label[i];
+        value v = zb_jinja_undefined(name);
+        bool given = false;
+        for (size_t k = 0; k < args->n && !given; k++) {
+            given = args->keyword[k].p ? zb_str_eq(args->keyword[k], name) : k == i;
+            if (given) v = args->value[k];
+        }
+        used += given;
+        if (!given && macro->item[i]) ZB_TRY(run(e, macro->item[i], &v));
+        ZB_TRY(set_variable(e, name, v));
+    }
+    if (used == args->n) return ZB_OK;
+    return zb_jinja_fail(e, "macro \"%.*s\" has no parameter for one of these arguments",
+                         macro->name.n > 60 ? 60 : (int)macro->name.n, macro->name.p);
+}
+
+static zb_status call_macro(eval *e, const zb_jinja_macro *macro, const zb_jinja_args *args,
+                            value *out) {
+    zb_jinja_scope *before = open_scope(e, macro->home);
+    ZB_TRY(set_parameters(e, macro->node, args));
+    ZB_TRY(capture(e, macro->node->b, out));
+    e->scope = before;
     return ZB_OK;
 }
 
@@ -335,6 +418,7 @@ static zb_status call(eval *e, const node *n, value *out) {
     if (of.type == ZB_JINJA_UNDEFINED)
         return zb_jinja_fail(e, "function \"%.*s\" is not known", of.s.n > 60 ? 60 : (int)of.s.n,
                              of.s.p);
+    if (of.type == ZB_JINJA_MACRO) return call_macro(e, of.macro, &args, out);
     if (of.type != ZB_JINJA_FUNCTION)
         return zb_jinja_fail(e, "%s cannot be called", zb_jinja_type_name(of));
     return zb_jinja_function(e, of.s, &args, out);
@@ -400,7 +484,8 @@ static zb_status run_pair(eval *e, const node *n, value *out) {
     }
     ZB_TRY(run(e, n->b, &b));
     e->line = n->line;
-    return n->kind == ZB_NODE_INDEX ? get_index(e, a, b, out) : binary(e, n->name, a, b, out);
+    return n->kind == ZB_NODE_INDEX ? zb_jinja_index(e, a, b, out)
+                                    : zb_jinja_binary(e, n->name, a, b, out);
 }
 
 static zb_status run_choice(eval *e, const node *n, value *out) {
@@ -443,10 +528,15 @@ static zb_status run_expression(eval *e, const node *n, value *out) {
     }
 }
 
+/* Blocks, expressions and calls of macros alike: all of them use the stack. */
+static zb_status enter(eval *e) {
+    return ++e->depth > EVAL_DEPTH ? zb_jinja_fail(e, "the template is nested too deeply") : ZB_OK;
+}
+
 static zb_status run(eval *e, const node *n, value *out) {
     e->line = n->line;
     ZB_TRY(zb_jinja_charge(e, 1));
-    if (++e->depth > EVAL_DEPTH) return zb_jinja_fail(e, "an expression is nested too deeply");
+    ZB_TRY(enter(e));
     zb_status s = run_expression(e, n, out);
     e->depth--;
     return s;
@@ -454,19 +544,16 @@ static zb_status run(eval *e, const node *n, value *out) {
 
 /* Statements. */
 
-static zb_status execute(eval *e, const node *n);
-
 /* The members of a loop that pass its filter; the filter sees the target, not the loop. */
 static zb_status filter_items(eval *e, const node *n, value *list) {
     if (!n->d) return ZB_OK;
     value kept = zb_jinja_list_new(e), condition = {0};
-    size_t outer = e->scope;
-    e->scope = e->n_variables;
+    zb_jinja_scope *outer = open_scope(e, e->scope);
     for (size_t i = 0; i < list->list->n; i++) {
         ZB_TRY(assign(e, n, list->list->item[i]));
         ZB_TRY(run(e, n->d, &condition));
         if (zb_jinja_true(condition)) zb_jinja_list_add(e, kept, list->list->item[i]);
-        e->n_variables = e->scope;
+        e->scope->n = 0;
     }
     e->scope = outer;
     *list = kept;
@@ -479,8 +566,7 @@ static zb_status execute_for(eval *e, const node *n) {
     ZB_TRY(zb_jinja_iterate(e, of, &list));
     ZB_TRY(filter_items(e, n, &list));
     if (list.list->n == 0) return n->c ? execute(e, n->c) : ZB_OK;
-    size_t outer = e->scope;
-    e->scope = e->n_variables;
+    zb_jinja_scope *outer = open_scope(e, e->scope);
     for (size_t i = 0; i < list.list->n && e->flow != ZB_FLOW_BREAK; i++) {
         zb_jinja_loop *loop = ZB_NEW(&e->arena, zb_jinja_loop);
         *loop = (zb_jinja_loop){i, list.list->n, list.list};
@@ -489,7 +575,7 @@ static zb_status execute_for(eval *e, const node *n) {
         ZB_TRY(assign(e, n, list.list->item[i]));
         ZB_TRY(execute(e, n->b));
         if (e->flow == ZB_FLOW_CONTINUE) e->flow = ZB_FLOW_ON;
-        e->n_variables = e->scope;
+        e->scope->n = 0;
     }
     e->flow = ZB_FLOW_ON;
     e->scope = outer;
@@ -499,16 +585,10 @@ static zb_status execute_for(eval *e, const node *n) {
 static zb_status execute_set(eval *e, const node *n) {
     value v = {0};
     if (n->kind == ZB_NODE_SET_BLOCK) {
-        zb_buf inner, *outer = e->out;
-        zb_str text;
-        zb_buf_init(&inner, OUTPUT_MAX);
-        e->out = &inner;
-        zb_status s = execute(e, n->b);
-        e->out = outer;
-        if (s != ZB_OK) zb_buf_free(&inner);
-        ZB_TRY(s);
-        ZB_TRY(zb_jinja_take(e, &inner, &text));
-        return assign(e, n, zb_jinja_str(text));
+        zb_jinja_scope *before = open_scope(e, e->scope);
+        ZB_TRY(capture(e, n->b, &v));
+        e->scope = before;
+        return assign(e, n, v);
     }
     ZB_TRY(run(e, n->a, &v));
     if (!n->name.p) return assign(e, n, v);
@@ -541,9 +621,13 @@ static zb_status execute_if(eval *e, const node *n) {
     return n ? execute(e, n) : ZB_OK;
 }
 
-static zb_status execute(eval *e, const node *n) {
-    e->line = n->line;
-    ZB_TRY(zb_jinja_charge(e, 1));
+static zb_status execute_macro(eval *e, const node *n) {
+    zb_jinja_macro *macro = ZB_NEW(&e->arena, zb_jinja_macro);
+    *macro = (zb_jinja_macro){n, e->scope};
+    return set_variable(e, n->name, (value){ZB_JINJA_MACRO, {.macro = macro}});
+}
+
+static zb_status execute_statement(eval *e, const node *n) {
     switch (n->kind) {
     case ZB_NODE_BLOCK:
         for (size_t i = 0; i < n->n && e->flow == ZB_FLOW_ON; i++) ZB_TRY(execute(e, n->item[i]));
@@ -559,10 +643,20 @@ static zb_status execute(eval *e, const node *n) {
     case ZB_NODE_FOR: return execute_for(e, n);
     case ZB_NODE_SET:
     case ZB_NODE_SET_BLOCK: return execute_set(e, n);
+    case ZB_NODE_MACRO: return execute_macro(e, n);
     case ZB_NODE_BREAK: e->flow = ZB_FLOW_BREAK; return ZB_OK;
     case ZB_NODE_CONTINUE: e->flow = ZB_FLOW_CONTINUE; return ZB_OK;
     default: return zb_fail(e->err, ZB_ERR_INTERNAL, "chat template: not a statement");
     }
+}
+
+static zb_status execute(eval *e, const node *n) {
+    e->line = n->line;
+    ZB_TRY(zb_jinja_charge(e, 1));
+    ZB_TRY(enter(e));
+    zb_status s = execute_statement(e, n);
+    e->depth--;
+    return s;
 }
 
 zb_status zb_chat_template_parse(zb_chat_template **out, zb_str text, zb_arena *a, zb_err *err) {
@@ -590,6 +684,7 @@ zb_status zb_chat_template_render(const zb_chat_template *t, const json_t *varia
     value given = {0};
     zb_status s = zb_jinja_from_json(&e, variables, 0, &given);
     e.given = given.dict;
+    open_scope(&e, NULL);
     if (s == ZB_OK) s = execute(&e, t->root);
     if (s == ZB_OK) {
         zb_buf_add(out, zb_buf_str(&text).p, text.n);

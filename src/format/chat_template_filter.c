@@ -189,7 +189,7 @@ static zb_status join(eval *e, zb_str by, value v, const zb_str *attribute, valu
     zb_status s = ZB_OK;
     for (size_t i = 0; i < list.list->n && s == ZB_OK && !b.overflow; i++) {
         value item = list.list->item[i];
-        if (attribute) s = zb_jinja_member(e, item, *attribute, &item);
+        if (attribute) s = zb_jinja_attribute(e, item, *attribute, &item);
         if (s == ZB_OK) s = zb_jinja_text(e, item, &text);
         if (s != ZB_OK) break;
         if (i) zb_buf_add(&b, by.p, by.n);
@@ -251,7 +251,7 @@ static zb_status length(eval *e, value v, value *out) {
     return zb_jinja_charge(e, is_text(v) ? v.s.n / 8 : 0);
 }
 
-static zb_status pairs(eval *e, value v, value *out) {
+zb_status zb_jinja_pairs(eval *e, value v, value *out) {
     *out = zb_jinja_list_new(e);
     if (v.type == ZB_JINJA_UNDEFINED) return ZB_OK;
     if (v.type != ZB_JINJA_DICT) return zb_jinja_fail(e, "%s has no items", zb_jinja_type_name(v));
@@ -282,18 +282,23 @@ static zb_status rest_of(eval *e, const args *a, size_t at, zb_str *name, args *
     return ZB_OK;
 }
 
+/* As zb_jinja_iterate, but nothing of whatever is false, such as none. */
+static zb_status iterate_true(eval *e, value v, value *list) {
+    return zb_jinja_iterate(e, zb_jinja_true(v) ? v : zb_jinja_undefined((zb_str){0}), list);
+}
+
 static zb_status map(eval *e, value v, const args *a, value *out) {
     value list = {0}, attribute = zb_jinja_arg(a, SIZE_MAX, "attribute"),
           fallback = zb_jinja_arg(a, SIZE_MAX, "default");
     zb_str name = {0};
     args rest = {0};
-    ZB_TRY(zb_jinja_iterate(e, v, &list));
+    ZB_TRY(iterate_true(e, v, &list));
     if (!is_text(attribute)) ZB_TRY(rest_of(e, a, 0, &name, &rest));
     *out = zb_jinja_list_new(e);
     for (size_t i = 0; i < list.list->n; i++) {
         value item = list.list->item[i], made = {0};
         ZB_TRY(zb_jinja_charge(e, 1));
-        ZB_TRY(is_text(attribute) ? zb_jinja_member(e, item, attribute.s, &made)
+        ZB_TRY(is_text(attribute) ? zb_jinja_attribute(e, item, attribute.s, &made)
                                   : zb_jinja_filter(e, name, item, &rest, &made));
         zb_jinja_list_add(e, *out, given(made) ? made : fallback);
     }
@@ -307,14 +312,14 @@ static zb_status pick(eval *e, value v, const args *a, bool attribute, bool want
     zb_str member = {0}, test = {0};
     args rest = {0};
     size_t at = attribute ? 1 : 0;
-    ZB_TRY(zb_jinja_iterate(e, v, &list));
+    ZB_TRY(iterate_true(e, v, &list));
     if (attribute) ZB_TRY(text_arg(e, a, 0, NULL, &member));
     if (a->n > at) ZB_TRY(rest_of(e, a, at, &test, &rest));
     *out = zb_jinja_list_new(e);
     for (size_t i = 0; i < list.list->n; i++) {
         value item = list.list->item[i], of = item;
         ZB_TRY(zb_jinja_charge(e, 1));
-        if (attribute) ZB_TRY(zb_jinja_member(e, item, member, &of));
+        if (attribute) ZB_TRY(zb_jinja_attribute(e, item, member, &of));
         bool holds = zb_jinja_true(of);
         if (test.p) ZB_TRY(zb_jinja_test(e, test, of, &rest, &holds));
         if (holds == wanted) zb_jinja_list_add(e, *out, item);
@@ -488,9 +493,7 @@ static zb_status reverse(eval *e, value v, value *out) {
 zb_status zb_jinja_filter(eval *e, zb_str name, value v, const args *a, value *out) {
     size_t i = 0, n = sizeof filters / sizeof *filters;
     while (i < n && !zb_str_is(name, filters[i].name)) i++;
-    if (i == n)
-        return zb_jinja_fail(e, "filter \"%.*s\" is not supported", name.n > 60 ? 60 : (int)name.n,
-                             name.p);
+    if (i == n) return zb_jinja_order_filter(e, name, v, a, out);
     filter_kind kind = filters[i].kind;
     if (kind <= F_SAFE) return text_filter(e, kind, v, a, out);
     switch (kind) {
@@ -502,7 +505,7 @@ zb_status zb_jinja_filter(eval *e, zb_str name, value v, const args *a, value *o
     case F_LAST: return filter_edge(e, v, kind == F_LAST, out);
     case F_LIST: return copy_list(e, v, false, out);
     case F_REVERSE: return reverse(e, v, out);
-    case F_ITEMS: return pairs(e, v, out);
+    case F_ITEMS: return zb_jinja_pairs(e, v, out);
     case F_INT:
     case F_FLOAT: return filter_number(e, v, a, kind == F_FLOAT, out);
     case F_ABS: return filter_abs(e, v, out);
@@ -557,7 +560,7 @@ zb_status zb_jinja_test(eval *e, zb_str name, value v, const args *a, bool *out)
                  {"number", integer || t == ZB_JINJA_FLOAT || t == ZB_JINJA_BOOL},
                  {"true", t == ZB_JINJA_BOOL && v.b},
                  {"false", t == ZB_JINJA_BOOL && !v.b},
-                 {"callable", t == ZB_JINJA_FUNCTION},
+                 {"callable", t == ZB_JINJA_FUNCTION || t == ZB_JINJA_MACRO},
                  {"odd", integer && v.i % 2},
                  {"even", integer && v.i % 2 == 0}};
     for (size_t i = 0; i < sizeof plain / sizeof *plain; i++)
@@ -597,7 +600,7 @@ static zb_status string_method(eval *e, zb_str s, zb_str name, const args *a, bo
 static zb_status dict_method(eval *e, value v, zb_str name, const args *a, bool *known,
                              value *out) {
     *known = true;
-    if (zb_str_is(name, "items")) return pairs(e, v, out);
+    if (zb_str_is(name, "items")) return zb_jinja_pairs(e, v, out);
     if (zb_str_is(name, "keys")) return zb_jinja_iterate(e, v, out);
     if (zb_str_is(name, "values")) {
         *out = zb_jinja_list_new(e);
@@ -644,6 +647,24 @@ zb_status zb_jinja_member(eval *e, value v, zb_str name, value *out) {
     if (zb_str_is(name, "last")) *out = zb_jinja_bool(i + 1 == n);
     if (zb_str_is(name, "previtem") && i > 0) *out = v.loop->items->item[i - 1];
     if (zb_str_is(name, "nextitem") && i + 1 < n) *out = v.loop->items->item[i + 1];
+    return ZB_OK;
+}
+
+zb_status zb_jinja_attribute(eval *e, value v, zb_str path, value *out) {
+    *out = v;
+    for (bool more = true; more;) {
+        const char *dot = path.n ? memchr(path.p, '.', path.n) : NULL;
+        zb_str part = {path.p, dot ? (size_t)(dot - path.p) : path.n};
+        bool number = part.n > 0 && part.n < 10;
+        int64_t at = 0;
+        for (size_t i = 0; i < part.n && number; i++) {
+            number = part.p[i] >= '0' && part.p[i] <= '9';
+            at = at * 10 + part.p[i] - '0';
+        }
+        ZB_TRY(zb_jinja_index(e, *out, number ? zb_jinja_int(at) : zb_jinja_str(part), out));
+        more = dot != NULL;
+        if (more) path = (zb_str){dot + 1, path.n - part.n - 1};
+    }
     return ZB_OK;
 }
 

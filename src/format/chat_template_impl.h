@@ -1,7 +1,8 @@
 /* chat_template_impl.h - private to the template's files: syntax tree, values, evaluation state.
  *
  * chat_template_lex.c cuts the source into text and tokens, chat_template_parse.c makes the tree,
- * chat_template_eval.c walks it, chat_template_value.c and chat_template_filter.c know the values.
+ * chat_template_eval.c walks it, chat_template_value.c, chat_template_filter.c and
+ * chat_template_order.c know the values.
  * The tree lives in the caller's arena and is read-only; all values of one rendering live in its
  * own. */
 #ifndef ZB_FORMAT_CHAT_TEMPLATE_IMPL_H
@@ -25,11 +26,13 @@ typedef enum zb_jinja_type {
     ZB_JINJA_DICT,
     ZB_JINJA_NAMESPACE,
     ZB_JINJA_LOOP,
-    ZB_JINJA_FUNCTION
+    ZB_JINJA_FUNCTION,
+    ZB_JINJA_MACRO
 } zb_jinja_type;
 
 typedef struct zb_jinja_list zb_jinja_list;
 typedef struct zb_jinja_dict zb_jinja_dict;
+typedef struct zb_jinja_macro zb_jinja_macro;
 
 typedef struct zb_jinja_loop {
     size_t index0, n;
@@ -46,13 +49,14 @@ typedef struct zb_jinja_value {
         zb_jinja_list *list;
         zb_jinja_dict *dict; /* also of a namespace */
         const zb_jinja_loop *loop;
+        const zb_jinja_macro *macro;
     };
 } zb_jinja_value;
 
 struct zb_jinja_list {
     zb_jinja_value *item;
     size_t n, cap;
-    bool tuple; /* printed in parentheses */
+    bool tuple; /* printed in parentheses; equal to no list */
 };
 
 struct zb_jinja_dict { /* in order of insertion; looked up linearly, they are small */
@@ -71,6 +75,7 @@ typedef enum zb_jinja_kind {
     ZB_NODE_FOR,
     ZB_NODE_SET,
     ZB_NODE_SET_BLOCK,
+    ZB_NODE_MACRO,
     ZB_NODE_BREAK,
     ZB_NODE_CONTINUE,
     /* expressions */
@@ -101,10 +106,10 @@ struct zb_jinja_node {
     zb_jinja_value constant; /* CONST */
     zb_jinja_node *a, *b, *c, *d;
     /* BLOCK: statements; CALL, FILTER, TEST: arguments; LIST, DICT (key, value, ...): members;
-     * COMPARE: operands after the first; FOR: targets */
+     * COMPARE: operands after the first; FOR: targets; MACRO: defaults of parameters, or NULL */
     zb_jinja_node **item;
-    zb_str *label; /* by item: keyword of an argument (p = NULL: none), operator of a comparison,
-                      target */
+    zb_str *label; /* by item: keyword of an argument (p = NULL: none; or *), operator of a
+                      comparison, target, parameter */
     size_t n, cap_item, cap_label;
 };
 
@@ -145,8 +150,8 @@ static inline bool zb_jinja_space(uint32_t cp) {
     return zb_char_is_space(cp) || (cp >= 0x1C && cp <= 0x1F);
 }
 
-/* Text up to the next tag (white-space control applied), then enters it. lexer->tag = 0: the end.
- */
+/* Text up to the next tag (white-space control applied, raw parts as they are), then enters it.
+ * lexer->tag = 0: the end. */
 zb_status zb_jinja_lex_text(zb_jinja_lexer *l, zb_str *text);
 /* The next token of the tag; END_OF_TAG leaves it. */
 zb_status zb_jinja_lex_token(zb_jinja_lexer *l, zb_jinja_token *token);
@@ -159,10 +164,21 @@ typedef struct zb_jinja_variable {
     zb_jinja_value value;
 } zb_jinja_variable;
 
+typedef struct zb_jinja_scope zb_jinja_scope;
+struct zb_jinja_scope {
+    zb_jinja_variable *variable;
+    size_t n, cap;
+    zb_jinja_scope *outer; /* around it in the template, not in time: a macro's is its home */
+};
+
+struct zb_jinja_macro {
+    const zb_jinja_node *node;
+    zb_jinja_scope *home; /* where it was defined: what it sees beside its parameters */
+};
+
 typedef struct zb_jinja_eval {
     zb_arena arena;
-    zb_jinja_variable *variable;              /* a stack; the innermost scope is last */
-    size_t n_variables, cap_variables, scope; /* scope: where the innermost one begins */
+    zb_jinja_scope *scope; /* the innermost */
     const zb_jinja_dict *given;
     zb_buf *out;
     enum { ZB_FLOW_ON, ZB_FLOW_BREAK, ZB_FLOW_CONTINUE } flow;
@@ -238,8 +254,22 @@ zb_status zb_jinja_method(zb_jinja_eval *e, zb_jinja_value v, zb_str name,
 zb_status zb_jinja_function(zb_jinja_eval *e, zb_str name, const zb_jinja_args *args,
                             zb_jinja_value *out);
 bool zb_jinja_is_function(zb_str name);
+/* A binary operator: + - ~ * / // %. */
+zb_status zb_jinja_binary(zb_jinja_eval *e, zb_str op, zb_jinja_value a, zb_jinja_value b,
+                          zb_jinja_value *out);
+/* Element by position, or member by name. */
+zb_status zb_jinja_index(zb_jinja_eval *e, zb_jinja_value v, zb_jinja_value at,
+                         zb_jinja_value *out);
 /* Attribute or key; undefined if there is none. */
 zb_status zb_jinja_member(zb_jinja_eval *e, zb_jinja_value v, zb_str name, zb_jinja_value *out);
+
+/* The member that a path like "function.name" or "0.role" leads to. */
+zb_status zb_jinja_attribute(zb_jinja_eval *e, zb_jinja_value v, zb_str path, zb_jinja_value *out);
+/* (key, value) of a mapping's members. */
+zb_status zb_jinja_pairs(zb_jinja_eval *e, zb_jinja_value v, zb_jinja_value *list);
+/* sort, dictsort, unique, min, max and sum; anything else is an error. */
+zb_status zb_jinja_order_filter(zb_jinja_eval *e, zb_str name, zb_jinja_value v,
+                                const zb_jinja_args *args, zb_jinja_value *out);
 
 /* The argument at a position or with a keyword; undefined if it is not given. */
 zb_jinja_value zb_jinja_arg(const zb_jinja_args *args, size_t at, const char *keyword);

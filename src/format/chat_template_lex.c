@@ -69,7 +69,7 @@ static zb_status skip_comment(zb_jinja_lexer *l) {
     return ZB_OK;
 }
 
-/* Appends to a text that comments may cut into several parts. */
+/* Appends to a text that comments and raw parts may cut into several parts. */
 static void join(zb_jinja_lexer *l, zb_str *text, zb_str more) {
     if (!more.n) return;
     if (!text->n) {
@@ -82,22 +82,59 @@ static void join(zb_jinja_lexer *l, zb_str *text, zb_str more) {
     *text = (zb_str){both, text->n + more.n};
 }
 
+/* One tag that holds nothing but a word, its sign in front already read, at s[i]: "raw %}", or
+ * "endraw -%}". Returns the place behind it, or 0; *sign is the one at its end. */
+static size_t word_tag(const zb_jinja_lexer *l, size_t i, const char *word, char *sign) {
+    size_t len, n = strlen(word);
+    zb_str s = {l->src, l->n};
+    while (i < s.n && (len = space_at((zb_str){s.p + i, s.n - i}))) i += len;
+    if (s.n - i < n || memcmp(s.p + i, word, n) != 0) return 0;
+    for (i += n; i < s.n && (len = space_at((zb_str){s.p + i, s.n - i}));) i += len;
+    *sign = i < s.n && (s.p[i] == '-' || s.p[i] == '+') ? s.p[i] : 0;
+    i += *sign != 0;
+    return s.n - i >= 2 && s.p[i] == '%' && s.p[i + 1] == '}' ? i + 2 : 0;
+}
+
+static char sign_at(const zb_jinja_lexer *l, size_t i) {
+    return i < l->n && (l->src[i] == '-' || l->src[i] == '+') ? l->src[i] : 0;
+}
+
+/* Behind "{% raw %}", which ends at `start` with `sign`: text to "{% endraw %}", whatever it is. */
+static zb_status lex_raw(zb_jinja_lexer *l, size_t start, char sign, zb_str *text) {
+    l->at = start;
+    leave_tag(l, sign, false);
+    for (size_t i = l->at; i + 1 < l->n; i++) {
+        if (l->src[i] != '{' || l->src[i + 1] != '%') continue;
+        char before = sign_at(l, i + 2), after = 0;
+        size_t end = word_tag(l, i + 2 + (before != 0), "endraw", &after);
+        if (!end) continue;
+        join(l, text, text_before(l, i, before, true));
+        l->at = end;
+        leave_tag(l, after, true);
+        return ZB_OK;
+    }
+    return lex_fail(l, "a block has no end: expected {% endraw %}");
+}
+
 zb_status zb_jinja_lex_text(zb_jinja_lexer *l, zb_str *text) {
     *text = (zb_str){l->src + l->at, 0};
     for (size_t i = l->at; i + 1 < l->n; i++) {
         char kind = l->src[i + 1];
         if (l->src[i] != '{' || (kind != '{' && kind != '%' && kind != '#')) continue;
-        char sign =
-            i + 2 < l->n && (l->src[i + 2] == '-' || l->src[i + 2] == '+') ? l->src[i + 2] : 0;
+        char sign = sign_at(l, i + 2), after = 0;
         join(l, text, text_before(l, i, sign, kind != '{'));
         l->at = i + 2 + (sign != 0);
         l->line_starting = false;
-        if (kind != '#') {
+        size_t raw = kind == '%' ? word_tag(l, l->at, "raw", &after) : 0;
+        if (raw && after != '+') { /* Jinja knows no plus sign here */
+            ZB_TRY(lex_raw(l, raw, after, text));
+        } else if (kind == '#') {
+            ZB_TRY(skip_comment(l));
+        } else {
             l->tag = kind;
             l->brackets = 0;
             return ZB_OK;
         }
-        ZB_TRY(skip_comment(l));
         i = l->at - 1;
     }
     join(l, text, (zb_str){l->src + l->at, l->n - l->at});

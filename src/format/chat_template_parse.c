@@ -20,6 +20,7 @@ typedef struct parser {
     zb_jinja_lexer lex;
     zb_jinja_token now; /* the token to be read next, inside a tag */
     int depth, loops;
+    bool macro; /* inside one */
     zb_arena *arena;
     zb_err *err;
 } parser;
@@ -79,24 +80,35 @@ static void add_item(parser *p, zb_jinja_node *to, zb_jinja_node *item, zb_str l
     to->label[to->n++] = label;
 }
 
-/* Behind "(": arguments, positional or keyword = value, to the closing bracket. */
+/* What an argument begins with: "name =", or "*", whose members are arguments; p = NULL: neither.
+ */
+static zb_status parse_keyword(parser *p, zb_str *keyword) {
+    *keyword = (zb_str){0};
+    if (is_operator(p, "*")) {
+        *keyword = p->now.text;
+        return advance(p);
+    }
+    if (p->now.kind != ZB_TOKEN_NAME) return ZB_OK;
+    zb_jinja_lexer lex = p->lex; /* looks one token ahead on a copy */
+    zb_jinja_token next;
+    ZB_TRY(zb_jinja_lex_token(&lex, &next));
+    if (next.kind != ZB_TOKEN_OPERATOR || !zb_str_is(next.text, "=")) return ZB_OK;
+    *keyword = p->now.text;
+    p->lex = lex;
+    return advance(p);
+}
+
+/* Behind "(": arguments, positional, then * at most once, then keyword = value, to the closing
+ * bracket. */
 static zb_status parse_arguments(parser *p, zb_jinja_node *to) {
     while (!is_operator(p, ")")) {
-        zb_str keyword = {0};
+        zb_str keyword;
         zb_jinja_node *value = NULL;
-        if (is_operator(p, "*") || is_operator(p, "**"))
-            return fail(p, "an argument (unpacking is not supported)");
-        if (p->now.kind == ZB_TOKEN_NAME) { /* name = ? Look one token ahead on a copy. */
-            zb_jinja_lexer lex = p->lex;
-            zb_jinja_token next;
-            ZB_TRY(zb_jinja_lex_token(&lex, &next));
-            if (next.kind == ZB_TOKEN_OPERATOR && zb_str_is(next.text, "=")) {
-                keyword = p->now.text;
-                p->lex = lex;
-                ZB_TRY(advance(p));
-            }
-        }
+        ZB_TRY(parse_keyword(p, &keyword));
+        bool named = keyword.p && !zb_str_is(keyword, "*");
         if (to->n >= 32) return fail(p, "at most 32 arguments");
+        if (!named && to->n && to->label[to->n - 1].p)
+            return fail(p, "an argument of the form name = value, as before it");
         ZB_TRY(parse_expression(p, &value));
         add_item(p, to, value, keyword);
         if (!is_operator(p, ",")) break;
@@ -181,6 +193,9 @@ static zb_status parse_primary(parser *p, zb_jinja_node **out) {
         static const char *const words[] = {"if", "else", "and", "or", "not", "in", "is"};
         for (size_t i = 0; i < sizeof words / sizeof *words; i++)
             if (is_word(p, words[i])) return fail(p, "an expression");
+        static const char *const given[] = {"varargs", "kwargs", "caller"};
+        for (size_t i = 0; i < sizeof given / sizeof *given && p->macro; i++)
+            if (is_word(p, given[i])) return fail(p, "a macro that takes its parameters only");
         *out = new_node(p, ZB_NODE_NAME);
         return expect_name(p, "a name", &(*out)->name);
     }
@@ -516,6 +531,47 @@ static zb_status parse_set(parser *p, zb_jinja_node **out) {
     return end_tag(p);
 }
 
+/* Behind "(": name or name = default, ..., to the closing bracket. */
+static zb_status parse_parameters(parser *p, zb_jinja_node *macro) {
+    while (!is_operator(p, ")")) {
+        zb_str name;
+        zb_jinja_node *value = NULL;
+        if (macro->n >= 32) return fail(p, "at most 32 parameters");
+        ZB_TRY(expect_name(p, "the name of a parameter", &name));
+        for (size_t i = 0; i < macro->n; i++)
+            if (zb_str_eq(macro->label[i], name)) return fail(p, "parameters of different names");
+        if (is_operator(p, "=")) {
+            ZB_TRY(advance(p));
+            ZB_TRY(parse_expression(p, &value));
+        } else if (macro->n && macro->item[macro->n - 1]) {
+            return fail(p, "a default, as the parameter before has one");
+        }
+        add_item(p, macro, value, name);
+        if (!is_operator(p, ",")) break;
+        ZB_TRY(advance(p));
+    }
+    return expect_operator(p, ")");
+}
+
+static zb_status parse_macro(parser *p, zb_jinja_node **out) {
+    static const char *const ends[] = {"endmacro", NULL};
+    zb_jinja_node *node = *out = new_node(p, ZB_NODE_MACRO);
+    int loops = p->loops; /* that are not the macro's to break */
+    bool outer = p->macro;
+    ZB_TRY(advance(p));
+    ZB_TRY(expect_name(p, "the name of a macro", &node->name));
+    ZB_TRY(expect_operator(p, "("));
+    p->loops = 0;
+    p->macro = true;
+    ZB_TRY(parse_parameters(p, node));
+    ZB_TRY(end_tag(p));
+    ZB_TRY(parse_block(p, ends, &node->b));
+    p->loops = loops;
+    p->macro = outer;
+    ZB_TRY(advance(p));
+    return end_tag(p);
+}
+
 /* {% generation %} marks what the assistant wrote, for training; the text is the same without it.
  */
 static zb_status parse_generation(parser *p, zb_jinja_node **out) {
@@ -531,6 +587,7 @@ static zb_status parse_statement(parser *p, zb_jinja_node **out) {
     if (is_word(p, "if")) return parse_if(p, out);
     if (is_word(p, "for")) return parse_for(p, out);
     if (is_word(p, "set")) return parse_set(p, out);
+    if (is_word(p, "macro")) return parse_macro(p, out);
     if (is_word(p, "generation")) return parse_generation(p, out);
     bool stop = is_word(p, "break");
     if ((stop || is_word(p, "continue")) && p->loops > 0) {
@@ -538,7 +595,7 @@ static zb_status parse_statement(parser *p, zb_jinja_node **out) {
         ZB_TRY(advance(p));
         return end_tag(p);
     }
-    return fail(p, "if, for, set, generation, or break and continue inside a loop");
+    return fail(p, "if, for, set, macro, generation, or break and continue inside a loop");
 }
 
 /* Statements up to a tag that begins with one of `ends` (NULL: up to the end of the text); that

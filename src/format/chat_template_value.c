@@ -12,9 +12,10 @@
 #include <string.h>
 
 const char *zb_jinja_type_name(zb_jinja_value v) {
-    static const char *const names[] = {"an undefined value", "none",     "a boolean", "an integer",
-                                        "a real number",      "a string", "a list",    "a mapping",
-                                        "a namespace",        "a loop",   "a function"};
+    static const char *const names[] = {
+        "an undefined value", "none",     "a boolean",  "an integer",
+        "a real number",      "a string", "a list",     "a mapping",
+        "a namespace",        "a loop",   "a function", "a macro"};
     return names[v.type];
 }
 
@@ -128,7 +129,7 @@ static bool number_less(zb_jinja_value a, zb_jinja_value b) {
 
 static zb_status equal_lists(zb_jinja_eval *e, const zb_jinja_list *a, const zb_jinja_list *b,
                              int depth, bool *out) {
-    *out = a->n == b->n;
+    *out = a->n == b->n && a->tuple == b->tuple;
     for (size_t i = 0; i < a->n && *out; i++)
         ZB_TRY(zb_jinja_equal(e, a->item[i], b->item[i], depth + 1, out));
     return ZB_OK;
@@ -162,12 +163,27 @@ zb_status zb_jinja_equal(zb_jinja_eval *e, zb_jinja_value a, zb_jinja_value b, i
     case ZB_JINJA_DICT: return equal_dicts(e, a.dict, b.dict, depth, out);
     case ZB_JINJA_NAMESPACE: *out = a.dict == b.dict; return ZB_OK;
     case ZB_JINJA_FUNCTION: *out = zb_str_eq(a.s, b.s); return ZB_OK;
+    case ZB_JINJA_MACRO: *out = a.macro == b.macro; return ZB_OK;
     case ZB_JINJA_LOOP: *out = a.loop == b.loop; return ZB_OK;
     default: *out = true; return ZB_OK; /* none and none, undefined and undefined */
     }
 }
 
+/* By the first members that differ; a list that ends before that is less. */
+static zb_status less_lists(zb_jinja_eval *e, const zb_jinja_list *a, const zb_jinja_list *b,
+                            bool *out) {
+    for (size_t i = 0; i < a->n && i < b->n; i++) {
+        bool equal;
+        ZB_TRY(zb_jinja_equal(e, a->item[i], b->item[i], 1, &equal));
+        if (!equal) return zb_jinja_less(e, a->item[i], b->item[i], out);
+    }
+    *out = a->n < b->n;
+    return ZB_OK;
+}
+
 zb_status zb_jinja_less(zb_jinja_eval *e, zb_jinja_value a, zb_jinja_value b, bool *out) {
+    if (a.type == ZB_JINJA_LIST && b.type == ZB_JINJA_LIST && a.list->tuple == b.list->tuple)
+        return less_lists(e, a.list, b.list, out);
     if (is_number(a) && is_number(b)) {
         *out = number_less(a, b);
         return ZB_OK;

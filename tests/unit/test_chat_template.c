@@ -134,10 +134,10 @@ static void expect_failure(const char *source, const char *message) {
 /* What is outside the subset is named, with its line. */
 static void test_unsupported(void **state) {
     (void)state;
-    expect_failure("a\nb\n{% macro x() %}{% endmacro %}",
-                   "chat template:3: expected if, for, set, generation, or break and continue "
-                   "inside a loop, found \"macro\"");
-    expect_failure("{{ s | dictsort }}", "filter \"dictsort\" is not supported");
+    expect_failure("a\nb\n{% call x() %}{% endcall %}",
+                   "chat template:3: expected if, for, set, macro, generation, or break and "
+                   "continue inside a loop, found \"call\"");
+    expect_failure("{{ s | groupby }}", "filter \"groupby\" is not supported");
     expect_failure("{{ s is upper_case }}", "test \"upper_case\" is not supported");
     expect_failure("{{ s.encode('utf8') }}", "a string has no method \"encode\" that is supported");
     expect_failure("\n{{ s.x.y }}", "chat template:2: \"x\" is undefined");
@@ -145,7 +145,13 @@ static void test_unsupported(void **state) {
     expect_failure("{{ 2 ** 3 }}", "an operator other than a power");
     expect_failure("{{ l | tojson(2) }}", "indent=");
     expect_failure("{% for x in l recursive %}{% endfor %}", "recursive");
+    expect_failure("{% macro m(a) %}{{ kwargs }}{% endmacro %}", "its parameters only");
+    expect_failure("{% macro m(a) %}{% endmacro %}{{ m(1, b=2) }}",
+                   "macro \"m\" has no parameter for one of these arguments");
+    expect_failure("{{ l | sort(attribute='a,b') }}", "the name of one attribute");
     expect_failure("{% if s %}x", "a block has no end");
+    expect_failure("{% macro m() %}x", "expected {% endmacro %}");
+    expect_failure("{% raw %}x", "expected {% endraw %}");
     expect_failure("{{ raise_exception('Roles must\nalternate') }}", "Roles must alternate");
     expect_failure("{{ s\xff }}", "expected UTF-8");
 }
@@ -171,6 +177,15 @@ static void test_limits(void **state) {
                    "ns.x] %}{% endfor %}{{ ns.x | tojson }}",
                    "chat template");
     expect_failure("{{ ('a' * 3000000).strip('b' * 3000000 ~ 'a') }}", "too long");
+    expect_failure("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "nested too deeply");
+    expect_failure("{% macro m(a) %}{% for x in l %}{% if a %}{% set y %}{{ 1 + (m(a) | int) }}"
+                   "{% endset %}{% endif %}{% endfor %}{% endmacro %}{{ m(1) }}",
+                   "nested too deeply");
+    expect_failure("{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+                   "{{ m(60) }}",
+                   "the template takes");
+    expect_failure("{% macro m(n) %}{{ 'x' * 9999999 }}{{ m(n) }}{% endmacro %}{{ m(1) }}", "too");
+    expect_failure("{{ range(100000) | unique | list }}", "too long");
     expect_failure("{{ 9223372036854775807 + 1 }}", "64 bits");
     expect_failure("{{ -9223372036854775807 - 2 }}", "64 bits");
     static char deep[20001];

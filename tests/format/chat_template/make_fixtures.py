@@ -91,6 +91,31 @@ line' }} {{ "{{ }}" }} {{ "%}" }}
 """.strip("\n").split("\n{{ 'a\\nb")
 SNIPPETS = SNIPPETS[0].split("\n") + ["{{ 'a\\nb" + SNIPPETS[1].split("\n{{ {\"a\"")[0]] + ("{{ {\"a\"" + SNIPPETS[1].split("\n{{ {\"a\"")[1]).split("\n")
 
+# Macros: lexical scopes, defaults at the time of the call, recursion; parts that are not read; order.
+MACROS = [
+    "{% macro m(a, b='B', c=a) %}<{{ a }}|{{ b }}|{{ c }}>{% endmacro %}{{ m(1) }}{{ m(1, 2, 3) }}{{ m(c=3, a=1) }}{{ m() }}{{ m(1, c='x') }}{{ m(missing, missing) }}",
+    "{% macro m() %}{{ x }}{{ n }}{% endmacro %}{{ m() }}{% set x = 1 %}{{ m() }}{% set x = 2 %}{{ m() }}{% for x in l %}{{ m() }}{{ x }}{% endfor %}",
+    "{% macro outer(k) %}{% set q = k * 2 %}{{ inner(q) }}{{ n is defined }}{{ loop is defined }}{% endmacro %}{% macro inner(v) %}[{{ v }}{{ q is defined }}{{ k is defined }}]{% endmacro %}{% for i in l %}{{ outer(i) }}{% endfor %}{{ q is defined }}",
+    "{% macro tree(v, depth=0) %}{% if v is mapping %}{% for k, w in v | dictsort %}{{ ' ' * depth }}{{ k }}: {{ tree(w, depth + 1) }}{% endfor %}{% elif v is sequence and v is not string %}{% for w in v %}{{ tree(w, depth=depth + 1) }},{% endfor %}{% else %}{{ v }}\n{% endif %}{% endmacro %}{{ tree(nested) }}{{ tree(d) }}",
+    "{% macro f(n) %}{{ 1 if n < 2 else n * (f(n - 1) | int) }}{% endmacro %}{{ f(10) }}{{ (f(3) ~ '!') | upper }}{{ f(4) is string }}{{ f is callable }}{{ f is defined }}{{ f(3) | length }}{% if f(1) == '1' %}y{% endif %}",
+    "{%- macro spaced(x) -%}\n  {{- x }}\n  {% if x %}\n  yes\n  {% endif %}\n{%- endmacro -%}\n\n  {{ spaced(1) }}|{{ spaced('') -}}\n",
+    "{% for i in l %}{% macro here() %}{{ i }}{% for y in range(3) %}{% if y == 1 %}{% continue %}{% endif %}{{ y }}{% endfor %}{% endmacro %}{{ here() }};{% endfor %}",
+    "{% if t %}{% macro m(a) %}A{{ a }}{% endmacro %}{% else %}{% macro m(a) %}B{{ a }}{% endmacro %}{% endif %}{{ m(n) }}{% set m2 = m %}{{ m2(2) }}{% set y %}{{ m(3) }}!{% endset %}{{ y }}{% macro m(a) %}C{% endmacro %}{{ m(1) }}",
+    "{% macro m(d) %}{% for k in d %}{{ loop.index }}{{ k }}{% endfor %}{% endmacro %}{% for p in people %}{{ m(p) }}{{ loop.index }}{% endfor %}{% set ns = namespace(c=0) %}{% macro count() %}{% set ns.c = ns.c + 1 %}{% endmacro %}{{ count() }}{{ count() }}{{ ns.c }}",
+    "{% macro range(a) %}mine{{ a }}{% endmacro %}{{ range(5) }}{% macro e() %}{% endmacro %}[{{ e() }}]{% macro n(n=n) %}{{ n }}{% endmacro %}",
+    "{% macro a(x, y=2, z=3) %}{{ x }}{{ y }}{{ z }};{% endmacro %}{% set p = [7, 8] %}{{ a(*p) }}{{ a(1, *p) }}{{ a(*p, z=9) }}{{ a(*[]) }}{% for m in [a] %}{{ [m][0](*'ab') }}{% endfor %}{{ range(*[1, 4]) | list }}{{ 'a-b'.replace(*['-', '+']) }}",
+    "{{ none | selectattr('x') | list }}{{ 0 | select | list }}{{ none | map('upper') | join }}{{ false | reject | list }}{{ '' | map(attribute='x') | list }}",
+    "{% set x = 1 %}{% set b %}{{ x }}{% set x = 2 %}{{ x }}{% set z9 = 3 %}{% endset %}{{ b }}{{ x }}{{ z9 is defined }}",
+    "a {% raw %} {{ x }} {% if y %} {# c #} %} {% endraw %} b", "a\n  {% raw %}\n  {{ x }}\n  {% endraw %}\n  b {{ n }}", "a {%- raw -%}  {{ x }}  {%- endraw -%}  b", "{%raw%}{%  end %}{% endraw x %}{%endraw%}{{ n }}", "  {%+ raw %}x{% endraw +%}\ny", "{% if t %}{% raw %}{% endif %}{% endraw %}{% endif %}", "{% raw %}{% endraw %}", "{% set x %}{% raw %}{{{% endraw %}{% endset %}{{ x }}", "{# {% raw %} #}{{ n }}{% raw %}{#{% endraw %}\n{#- c #}",
+    "{{ l | sort }} {{ l | sort(reverse=true) }} {{ l | sort(true) }} {{ ['b', 'A', 'a', 'B'] | sort }} {{ ['b', 'A', 'a', 'B'] | sort(case_sensitive=true) }} {{ people | sort(attribute='age') | map(attribute='name') | join }} {{ people | sort(attribute='age', reverse=true) | map(attribute='name') | join }} {{ 'cab' | sort }} {{ d | sort }} {{ [] | sort }} {{ missing | sort }} {{ [[2, 'a'], [1, 'b'], [1]] | sort }} {{ [(2, 'a'), (1, 'b')] | sort }} {{ [2.5, 1, true] | sort }}",
+    "{{ l | sum }} {{ [] | sum }} {{ [1, 2.5] | sum }} {{ people | sum(attribute='age') }} {{ l | sum(start=10) }} {{ [[1], [2]] | sum(start=[]) }} {{ people | sum('age', 1) }} {{ [true, true] | sum }}",
+    "{{ [1, 2, 1, 1.0, true, 'a', 'A', 'a'] | unique | list }} {{ ['a', 'A'] | unique(true) | list }} {{ people | unique(attribute='age') | map(attribute='name') | list }} {{ 'banana' | unique | join }} {{ [(1, 2), (1, 2)] | unique | list }} {{ [none, none] | unique | list }}",
+    "{{ l | max }} {{ l | min }} [{{ [] | max }}] {{ ['b', 'A'] | min }} {{ ['b', 'A', 'a', 'B'] | max }} {{ ['a', 'B'] | min(case_sensitive=true) }} {{ (people | max(attribute='age')).name }} {{ (people | min(attribute='age')).name }} {{ 'hello' | max }} {{ d | min }} {{ [1, 1.0] | max }} {{ [[1, 2], [1, 3]] | max }}",
+    "{{ {'b': 1, 'A': 3, 'c': 2} | dictsort }} {{ {'b': 1, 'A': 3, 'c': 2} | dictsort(true) }} {{ {'b': 1, 'A': 3, 'c': 2} | dictsort(by='value') }} {{ {'b': 1, 'A': 3, 'c': 2} | dictsort(false, 'key', true) }} {% for k, v in {'y': 1, 'x': none} | dictsort %}{{ k }}{{ v }}{% endfor %} {{ {} | dictsort }}",
+    "{{ (1, 2) == [1, 2] }} {{ [1, 2] == (1, 2) }} {{ (1, 2) == (1, 2) }} {{ (1, 2) != [1, 2] }} {{ [(1,)] == [[1]] }} {{ (1,) in [[1]] }} {{ (1,) in [(1,)] }} {{ d.items() | list == [('b', 1)] }} {{ {'a': 1}.items() | first == ('a', 1) }} {{ (3, 1, 2)[:2] }} {{ (3, 1, 2)[::-1] }} {{ (1,) + (2,) }} {{ [1, 2] < [1, 3] }} {{ (1, 2) < (1,) }} {{ [] < [0] }} {{ [1] <= [1] }}",
+    "{{ [{'f': {'n': 'x', 'l': [7]}}, {'f': {'n': 'y', 'l': [8]}}] | map(attribute='f.n') | list }} {{ [{'f': {'n': 'x'}}] | selectattr('f.n', 'equalto', 'x') | list | length }} {{ [{'f': {'l': [7]}}] | map(attribute='f.l.0') | list }} {{ [[1, 2], [3, 4]] | map(attribute='1') | list }} {{ [{'f': {'n': 2}}, {'f': {'n': 1}}] | sort(attribute='f.n') }} {{ [{'a': {'b': 1}}] | join(',', attribute='a.b') }}",
+]
+
 SPACES = ["a\n{% if t %}\nb\n{% endif %}\nc\n", "a\n  {% if t %}\n  b\n  {% endif %}\n  c\n", "a  {%- if t %}  b  {%- endif %}  c", "a  {% if t -%}  \n b  {% endif -%}  \n c", "  {{ n }}  \n  {{- n -}}  \n  x",
           "  {%+ if t %} b {% endif %}", "{% if t +%}\nb{% endif %}", "a {# c #} b", "a\n  {# c #}\nb", "a\n  {#- c -#}\n  b", "{# {{ x }} {% y %} #}z", "x\n\n{% set a = 1 %}\n\n\ny\n\n", "\n", "\n\n", "a\r\nb\r{{ n }}\r\n", "  x {% if t %}y{% endif %}",
           "{{ n }}\n{{ n }}\n", "{% for x in l %}\n  {{ x }}\n{% endfor %}\n", "{%- for x in l -%}\n  {{ x }}\n{%- endfor -%}\n", " \t {% if t %}\t{% endif %}", "{% if t %}  {% if t %}x{% endif %}{% endif %}", "{% if t %}\n  {% if t %}x{% endif %}{% endif %}", "{{ n -}}\n  {% if t %}x{% endif %}",
@@ -98,7 +123,9 @@ SPACES = ["a\n{% if t %}\nb\n{% endif %}\nc\n", "a\n  {% if t %}\n  b\n  {% endi
 
 ERRORS = ["{{ missing.x }}", "{{ missing['x'] }}", "{{ missing + 'a' }}", "{{ 'a' + 1 }}", "{{ 1 < 'a' }}", "{{ n / 0 }}", "{{ n % 0 }}", "{{ raise_exception('bad\nrole') }}", "{{ nothing() }}", "{{ s.nothing() }}", "{{ s | nothing }}", "{{ s is nothing }}", "{{ s() }}", "{{ none | tojson(", "{{ n", "a{# b", "{% if t %}",
           "{% for x in %}{% endfor %}", "{% for x in n %}{% endfor %}", "{% endif %}", "{% else %}", "{% if t %}{% endfor %}", "{% set %}", "{% set n.x = 1 %}", "{% set x %}", "{% for a, b in [[1]] %}{% endfor %}", "{{ }}", "{{ 1 2 }}", "{{ 'a }}", "{{ [1 }}", "{{ {1} }}", "{{ a. }}", "{{ l[ }}", "{{ x y }}", "{{ 1 | }}",
-          "{% if %}x{% endif %}", "{% break %}", "{{ @ }}", "{{ missing() }}", "{{ 5 in 5 }}", "{{ 1 | length }}", "{{ d.items.x }}{{ d.q.r }}", "{% if t %}{% else %}{% else %}{% endif %}", "{{ not }}", "{{ l[::0] }}", "{{ range() }}", "{{ -'a' }}", "{% elif t %}", "{{ 'a' - 'b' }}"]
+          "{% if %}x{% endif %}", "{% break %}", "{{ @ }}", "{{ missing() }}", "{{ 5 in 5 }}", "{{ 1 | length }}", "{{ d.items.x }}{{ d.q.r }}", "{% if t %}{% else %}{% else %}{% endif %}", "{{ not }}", "{{ l[::0] }}", "{{ range() }}", "{{ -'a' }}", "{% elif t %}", "{{ 'a' - 'b' }}",
+          "{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}", "{% macro m(a) %}{% endmacro %}{{ m(b=1) }}", "{% macro m(a) %}{% endmacro %}{{ m(1, a=1) }}", "{% macro m(a=1, b) %}{% endmacro %}", "{% macro m %}{% endmacro %}", "{% macro m() %}", "{% macro m(1) %}{% endmacro %}", "{% for x in l %}{% macro m() %}{% break %}{% endmacro %}{% endfor %}", "{% endmacro %}", "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ m() }}{% macro m() %}{% endmacro %}", "{% macro m() %}{{ a.b }}{% endmacro %}{{ m() }}",
+          "{% raw %}x", "{% raw x %}{% endraw %}", "{% raw +%}{% endraw %}", "{% endraw %}", "{{ dict(a=1, 2) }}", "{{ range(*[1], 2) }}", "{{ range(*[1], *[2]) }}", "{{ range(*1) }}", "{{ range(*) }}", "{{ 1 | select | list }}", "{% macro m(*a) %}{% endmacro %}", "{{ [1, 'a'] | sort }}", "{{ [none, 1] | max }}", "{{ d | dictsort(by='x') }}", "{{ l | dictsort }}", "{{ ['a', 'b'] | sum }}", "{{ [] | sum(start='') }}", "{{ [[1]] | unique | list }}", "{{ n | sort }}", "{{ [1] + (2,) }}", "{{ [1] < (2,) }}", "{{ d | dictsort(by='value') }}"]
 
 
 def render(source, variables):
@@ -124,7 +151,7 @@ for name in ("chatml", "llama3"):
 if len(sys.argv) > 1:
     with open(sys.argv[1], encoding="utf-8") as f:
         write("smollm2.json", conversations(f.read()))
-rows = [{"template": t, **render(t, V)} for t in SNIPPETS + SPACES]
+rows = [{"template": t, **render(t, V)} for t in SNIPPETS + MACROS + SPACES]
 for r in rows:
     assert "expected" in r or r["template"] == r
 errors = [{"template": t, **render(t, V)} for t in ERRORS]
