@@ -60,7 +60,11 @@ static zb_status pass_row(const walk *w, int64_t row, zb_arena *a, zb_err *err) 
     float *out = ZB_RAW_ARRAY(a, float, size);
     ZB_TRY(zb_runner_begin(w->run, &b, err));
     zb_runner_forward(w->run, out, &(zb_capture){s.hidden, s.middle});
-    for (int l = 0; l < c->L; l++) zb_kernels_get()->add((int)size, s.hidden[l], s.middle[l]);
+    for (int l = 0; l < c->L; l++)
+        for (int i = 0; i < b.n; i++) {
+            size_t at = (size_t)i * c->D;
+            zb_kernels_get()->add(c->D, s.hidden[l] + at, s.middle[l] + at);
+        }
     w->row(w->user, w->run, &s, a);
     return ZB_OK;
 }
