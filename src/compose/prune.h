@@ -36,8 +36,9 @@ typedef struct zb_kept {
 /* Everything, in the arena. */
 zb_kept zb_kept_all(const zb_config *c, zb_arena *a);
 
-/* A model of the kept parts, f32. norm [2L+1] (NULL: ones): factors on the weights of each layer's
- * two norms and of the last one. ZB_ERR_CONFIG where sizes are impossible. */
+/* A model of the kept parts: f32, but matrices that are kept whole are borrowed of `from`. norm
+ * [2L+1] (NULL: ones): factors on the weights of each layer's two norms and of the last one.
+ * ZB_ERR_CONFIG where sizes are impossible. */
 zb_status zb_prune_cut(zb_model **out, zb_model *from, const zb_kept *k, const double *norm,
                        zb_err *err);
 

@@ -87,6 +87,28 @@ static const zb_param *source_of(zb_model *from, const zb_param *p, const zb_kep
     return zb_params_find(zb_model_params(from), name);
 }
 
+/* Is all of a parameter kept, as it is? Vectors may be multiplied, and are no load. */
+static bool is_whole(const zb_param *p, const zb_kept *k, const zb_config *c) {
+    const bool whole[] = {[ALL] = true,
+                          [HIDDEN] = k->D == c->D,
+                          [MLP] = k->F == c->F,
+                          [HEADS] = k->H == c->H,
+                          [GROUPS] = k->G == c->G};
+    axis rows, cols;
+    axes_of(p, &rows, &cols);
+    return p->n_dims > 1 && whole[rows] && whole[cols];
+}
+
+typedef struct cut {
+    const zb_kept *kept;
+    const zb_config *from;
+} cut;
+
+static bool is_own(const void *context, const zb_param *p) {
+    const cut *x = context;
+    return !is_whole(p, x->kept, x->from);
+}
+
 static void cut_param(zb_param *p, const zb_param *q, const zb_kept *k, int dh, float factor,
                       zb_arena *a) {
     axis rows, cols;
@@ -119,15 +141,22 @@ zb_status zb_prune_cut(zb_model **out, zb_model *from, const zb_kept *k, const d
     small.D = k->D;
     for (int l = 0; l < k->L; l++) small.layer[l] = c->layer[k->layer[l]];
     ZB_TRY(zb_config_check(&small, "pruned", err));
-    ZB_TRY(zb_model_new(out, &small, err));
+    cut x = {k, c};
+    ZB_TRY(zb_model_new_bare(out, &small, is_own, &x, err));
     zb_param_table *t = zb_model_params(*out);
     zb_arena scratch = {0};
     for (int i = 0; i < t->n; i++) {
         zb_mark mark = zb_arena_mark(&scratch);
-        int at = norm_of(t, &t->item[i], k->L);
-        const zb_param *q = source_of(from, &t->item[i], k, &scratch);
+        zb_param *p = &t->item[i];
+        int at = norm_of(t, p, k->L);
+        const zb_param *q = source_of(from, p, k, &scratch);
         ZB_ASSERT(q);
-        cut_param(&t->item[i], q, k, c->dh, norm && at >= 0 ? (float)norm[at] : 1, &scratch);
+        if (is_own(&x, p)) {
+            zb_model_own(*out, p);
+            cut_param(p, q, k, c->dh, norm && at >= 0 ? (float)norm[at] : 1, &scratch);
+        } else {
+            zb_model_borrow(p, q);
+        }
         zb_arena_pop(&scratch, mark);
     }
     zb_arena_free(&scratch);

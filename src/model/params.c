@@ -87,8 +87,16 @@ int64_t zb_param_count(const zb_param *p) { return (int64_t)p->rows * p->cols; }
 
 /* The sum is f64: finite weights do not overflow it. */
 bool zb_param_is_finite(const zb_param *p) {
-    ZB_ASSERT(p->w);
-    return isfinite(zb_kernels_get()->sum_squares(zb_param_count(p), p->w));
+    if (p->w) return isfinite(zb_kernels_get()->sum_squares(zb_param_count(p), p->w));
+    zb_arena a = {0};
+    float *row = ZB_RAW_ARRAY(&a, float, p->cols);
+    bool finite = true;
+    for (int r = 0; r < p->rows && finite; r++) {
+        zb_param_to_f32(p, r, 1, row);
+        finite = isfinite(zb_kernels_get()->sum_squares(p->cols, row));
+    }
+    zb_arena_free(&a);
+    return finite;
 }
 
 int64_t zb_params_total(const zb_param_table *t) {

@@ -79,7 +79,7 @@ bool zb_param_in_mixer(const zb_param *p);
 
 zb_param *zb_params_find(const zb_param_table *t, const char *name);
 int64_t zb_param_count(const zb_param *p);
-bool zb_param_is_finite(const zb_param *p);       /* f32 weights without NaN and infinity */
+bool zb_param_is_finite(const zb_param *p);       /* without NaN and infinity */
 int64_t zb_params_total(const zb_param_table *t); /* weights, a tied head once */
 /* Weights that a token meets in matrix products: matrices of the layers, and the head. */
 double zb_params_products(const zb_param_table *t);
