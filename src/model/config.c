@@ -14,6 +14,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "model/config_ecomla.h"
+#include "model/rope.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -99,6 +100,22 @@ static zb_status read_rope(const json_t *o, const char *where, const char *besid
     ZB_TRY(zb_json_f64(s, where, "mscale_all_dim", false, &r->mscale_all_dim, err));
     if (r->type == ZB_ROPE_YARN)
         ZB_TRY(zb_json_f64(s, where, "attention_factor", false, &r->attention_factor, err));
+    return ZB_OK;
+}
+
+/* YaRN as transformers computes it for the base architectures: mscale and mscale_all_dim count
+ * where both are given and not 0, for cos and sin alone. What they come to is kept as
+ * attention_factor, so that MLA layers with these rotations, where mscale_all_dim also scales the
+ * softmax, do the same. */
+static zb_status read_base_rope(const json_t *o, const char *where, zb_rope *r, zb_err *err) {
+    r->mscale = 0;
+    ZB_TRY(read_rope(o, where, NULL, r, err));
+    if (r->type == ZB_ROPE_YARN && r->attention_factor == 0 && r->mscale != 0 &&
+        r->mscale_all_dim != 0)
+        r->attention_factor =
+            zb_yarn_m(r->factor, r->mscale) / zb_yarn_m(r->factor, r->mscale_all_dim);
+    r->mscale = 1;
+    r->mscale_all_dim = 0;
     return ZB_OK;
 }
 
@@ -221,7 +238,7 @@ static zb_status read_base(zb_config *c, const json_t *o, const char *where, zb_
     ZB_TRY(read_eos(o, where, c, err));
     ZB_TRY(check_rotary_part(o, where, err));
     ZB_TRY(read_base_windows(c, o, where, err));
-    return read_rope(o, where, NULL, &c->rope, err);
+    return read_base_rope(o, where, &c->rope, err);
 }
 
 /* Marks the listed layers with a kind; returns how many there were. */

@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include "base/json.h"
+#include "model/config.h"
 #include "model/rope.h"
 
 static const double pi = 3.14159265358979323846;
@@ -105,6 +107,47 @@ static void test_yarn(void **state) {
     for (int i = 0; i < 16; i++) near(f[i], plain[i], "yarn of factor 1", i);
 }
 
+/* The base's rope_scaling with these keys beside factor 8 and its context. */
+static zb_rope base_yarn(const char *keys) {
+    char text[512];
+    snprintf(text, sizeof text,
+             "{\"hidden_size\":64,\"num_hidden_layers\":2,\"num_attention_heads\":4,\"intermediate_"
+             "size\":96,\"vocab_size\":50,\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":8,"
+             "\"original_max_position_embeddings\":1024%s}}",
+             keys);
+    zb_config c;
+    json_t *o = json_loads(text, 0, NULL);
+    zb_err err = {0};
+    if (zb_config_parse(&c, o, NULL, "test", &err) != ZB_OK) fail_msg("%s", err.msg);
+    json_decref(o);
+    return c.rope;
+}
+
+/* transformers' rule: mscale and mscale_all_dim count together or not at all, and never in the
+ * softmax. */
+static void test_base_yarn(void **state) {
+    (void)state;
+    const double plain = 0.1 * log(8.0) + 1,
+                 both = (0.1 * 0.5 * log(8.0) + 1) / (0.1 * 2 * log(8.0) + 1);
+    const struct {
+        const char *keys;
+        double factor;
+    } rows[] = {{"", plain},
+                {",\"mscale\":0.5", plain},
+                {",\"mscale_all_dim\":2", plain},
+                {",\"mscale\":0.5,\"mscale_all_dim\":0", plain},
+                {",\"mscale\":0,\"mscale_all_dim\":2", plain},
+                {",\"mscale\":0.5,\"mscale_all_dim\":2", both},
+                {",\"mscale\":1,\"mscale_all_dim\":1", 1},
+                {",\"mscale\":0.5,\"mscale_all_dim\":2,\"attention_factor\":1.25", 1.25}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        zb_rope r = base_yarn(rows[i].keys);
+        double f[8];
+        assert_true(fabs(zb_rope_frequencies(&r, 16, f) - rows[i].factor) < 1e-15);
+        assert_true(fabs(zb_mla_scale(&r, 8, 8) - 0.25) < 1e-15);
+    }
+}
+
 static void table_is(const zb_rope_table *t, int rows, int half, const double *f, double m) {
     assert_true(t->rows >= rows && t->half == half);
     for (int p = 0; p < t->rows; p++)
@@ -149,6 +192,7 @@ static void test_table(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_plain_and_linear),
                                        cmocka_unit_test(test_llama3), cmocka_unit_test(test_yarn),
+                                       cmocka_unit_test(test_base_yarn),
                                        cmocka_unit_test(test_table)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
