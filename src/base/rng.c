@@ -2,6 +2,8 @@
 #include "base/rng.h"
 
 #include <math.h>
+#include <sys/random.h>
+#include <time.h>
 
 static void philox(uint32_t c[4], uint32_t k0, uint32_t k1) {
     for (int round = 0; round < 10; round++) {
@@ -56,4 +58,12 @@ void zb_rng_permute(uint64_t seed, uint64_t stream, uint64_t epoch, int64_t n, i
         out[i] = out[j];
         out[j] = t;
     }
+}
+
+uint64_t zb_rng_secret(void) {
+    uint64_t secret = 0;
+    if (getrandom(&secret, sizeof secret, GRND_NONBLOCK) == (ssize_t)sizeof secret) return secret;
+    struct timespec now; /* a system that has none to give yet */
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }

@@ -7,13 +7,14 @@
 #include "format/tokenizer_added.h"
 
 #include "base/err.h"
+#include "base/rng.h"
 #include "format/unicode.h"
 
 #include <string.h>
 
 static zb_added_edge *find_edge(const zb_added *t, uint32_t node, char byte) {
     uint64_t key = ((uint64_t)node << 8 | (unsigned char)byte) + 1;
-    uint64_t h = key * 0x9E3779B97F4A7C15u;
+    uint64_t h = (key ^ t->secret) * 0x9E3779B97F4A7C15u;
     size_t i = (h ^ h >> 32) & (t->slots - 1);
     while (t->edge[i].key && t->edge[i].key != key) i = (i + 1) & (t->slots - 1);
     return &t->edge[i];
@@ -36,7 +37,7 @@ void zb_added_build(zb_added *t, const zb_added_token *const *tokens, size_t n, 
     size_t bytes = 0;
     for (size_t i = 0; i < n; i++) bytes += tokens[i]->text.n;
     ZB_ASSERT(bytes < UINT32_MAX - 1);
-    *t = (zb_added){.nodes = 1, .slots = 64};
+    *t = (zb_added){.nodes = 1, .slots = 64, .secret = zb_rng_secret()};
     while (t->slots < 2 * bytes) t->slots *= 2;
     t->edge = ZB_NEW_ARRAY(a, zb_added_edge, t->slots);
     t->token = ZB_NEW_ARRAY(a, const zb_added_token *, bytes + 1);

@@ -22,6 +22,7 @@ typedef struct zb_added_edge {
 } zb_added_edge;
 
 typedef struct zb_added {
+    uint64_t secret; /* of the table */
     zb_added_edge *edge;
     size_t slots;
     const zb_added_token **token; /* by node; NULL where none ends */

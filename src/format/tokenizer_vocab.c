@@ -9,6 +9,8 @@
  * Both tables are open-addressed with linear probing and at most half full. */
 #include "format/tokenizer_vocab.h"
 
+#include "base/rng.h"
+
 #include <string.h>
 
 enum { ALPHABET_END = 256 + 68, POOL_BLOCK = 1 << 16 };
@@ -70,8 +72,8 @@ static uint64_t mix(uint64_t h) {
     return h;
 }
 
-static uint64_t hash_bytes(zb_str s) {
-    uint64_t h = 0x9E3779B97F4A7C15u ^ s.n;
+static uint64_t hash_bytes(zb_str s, uint64_t secret) {
+    uint64_t h = secret ^ s.n;
     size_t i = 0;
     for (; i + 8 <= s.n; i += 8) {
         uint64_t word;
@@ -90,7 +92,7 @@ static size_t slots_for(size_t n) {
 }
 
 void zb_vocab_init(zb_vocab *v, int32_t n, size_t n_merges, zb_arena *a) {
-    *v = (zb_vocab){.n = n, .unk = -1};
+    *v = (zb_vocab){.n = n, .unk = -1, .secret = zb_rng_secret()};
     v->token = ZB_NEW_ARRAY(a, zb_token, n);
     v->slots = slots_for((size_t)n);
     v->slot = ZB_NEW_ARRAY(a, zb_vocab_slot, v->slots);
@@ -104,7 +106,7 @@ void zb_vocab_init(zb_vocab *v, int32_t n, size_t n_merges, zb_arena *a) {
 
 /* The slot that holds the bytes, or the empty one where they belong; *tag is theirs. */
 static zb_vocab_slot *vocab_slot(const zb_vocab *v, zb_str bytes, uint32_t *tag) {
-    uint64_t hash = hash_bytes(bytes);
+    uint64_t hash = hash_bytes(bytes, v->secret);
     size_t i = hash & (v->slots - 1);
     *tag = (uint32_t)(hash >> 32);
     while (v->slot[i].id >= 0 &&
@@ -160,7 +162,7 @@ void zb_vocab_finish(zb_vocab *v) {
 }
 
 static zb_merge *merge_slot(const zb_vocab *v, uint64_t pair) {
-    size_t i = mix(pair * 0x9E3779B97F4A7C15u) & (v->merge_slots - 1);
+    size_t i = mix((pair ^ v->secret) * 0x9E3779B97F4A7C15u) & (v->merge_slots - 1);
     while (v->merge[i].pair != pair && v->merge[i].pair != MERGE_NONE)
         i = (i + 1) & (v->merge_slots - 1);
     return &v->merge[i];

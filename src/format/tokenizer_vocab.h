@@ -34,6 +34,7 @@ typedef struct zb_vocab_slot {
 } zb_vocab_slot;
 
 typedef struct zb_vocab {
+    uint64_t secret; /* of both tables: no file can fill one place of them */
     zb_token *token; /* [n] by id */
     int32_t n;
     char *pool; /* the tokens' bytes stand side by side: what is left of the newest block */
