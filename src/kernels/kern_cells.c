@@ -59,7 +59,7 @@ SIMD_INLINE void dots_rest(zb_cell type, const zb_scores_args *a, int rows, int 
         const float *q = a->q + i * a->q_row;
         vf x = from == at ? vf_load_n(q + at, left)
                           : lanes_from(at - from, vf_load(q + from), vf_set1(0));
-        sum[i * COLS] += x * b;
+        sum[i * COLS] = vf_fma(x, b, sum[i * COLS]);
     }
 }
 
@@ -89,7 +89,7 @@ SIMD_INLINE void dots(zb_cell type, const zb_scores_args *a, int rows, int cols,
             vf b = cell_load(type, cell_at(type, key[j], p));
             if (type == ZB_CELL_Q8_0) b *= d[j];
             SIMD_UNROLL
-            for (int i = 0; i < rows; i++) sum[i][j] += q[i] * b;
+            for (int i = 0; i < rows; i++) sum[i][j] = vf_fma(q[i], b, sum[i][j]);
         }
     }
     if (p < a->k.width) {
@@ -133,7 +133,7 @@ SIMD_INLINE void weigh(zb_cell type, const zb_values_args *a, int rows, int vecs
             }
             vf y = cell_load(type, cell_at(type, row, j0 + v * VW));
             SIMD_UNROLL
-            for (int i = 0; i < rows; i++) sum[i][v] += x[i] * y;
+            for (int i = 0; i < rows; i++) sum[i][v] = vf_fma(vf_splat(x[i]), y, sum[i][v]);
         }
     }
     if (done == j0 && j0 + vecs * VW <= a->v.width) {
@@ -142,7 +142,7 @@ SIMD_INLINE void weigh(zb_cell type, const zb_values_args *a, int rows, int vecs
             float *o = a->o + i * a->o_row + j0, keep = a->keep[i];
             SIMD_UNROLL
             for (int v = 0; v < vecs; v++)
-                vf_store(o + v * VW, vf_load(o + v * VW) * keep + sum[i][v]);
+                vf_store(o + v * VW, vf_fma(vf_load(o + v * VW), vf_splat(keep), sum[i][v]));
         }
         return;
     }
@@ -151,7 +151,8 @@ SIMD_INLINE void weigh(zb_cell type, const zb_values_args *a, int rows, int vecs
             int at = j0 + v * VW, left = a->v.width - at;
             float *o = a->o + i * a->o_row + at;
             vf old = vf_load_n(o, left);
-            vf_store_n(o, left, lanes_from(done - at, old * a->keep[i] + sum[i][v], old));
+            vf kept = vf_fma(old, vf_splat(a->keep[i]), sum[i][v]);
+            vf_store_n(o, left, lanes_from(done - at, kept, old));
         }
 }
 

@@ -38,9 +38,9 @@ SIMD_INLINE void tile(const zb_gemm_args *g, int rows, int vecs) {
         for (int v = 0; v < vecs; v++) y[v] = vf_load(b + v * VW);
         SIMD_UNROLL
         for (int i = 0; i < rows; i++) {
-            float x = a[i][at]; /* a scalar times a vector is a broadcast; vf_set1 would add */
+            vf x = vf_splat(a[i][at]);
             SIMD_UNROLL
-            for (int v = 0; v < vecs; v++) sum[i][v] += x * y[v];
+            for (int v = 0; v < vecs; v++) sum[i][v] = vf_fma(x, y[v], sum[i][v]);
         }
     }
     SIMD_UNROLL
@@ -50,7 +50,7 @@ SIMD_INLINE void tile(const zb_gemm_args *g, int rows, int vecs) {
             int left = g->n - v * VW;
             if (left <= 0) break;
             vf y = sum[i][v] * g->alpha;
-            if (g->add) y += vf_load_n(c + v * VW, left);
+            if (g->add) y = vf_fma(sum[i][v], vf_splat(g->alpha), vf_load_n(c + v * VW, left));
             vf_store_n(c + v * VW, left, y);
         }
     }

@@ -201,8 +201,8 @@ SIMD_INLINE void multiply_panel(traits x, const panel *p, const tokens *t, int k
             float dq = t->d[i][c / 32], total = t->sum[i][c / 32];
             SIMD_UNROLL
             for (int v = 0; v < VECS; v++) {
-                sum[i][v] += vf_of_vi(part[i][v]) * (vf_load(d + v * VW) * dq);
-                if (x.min) sum[i][v] += vf_load(m + v * VW) * total;
+                sum[i][v] = vf_fma(vf_load(d + v * VW) * dq, vf_of_vi(part[i][v]), sum[i][v]);
+                if (x.min) sum[i][v] = vf_fma(vf_load(m + v * VW), vf_splat(total), sum[i][v]);
             }
         }
     }

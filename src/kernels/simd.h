@@ -40,7 +40,7 @@ typedef float vf_any __attribute__((vector_size(4 * VW), aligned(1), may_alias))
 #define SIMD_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-SIMD_INLINE vf vf_set1(float x) { return (vf){0} + x; }
+SIMD_INLINE vf vf_set1(float x) { return (vf){0} + x; } /* vf_splat: the broadcast alone */
 SIMD_INLINE vf vf_load(const void *p) { return *(const vf_any *)p; }
 SIMD_INLINE void vf_store(void *p, vf x) { *(vf_any *)p = x; }
 
@@ -56,6 +56,7 @@ SIMD_INLINE void vf_store_part(float *p, int n, vf x) {
 SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) {
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); /* one vpternlog */
 }
+SIMD_INLINE vf vf_splat(float x) { return (vf)_mm512_set1_ps(x); }
 SIMD_INLINE vf vf_fma(vf a, vf b, vf c) {
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
@@ -123,6 +124,7 @@ SIMD_INLINE void vf_store_part(float *p, int n, vf x) {
 SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) {
     return (vf)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)mask);
 }
+SIMD_INLINE vf vf_splat(float x) { return (vf)_mm256_set1_ps(x); }
 SIMD_INLINE vf vf_fma(vf a, vf b, vf c) {
     return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 }
@@ -206,6 +208,7 @@ SIMD_INLINE void vf_store_part(float *p, int n, vf x) { memcpy(p, &x, 4 * (size_
 SIMD_INLINE vf vf_select(vi mask, vf yes, vf no) {
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
 }
+SIMD_INLINE vf vf_splat(float x) { return (vf)vdupq_n_f32(x); }
 SIMD_INLINE vf vf_fma(vf a, vf b, vf c) {
     return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }

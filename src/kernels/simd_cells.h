@@ -43,11 +43,8 @@ SIMD_INLINE void cell_ask(zb_cell type, const zb_cell_rows *c, int j, int i, int
     for (; p < end; p += 64) __builtin_prefetch(p);
 }
 
-/* vf_splat: a broadcast, without the addition of vf_set1 and the zero that it keeps in a register.
- * Blocks of CELLS x CELLS values are transposed in registers. */
+/* Blocks of CELLS x CELLS values are transposed in registers. */
 #if defined(__aarch64__)
-
-SIMD_INLINE vf vf_splat(float x) { return (vf)vdupq_n_f32(x); }
 
 enum { CELLS = 4 };
 typedef vf vc;
@@ -65,12 +62,6 @@ SIMD_INLINE void vc_transpose(const vc in[CELLS], float *out, ptrdiff_t row) {
 }
 
 #else
-
-#if VW == 16
-SIMD_INLINE vf vf_splat(float x) { return (vf)_mm512_set1_ps(x); }
-#else
-SIMD_INLINE vf vf_splat(float x) { return (vf)_mm256_set1_ps(x); }
-#endif
 
 enum { CELLS = 8 };
 typedef __m256 vc; /* with AVX-512, too */

@@ -107,8 +107,37 @@ static void check_igemm_one(const zb_kernels *k, zb_packing t, int rows, int n, 
     free(bare);
 }
 
+/* A token's result must not depend on the tokens beside it: alone it has the same bits. */
+static void check_igemm_company(const zb_kernels *k, zb_packing t) {
+    enum { N = 17, ROWS = 13 };
+    const zb_dtype_info *type = zb_dtype_get(stored[t].dtype);
+    int blocks = 1056 / type->block + 1, columns = blocks * type->block;
+    size_t bytes = (size_t)(blocks * type->bytes);
+    uint8_t *w = guard_take(0, bytes * ROWS);
+    draw_stored(t, w, (size_t)blocks * ROWS, false);
+    zb_igemm_args g = {.type = t, .rows = ROWS, .k = columns, .w = w, .row_bytes = bytes};
+    g.n = N;
+    g.ldy = ROWS;
+    draw_tokens(&g, false);
+    g.y = take_random(5, N * ROWS, 1);
+    k->igemm(&g);
+    for (int i = 0; i < N; i++) {
+        zb_igemm_args one = g;
+        float y[ROWS];
+        one.n = 1;
+        one.q += i * columns;
+        one.d += i * (columns / 32);
+        one.sum += i * (columns / 32);
+        one.half += i * (columns / 16);
+        one.y = y;
+        k->igemm(&one);
+        for (int j = 0; j < ROWS; j++) near(columns, j, (double)g.y[i * ROWS + j], (double)y[j], 0);
+    }
+}
+
 void check_igemm(const zb_kernels *k) {
     for (zb_packing t = 0; t < ZB_PACKINGS; t++) {
+        check_igemm_company(k, t);
         int most = t >= ZB_PACKING_Q4_K ? 10 : 80; /* beyond two pieces of a panel */
         for (int round = 0; round < 40; round++)
             check_igemm_one(k, t, 1 + draw_below(ZB_IGEMM_ROWS), 1 + draw_below(18),
