@@ -33,9 +33,10 @@ enum { Q = ZB_DELTA_CHUNK };
 /* Scratch of one chunk; sums behind it only backward uses. */
 typedef struct chunk {
     int t0, q;
+    double b[Q];
     float *S;                /* [dk,dv] before the chunk */
     float *kt;               /* [dk,Q] */
-    float *b, *eb, *w, *db;  /* [Q]: b, e^b, e^(b_Q - b), gradient of b */
+    float *eb, *w, *db;      /* [Q]: e^b, e^(b_Q - b), gradient of b */
     float *e, *a, *m;        /* [Q,Q]: E, A, M */
     float *ks, *x, *rows;    /* [Q,d]: K S, X, whatever is weighted by rows */
     float *dS, *turned, *dx; /* [dk,dv], a transpose of it, [Q,d] */
@@ -46,12 +47,11 @@ typedef struct chunk {
 static size_t lay_out(int T, int dim, float *at, chunk *c) {
     size_t chunks = (size_t)(T + Q - 1) / Q, dd = (size_t)dim * (size_t)dim,
            qd = (size_t)Q * (size_t)dim, qq = (size_t)Q * Q, turned = dd > qd ? dd : qd, used = 0;
-    float **part[] = {&c->S,      &c->kt, &c->b,  &c->eb, &c->w,  &c->db,
-                      &c->e,      &c->a,  &c->m,  &c->ks, &c->x,  &c->rows,
-                      &c->turned, &c->dS, &c->dx, &c->dm, &c->da, &c->states};
-    size_t size[] = {dd, qd, Q,  Q,      Q,  Q,  qq, qq, qq,
-                     qd, qd, qd, turned, dd, qd, qq, qq, chunks * dd};
-    for (int i = 0; i < 18; i++) {
+    float **part[] = {&c->S,  &c->kt, &c->eb, &c->w,  &c->db,    &c->e,
+                      &c->a,  &c->m,  &c->ks, &c->x,  &c->rows,  &c->turned,
+                      &c->dS, &c->dx, &c->dm, &c->da, &c->states};
+    size_t size[] = {dd, qd, Q, Q, Q, qq, qq, qq, qd, qd, qd, turned, dd, qd, qq, qq, chunks * dd};
+    for (int i = 0; i < 17; i++) {
         *part[i] = at ? at + used : NULL;
         used += size[i];
     }
@@ -66,12 +66,12 @@ size_t zb_delta_work(int T, int dim) {
 /* b and everything that depends on keys and decays alone. */
 static void open_chunk(const zb_delta *d, int t0, chunk *c) {
     int q = c->q = d->T - t0 < Q ? d->T - t0 : Q;
-    float sum = 0;
+    double sum = 0;
     c->t0 = t0;
-    for (int t = 0; t < q; t++) c->b[t] = sum += d->g[(t0 + t) * d->g_row];
+    for (int t = 0; t < q; t++) c->b[t] = sum += (double)d->g[(t0 + t) * d->g_row];
     for (int t = 0; t < q; t++) {
-        c->eb[t] = expf(c->b[t]);
-        c->w[t] = expf(sum - c->b[t]);
+        c->eb[t] = expf((float)c->b[t]);
+        c->w[t] = expf((float)(sum - c->b[t]));
     }
     zb_decay_matrix(q, c->b, c->e);
     const float *k = d->k + t0 * d->row;

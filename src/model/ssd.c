@@ -28,31 +28,33 @@ size_t zb_ssd_work(int T, int dim) {
 }
 
 /* a_t of one chunk. */
-static void log_decay(const zb_ssd *s, int t0, int q, float *a) {
-    float sum = 0;
+static void log_decay(const zb_ssd *s, int t0, int q, double *a) {
+    double sum = 0;
     for (int t = 0; t < q; t++) {
-        sum += s->delta[(t0 + t) * s->d_row] * s->A;
+        sum += (double)(s->delta[(t0 + t) * s->d_row] * s->A);
         a[t] = sum;
     }
 }
 
-void zb_decay_matrix(int q, const float *a, float *e) {
+static float decay(double log) { return expf((float)log); }
+
+void zb_decay_matrix(int q, const double *a, float *e) {
     const zb_kernels *kn = zb_kernels_get();
     for (int t = 0; t < q; t++) {
         float *row = e + (size_t)t * q;
-        for (int j = 0; j <= t; j++) row[j] = a[t] - a[j];
+        for (int j = 0; j <= t; j++) row[j] = (float)(a[t] - a[j]);
         kn->exp(t + 1, row, row);
         memset(row + t + 1, 0, (size_t)(q - t - 1) * sizeof(float));
     }
 }
 
 /* S' from S, in place. bx [q, dim] is scratch for the weighted x rows. */
-static void carry(const zb_ssd *s, int t0, int q, const float *a, float *S, float *bx) {
+static void carry(const zb_ssd *s, int t0, int q, const double *a, float *S, float *bx) {
     const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
-    kn->scale(d * d, expf(a[q - 1]), S);
+    kn->scale(d * d, decay(a[q - 1]), S);
     for (int t = 0; t < q; t++) {
-        float f = expf(a[q - 1] - a[t]) * s->delta[(t0 + t) * s->d_row];
+        float f = decay(a[q - 1] - a[t]) * s->delta[(t0 + t) * s->d_row];
         const float *x = s->x + (t0 + t) * s->u_row;
         for (int i = 0; i < d; i++) bx[t * d + i] = f * x[i];
     }
@@ -63,8 +65,8 @@ static void carry(const zb_ssd *s, int t0, int q, const float *a, float *S, floa
 void zb_ssd_chunked(const zb_ssd *s, float *work) {
     const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
-    float *S = work, *bt = S + d * d, *g = bt + Q * d, *e = g + Q * Q, *rows = e + Q * Q,
-          *a = rows + Q * d;
+    float *S = work, *bt = S + d * d, *g = bt + Q * d, *e = g + Q * Q, *rows = e + Q * Q;
+    double a[Q];
     if (s->state)
         S = s->state;
     else
@@ -85,7 +87,7 @@ void zb_ssd_chunked(const zb_ssd *s, float *work) {
         zb_product((zb_shape){q, d, q}, zb_rows(g, q), (zb_right){s->x + t0 * s->u_row, s->u_row},
                    (zb_out){y, s->y_row});
         for (int t = 0; t < q; t++) {
-            float f = expf(a[t]);
+            float f = decay(a[t]);
             const float *c = s->C + (t0 + t) * s->u_row;
             for (int i = 0; i < d; i++) rows[t * d + i] = f * c[i];
             kn->axpy(d, s->D, s->x + (t0 + t) * s->u_row, y + t * s->y_row);
@@ -138,7 +140,8 @@ void zb_ssd_steps(const zb_ssd *s, float *work) {
 
 /* Scratch of backward for one chunk. */
 typedef struct chunk_work {
-    float *states, *dS, *St, *e, *g, *m, *w, *tr, *rows, *da, *a;
+    float *states, *dS, *St, *e, *g, *m, *w, *tr, *rows, *da;
+    double a[Q];
 } chunk_work;
 
 static chunk_work split_work(const zb_ssd *s, float *work) {
@@ -154,7 +157,6 @@ static chunk_work split_work(const zb_ssd *s, float *work) {
     k.tr = k.w + Q * Q;
     k.rows = k.tr + Q * d;
     k.da = k.rows + Q * d;
-    k.a = k.da + Q;
     return k;
 }
 
@@ -193,13 +195,13 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
                              const chunk_work *k) {
     const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
-    float last = k->a[q - 1];
+    double last = k->a[q - 1];
     /* dC_t += exp(a_t) S dY_t; the same product gives the gradient of exp(a_t) */
     zb_transpose(S, d, d, d, k->St);
     zb_product((zb_shape){q, d, d}, zb_rows(gr->dy + t0 * s->y_row, s->y_row), (zb_right){k->St, d},
                (zb_out){k->rows, d});
     for (int t = 0; t < q; t++) {
-        float f = expf(k->a[t]), *row = k->rows + t * d;
+        float f = decay(k->a[t]), *row = k->rows + t * d;
         k->da[t] += f * kn->dot(d, row, s->C + (t0 + t) * s->u_row);
         kn->axpy(d, f, row, gr->dC + (t0 + t) * s->u_row);
     }
@@ -207,7 +209,7 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
     zb_product((zb_shape){q, d, d}, zb_rows(s->B + t0 * s->u_row, s->u_row), (zb_right){k->dS, d},
                (zb_out){k->rows, d});
     for (int t = 0; t < q; t++) {
-        float v = expf(last - k->a[t]), dt = s->delta[(t0 + t) * s->d_row];
+        float v = decay(last - k->a[t]), dt = s->delta[(t0 + t) * s->d_row];
         float xb = v * kn->dot(d, k->rows + t * d, s->x + (t0 + t) * s->u_row);
         kn->axpy(d, v * dt, k->rows + t * d, gr->dx + (t0 + t) * s->u_row);
         gr->ddelta[(t0 + t) * s->d_row] += xb;
@@ -217,17 +219,17 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
     /* dB_s += v_s Δ_s dS x_s */
     zb_transpose(k->dS, d, d, d, k->St);
     for (int t = 0; t < q; t++) {
-        float f = expf(last - k->a[t]) * s->delta[(t0 + t) * s->d_row];
+        float f = decay(last - k->a[t]) * s->delta[(t0 + t) * s->d_row];
         for (int i = 0; i < d; i++) k->rows[t * d + i] = f * s->x[(t0 + t) * s->u_row + i];
     }
     zb_product_add((zb_shape){q, d, d}, zb_rows(k->rows, d), (zb_right){k->St, d},
                    (zb_out){gr->dB + t0 * s->u_row, s->u_row});
     /* dS before the chunk */
-    float f = expf(last);
+    float f = decay(last);
     k->da[q - 1] += f * kn->dot(d * d, S, k->dS);
     kn->scale(d * d, f, k->dS);
     for (int t = 0; t < q; t++) {
-        float ft = expf(k->a[t]);
+        float ft = decay(k->a[t]);
         for (int i = 0; i < d; i++) k->rows[t * d + i] = ft * gr->dy[(t0 + t) * s->y_row + i];
     }
     zb_product_add((zb_shape){d, d, q}, zb_columns(s->C + t0 * s->u_row, s->u_row),

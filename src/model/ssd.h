@@ -37,7 +37,8 @@ typedef struct zb_ssd_grad {
 } zb_ssd_grad;
 void zb_ssd_backward(const zb_ssd *s, zb_ssd_grad *g, float *work);
 
-/* e [q,q]: exp(a_t - a_s) for s <= t, else 0. */
-void zb_decay_matrix(int q, const float *a, float *e);
+/* e [q,q]: exp(a_t - a_s) for s <= t, else 0. Sums of logarithms are f64: behind a token that
+ * forgets all (a step of -1000) the small steps would be lost in f32. */
+void zb_decay_matrix(int q, const double *a, float *e);
 
 #endif

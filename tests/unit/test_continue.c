@@ -4,6 +4,8 @@
  * Mamba2: tests/golden.) */
 #include "../grad/grad.h"
 
+#include "model/delta.h"
+#include "model/ssd.h"
 #include "model/state.h"
 
 enum { TOKENS = 90, D = 12, BATCH = 3 };
@@ -269,8 +271,41 @@ static void test_wide_window(void **unused) {
     close_fixture(&all);
 }
 
+/* Tokens that forget all that came, between others that forget little: both forms of either scan
+ * agree as they do without. */
+static void test_resets(void **unused) {
+    (void)unused;
+    enum { T = 70, N = 8 };
+    static const float resets[] = {0, -50, -1000, -1e5F};
+    float q[T * N], k[T * N], v[T * N], g[T], step[T], beta[T], chunks[T * N], steps[T * N];
+    zb_arena a = {0};
+    float *work = ZB_NEW_ARRAY(&a, float, zb_delta_work(T, N) + zb_ssd_work(T, N));
+    for (size_t i = 0; i < sizeof resets / sizeof *resets; i++) {
+        fill(q, T * N, 1, 0, 31);
+        fill(k, T * N, 0.25, 0, 32);
+        fill(v, T * N, 1, 0, 33);
+        for (int t = 0; t < T; t++) {
+            g[t] = t % 19 == 3 ? resets[i] : -0.01F * (float)(1 + t % 5);
+            step[t] = -g[t];
+            beta[t] = 0.5F;
+        }
+        zb_delta d = {T, N, q, k, v, g, beta, N, 1, chunks, NULL};
+        zb_delta_chunked(&d, work);
+        d.o = steps;
+        zb_delta_steps(&d, work);
+        compare("delta", chunks, steps, T * N, tolerance);
+        zb_ssd s = {T, N, -1, 0.5F, v, k, q, step, N, 1, N, chunks, NULL};
+        zb_ssd_chunked(&s, work);
+        s.y = steps;
+        zb_ssd_steps(&s, work);
+        compare("ssd", chunks, steps, T * N, tolerance);
+    }
+    zb_arena_free(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_kinds), cmocka_unit_test(test_size),
-                                       cmocka_unit_test(test_wide_window)};
+                                       cmocka_unit_test(test_wide_window),
+                                       cmocka_unit_test(test_resets)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
