@@ -13,6 +13,8 @@
 #include <omp.h>
 #include <string.h>
 
+enum { SUMMED_ROWS = 1024 }; /* rows whose losses wait on the stack to be summed in order */
+
 typedef struct row_sums {
     double kl, reverse_kl, ce;
     bool has_kl, has_ce, agree;
@@ -133,46 +135,66 @@ void zb_vocab_loss_run(const zb_vocab_loss *l, zb_vocab_sums *sums) {
     zb_arena_pop(a, mark);
 }
 
-double zb_ild_loss(int n, int D, const float *a, const float *b, bool squared, const uint8_t *mask,
-                   float scale, float *da) {
-    double total = 0;
-#pragma omp parallel for schedule(static) ordered
-    for (int i = 0; i < n; i++) {
-        const float *x = a + (size_t)i * D, *y = b + (size_t)i * D;
-        double sum = 0;
-        for (int j = 0; j < D; j++)
-            sum += ((double)x[j] - (double)y[j]) * ((double)x[j] - (double)y[j]);
-        double norm = sqrt(sum), value = squared ? sum / D : norm;
-        bool counts = !mask || mask[i];
-        if (da && counts && norm > 0) {
-            float f = (float)((double)scale * (squared ? 2.0 / D : 1 / norm));
-            for (int j = 0; j < D; j++) da[(size_t)i * D + j] += f * (x[j] - y[j]);
-        }
-#pragma omp ordered
-        if (counts) total += value;
+/* Losses of rows as they are asked for, in parallel, and their sum in the order of the rows. */
+typedef struct row_loss {
+    double (*of)(const struct row_loss *l, int i);
+    int n, D;
+    const float *a, *b;
+    bool squared;
+    const uint8_t *mask;
+    float scale;
+    float *da;
+} row_loss;
+
+static double sum_rows(const row_loss *l) {
+    double total = 0, row[SUMMED_ROWS];
+    for (int first = 0; first < l->n; first += SUMMED_ROWS) {
+        int n = l->n - first < SUMMED_ROWS ? l->n - first : SUMMED_ROWS;
+#pragma omp parallel for schedule(static)
+        for (int i = 0; i < n; i++) row[i] = l->of(l, first + i);
+        for (int i = 0; i < n; i++) total += row[i];
     }
     return total;
 }
 
-double zb_hidden_loss(int n, int D, const float *x, const float *target, float scale, float *dx) {
-    double total = 0;
-#pragma omp parallel for schedule(static) ordered
-    for (int i = 0; i < n; i++) {
-        const float *a = x + (size_t)i * D, *b = target + (size_t)i * D;
-        double sum = 0, size = 1e-30;
-        for (int j = 0; j < D; j++) {
-            sum += ((double)a[j] - (double)b[j]) * ((double)a[j] - (double)b[j]);
-            size += (double)b[j] * (double)b[j];
-        }
-        double r = sum / size, value = r / (1 + r);
-        if (dx) {
-            float f = (float)(2 * (double)scale / (size * (1 + r) * (1 + r)));
-            for (int j = 0; j < D; j++) dx[(size_t)i * D + j] += f * (a[j] - b[j]);
-        }
-#pragma omp ordered
-        total += value;
+static double ild_row(const row_loss *l, int i) {
+    int D = l->D;
+    const float *x = l->a + (size_t)i * D, *y = l->b + (size_t)i * D;
+    if (l->mask && !l->mask[i]) return 0;
+    double sum = 0;
+    for (int j = 0; j < D; j++)
+        sum += ((double)x[j] - (double)y[j]) * ((double)x[j] - (double)y[j]);
+    double norm = sqrt(sum);
+    if (l->da && norm > 0) {
+        float f = (float)((double)l->scale * (l->squared ? 2.0 / D : 1 / norm));
+        for (int j = 0; j < D; j++) l->da[(size_t)i * D + j] += f * (x[j] - y[j]);
     }
-    return total;
+    return l->squared ? sum / D : norm;
+}
+
+double zb_ild_loss(int n, int D, const float *a, const float *b, bool squared, const uint8_t *mask,
+                   float scale, float *da) {
+    return sum_rows(&(row_loss){ild_row, n, D, a, b, squared, mask, scale, da});
+}
+
+static double hidden_row(const row_loss *l, int i) {
+    int D = l->D;
+    const float *a = l->a + (size_t)i * D, *b = l->b + (size_t)i * D;
+    double sum = 0, size = 1e-30;
+    for (int j = 0; j < D; j++) {
+        sum += ((double)a[j] - (double)b[j]) * ((double)a[j] - (double)b[j]);
+        size += (double)b[j] * (double)b[j];
+    }
+    double r = sum / size;
+    if (l->da) {
+        float f = (float)(2 * (double)l->scale / (size * (1 + r) * (1 + r)));
+        for (int j = 0; j < D; j++) l->da[(size_t)i * D + j] += f * (a[j] - b[j]);
+    }
+    return r / (1 + r);
+}
+
+double zb_hidden_loss(int n, int D, const float *x, const float *target, float scale, float *dx) {
+    return sum_rows(&(row_loss){hidden_row, n, D, x, target, false, NULL, scale, dx});
 }
 
 double zb_dpo_loss(int n, double beta, const double *pc, const double *pr, const double *rc,
