@@ -9,10 +9,11 @@
  * its near heads a token sees the last `window` and the first `sinks` tokens alone (window.h).
  * Their state is rings instead of planes, of a size that the context does not change. Rows that
  * came before the batch are read back from the rings, new ones are rounded as the rings will hold
- * them, so that a token sees the same keys however the document is cut. Its far heads, the
- * retrieval heads of the config, see all tokens as in plain attention and have planes (Xiao et al.
- * 2024, DuoAttention: few heads of a model ever look far back). Heads here are kv heads with the
- * query heads that share them.
+ * them, so that a token sees the same keys however the document is cut. A single new token attends
+ * to the rings themselves, which then hold what it sees and nothing else. Far heads, the retrieval
+ * heads of the config, see all tokens as in plain attention and have planes (Xiao et al. 2024,
+ * DuoAttention: few heads of a model ever look far back). Heads here are kv heads with the query
+ * heads that share them.
  *
  * Where less than all of a far head's keys and values is kept, it has a window like the near ones,
  * and narrow.c adds what lies beyond. */
@@ -198,17 +199,20 @@ static zb_window window_args(const zb_run *run, int layer, const zb_span *sp, in
     return a;
 }
 
-/* All spans and heads with windows; the states' rows are gathered first. */
+/* One token of a sequence: it attends to the rings. */
+static bool is_step(const zb_span *sp) { return sp->state && sp->n == 1; }
+
+/* All other spans and heads with windows; the states' rows are gathered first. */
 static zb_window *all_windows(zb_run *run, int layer, const tape *t, int *n) {
     const zb_config *c = run->config;
     int windows = zb_config_ring_heads(c, layer), rings = run->batch->n_spans * 2 * windows;
-    *n = run->batch->n_spans * windows;
-    zb_window *a = zb_alloc_raw_array(run->arena, (size_t)*n, sizeof *a);
+    zb_window *a =
+        zb_alloc_raw_array(run->arena, (size_t)(run->batch->n_spans * windows), sizeof *a);
     float **own = ZB_NEW_ARRAY(run->arena, float *, rings);
     for (int i = 0; i < rings; i++) {
         const zb_span *sp = &run->batch->span[i / (2 * windows)];
         rows r = rows_of(&c->layer[layer], sp);
-        if (sp->state)
+        if (sp->state && !is_step(sp))
             own[i] = ZB_RAW_ARRAY(run->arena, float, (size_t)(r.sinks + r.n) * (size_t)c->dh);
     }
     size_t row = (zb_cells_row(c->cache, c->dh) + 63) / 64 * 64;
@@ -219,10 +223,53 @@ static zb_window *all_windows(zb_run *run, int layer, const tape *t, int *n) {
         if (own[i])
             gather(run, layer, &run->batch->span[i / (2 * windows)], i % (2 * windows), t,
                    packed + row * (size_t)omp_get_thread_num(), own[i]);
-    for (int i = 0; i < *n; i++)
-        a[i] = window_args(run, layer, &run->batch->span[i / windows], i % windows, t,
-                           own + (size_t)(i / windows) * 2 * windows);
+    *n = 0;
+    for (int i = 0; i < run->batch->n_spans * windows; i++)
+        if (!is_step(&run->batch->span[i / windows]))
+            a[(*n)++] = window_args(run, layer, &run->batch->span[i / windows], i % windows, t,
+                                    own + (size_t)(i / windows) * 2 * windows);
     return a;
+}
+
+/* A step's token into both rings of the head at a place, and its attention to them: the sinks and
+ * the last `window` tokens, itself among them, in whatever order they stand. */
+static zb_attend step_args(const zb_run *run, int layer, const zb_span *sp, int place,
+                           const tape *t) {
+    const zb_config *c = run->config;
+    const zb_layer_config *m = &c->layer[layer];
+    int per = c->H / c->G, hq = c->H * c->dh, past = zb_span_past(sp), most = m->window + m->sinks;
+    int g = zb_config_ring_head(c, layer, place), windows = zb_config_ring_heads(c, layer);
+    size_t at_q = (size_t)sp->start * hq + (size_t)g * per * c->dh,
+           at_k = ((size_t)sp->start * c->G + g) * c->dh;
+    zb_attend a = {.T = 1,
+                   .heads = per,
+                   .past = past < most ? past : most - 1,
+                   .dk = c->dh,
+                   .dv = c->dh,
+                   .scale = (float)(1 / sqrt((double)c->dh)),
+                   .q = t->q + at_q,
+                   .q_row = hq,
+                   .q_head = c->dh,
+                   .o = t->o + at_q,
+                   .o_row = hq,
+                   .o_head = c->dh,
+                   .lse_head = run->batch->n};
+    if (t->lse) a.lse = t->lse + (size_t)g * per * run->batch->n + sp->start;
+    a.k = zb_state_ring(sp->state, c, layer, place);
+    a.v = zb_state_ring(sp->state, c, layer, windows + place);
+    zb_state_put(sp->state, &a.k, zb_state_ring_row(c, layer, past), t->k + at_k);
+    zb_state_put(sp->state, &a.v, zb_state_ring_row(c, layer, past), t->v + at_k);
+    return a;
+}
+
+static void attend_rings(zb_run *run, int layer, const tape *t) {
+    int windows = zb_config_ring_heads(run->config, layer), n = 0;
+    zb_attend *a =
+        zb_alloc_raw_array(run->arena, (size_t)(run->batch->n_spans * windows), sizeof *a);
+    for (int s = 0; s < run->batch->n_spans; s++)
+        for (int i = 0; is_step(&run->batch->span[s]) && i < windows; i++)
+            a[n++] = step_args(run, layer, &run->batch->span[s], i, t);
+    if (n > 0) zb_attend_forward(run->arena, run->threads, a, n);
 }
 
 static void attend_windows(zb_run *run, int layer, const tape *t) {
@@ -230,7 +277,9 @@ static void attend_windows(zb_run *run, int layer, const tape *t) {
     if (!zb_config_ring_heads(run->config, layer)) return;
     zb_mark mark = zb_arena_mark(run->arena);
     const zb_window *a = all_windows(run, layer, t, &n);
-    zb_window_forward(run->arena, run->threads, a, n);
+    if (n > 0) zb_window_forward(run->arena, run->threads, a, n);
+    zb_arena_pop(run->arena, mark);
+    attend_rings(run, layer, t);
     zb_arena_pop(run->arena, mark);
 }
 
