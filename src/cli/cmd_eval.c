@@ -40,8 +40,16 @@ static zb_status check(zb_cli *cli, const zb_suite_opts *m, const zb_eval_opts *
     if (cli->n_pos > 0)
         return zb_fail(&cli->err, ZB_ERR_USAGE, "expected options only, found \"%s\"", cli->pos[0]);
     ZB_TRY(zb_cli_need(cli, m->model, "-m MODEL"));
+    bool tasks = e->tasks && *e->tasks;
+    if (!tasks && (e->output || e->log_samples || e->samples))
+        return zb_fail(&cli->err, ZB_ERR_USAGE,
+                       "%s: expected --tasks, which it is about (--perplexity-out takes what is "
+                       "measured on a text)",
+                       e->output        ? "--output"
+                       : e->log_samples ? "--log-samples"
+                                        : "--samples");
     if (m->text) return ZB_OK;
-    if (!e->tasks || !*e->tasks)
+    if (!tasks)
         return zb_fail(&cli->err, ZB_ERR_USAGE, "expected --tasks or --text, found neither");
     if (m->teacher || m->perplexity_out)
         return zb_fail(&cli->err, ZB_ERR_USAGE, "%s: expected --text, on which it is measured",

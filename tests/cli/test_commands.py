@@ -453,6 +453,7 @@ def test_eval_refuses_to_do_nothing(tmp_path):
     fails(USAGE, "expected --tasks or --text, found neither", *base, "--tasks", "")
     fails(USAGE, "--teacher: expected --text", *base, "--teacher", GOLDEN / "llama")
     fails(USAGE, "--perplexity-out: expected --text", *base, "--perplexity-out", tmp_path / "out.json")
+    fails(USAGE, "--output: expected --tasks", *base, "--tasks", "", "--text", tmp_path / "text.txt", "-o", tmp_path / "out.json")
 
 
 def test_compare_stands_alone(tmp_path):
