@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-static const uint64_t state_magic = 0x3265746174735a42; /* "BZstate2" */
+static const uint64_t state_magic = 0x3365746174735a42; /* "BZstate3" */
 
 static int64_t recurrent_total(const zb_config *c) {
     int64_t n = 0;
@@ -32,15 +32,14 @@ static size_t ring_bytes(const zb_config *c, int l) {
     return rounded(zb_cells_row(c->cache, c->dh) * (size_t)(m->window + m->sinks));
 }
 
-static size_t rings_before(const zb_config *c, int l) { /* bytes of the layers before l */
-    size_t bytes = 0;
-    for (int i = 0; i < l; i++) bytes += (size_t)zb_state_rings(c, i) * ring_bytes(c, i);
-    return bytes;
+static size_t rings_bytes(const zb_config *c, int l) {
+    return (size_t)zb_state_rings(c, l) * ring_bytes(c, l);
 }
 
 /* Of all parts that do not grow; rings begin at a multiple of 64. */
 static size_t fixed_total(const zb_config *c) {
-    size_t recurrent = (size_t)recurrent_total(c) * sizeof(float), rings = rings_before(c, c->L);
+    size_t recurrent = (size_t)recurrent_total(c) * sizeof(float), rings = 0;
+    for (int l = 0; l < c->L; l++) rings += rings_bytes(c, l);
     return rings ? rounded(recurrent) + rings : recurrent;
 }
 
@@ -86,6 +85,18 @@ size_t zb_state_size(const zb_config *c, int tokens_max) {
     return bytes;
 }
 
+/* Found once: a step asks for every plane of every layer. */
+static void find_places(zb_state *s, const zb_config *c) {
+    size_t recurrent = 0, rings = rounded((size_t)recurrent_total(c) * sizeof(float)),
+           planes = rounded(s->bytes);
+    for (int l = 0; l < c->L; l++) {
+        s->place[l] = (zb_state_place){recurrent, rings, planes};
+        recurrent += (size_t)zb_config_state(c, l) * sizeof(float);
+        rings += rings_bytes(c, l);
+        planes += layer_bytes(c, l, s->tokens_max);
+    }
+}
+
 zb_state *zb_state_init(void *mem, const zb_config *c, int tokens_max) {
     zb_state *s = mem;
     memset(s, 0, sizeof *s + fixed_total(c));
@@ -93,6 +104,7 @@ zb_state *zb_state_init(void *mem, const zb_config *c, int tokens_max) {
     s->tokens_max = tokens_max;
     s->cache = (int32_t)c->cache;
     s->bytes = fixed_total(c);
+    find_places(s, c);
     return s;
 }
 
@@ -102,16 +114,13 @@ void zb_state_reset(zb_state *s) {
 }
 
 float *zb_state_layer(zb_state *s, const zb_config *c, int l) {
-    int64_t at = 0;
     ZB_ASSERT(zb_config_state(c, l) > 0);
-    for (int i = 0; i < l; i++) at += zb_config_state(c, i);
-    return s->data + at;
+    return s->data + s->place[l].recurrent / sizeof(float);
 }
 
 zb_cells zb_state_ring(const zb_state *s, const zb_config *c, int l, int ring) {
     ZB_ASSERT(s->cache == (int32_t)c->cache && ring < zb_state_rings(c, l));
-    size_t at = rounded((size_t)recurrent_total(c) * sizeof(float)) + rings_before(c, l) +
-                (size_t)ring * ring_bytes(c, l);
+    size_t at = s->place[l].rings + (size_t)ring * ring_bytes(c, l);
     return (zb_cells){.type = c->cache,
                       .width = c->dh,
                       .row = zb_cells_row(c->cache, c->dh),
@@ -125,9 +134,7 @@ int zb_state_ring_row(const zb_config *c, int l, int position) {
 
 zb_cells zb_state_plane(const zb_state *s, const zb_config *c, int l, int plane) {
     ZB_ASSERT(s->cache == (int32_t)c->cache);
-    size_t at = rounded(s->bytes);
-    for (int i = 0; i < l; i++) at += layer_bytes(c, i, s->tokens_max);
-    at += planes_bytes(c, l, plane, s->tokens_max);
+    size_t at = s->place[l].planes + planes_bytes(c, l, plane, s->tokens_max);
     zb_cells cells = shape_of(c, l, plane);
     cells.p = (const uint8_t *)s->data + at;
     return cells;

@@ -17,12 +17,18 @@
 
 #include <stddef.h>
 
+/* Where the parts of a layer begin, in bytes behind `data`. */
+typedef struct zb_state_place {
+    uint64_t recurrent, rings, planes;
+} zb_state_place;
+
 typedef struct zb_state {
     uint64_t magic;
     int32_t tokens_max, len; /* capacity and tokens seen */
     uint64_t bytes;          /* of the parts of a fixed size: what going back cannot rebuild */
     int32_t cache;           /* zb_dtype of the caches */
     uint8_t pad[36];
+    zb_state_place place[ZB_LAYERS_MAX];
     float data[];
 } zb_state;
 

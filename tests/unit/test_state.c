@@ -61,7 +61,7 @@ static void test_sizes(void **state) {
         assert_int_equal(zb_state_token_bytes(&c, 1), 0);
         assert_int_equal(zb_state_token_bytes(&c, 4), r[2] + r[3]);
     }
-    assert_int_equal(sizeof(zb_state), 64);
+    assert_int_equal(sizeof(zb_state) % 64, 0);
     zb_config c = mixed();
     /* large: 8B-like sizes do not overflow */
     c.layer[0].kind = ZB_ATTENTION;
