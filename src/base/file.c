@@ -42,6 +42,10 @@ void zb_map_close(zb_map *m) {
     *m = (zb_map){0};
 }
 
+void zb_map_forget(const zb_map *m) {
+    if (m->data) (void)madvise((void *)(uintptr_t)m->data, m->size, MADV_DONTNEED);
+}
+
 zb_status zb_file_read(const char *path, size_t limit, zb_arena *a, zb_str *out, zb_err *err) {
     zb_map m;
     ZB_TRY(zb_map_open(&m, path, err));

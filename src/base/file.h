@@ -20,6 +20,8 @@ typedef struct zb_map {
 
 zb_status zb_map_open(zb_map *m, const char *path, zb_err *err);
 void zb_map_close(zb_map *m);
+/* What was read leaves memory; what is asked for again is read again. */
+void zb_map_forget(const zb_map *m);
 
 /* Whole file, NUL-terminated, at most `limit` bytes. */
 zb_status zb_file_read(const char *path, size_t limit, zb_arena *a, zb_str *out, zb_err *err);

@@ -408,6 +408,10 @@ void zb_gguf_close(zb_gguf *g) {
     zb_arena_free(&a);
 }
 
+void zb_gguf_forget(const zb_gguf *g) {
+    if (g) zb_map_forget(&g->map);
+}
+
 const char *zb_gguf_path(const zb_gguf *g) { return g->path; }
 size_t zb_gguf_count(const zb_gguf *g) { return g->n; }
 

@@ -17,7 +17,8 @@ typedef struct zb_gguf zb_gguf;
 zb_status zb_gguf_open(zb_gguf **out, const char *path, zb_err *err);
 /* A whole file in memory, borrowed until close; `where` starts the messages. */
 zb_status zb_gguf_parse(zb_gguf **out, const void *bytes, size_t n, const char *where, zb_err *err);
-void zb_gguf_close(zb_gguf *g); /* NULL is legal */
+void zb_gguf_close(zb_gguf *g);        /* NULL is legal */
+void zb_gguf_forget(const zb_gguf *g); /* zb_map_forget; NULL is legal */
 const char *zb_gguf_path(const zb_gguf *g);
 
 size_t zb_gguf_count(const zb_gguf *g);

@@ -337,6 +337,10 @@ void zb_safetensors_close(zb_safetensors *s) {
     zb_arena_free(&a);
 }
 
+void zb_safetensors_forget(const zb_safetensors *s) {
+    for (size_t i = 0; s && i < s->n_maps; i++) zb_map_forget(&s->maps[i]);
+}
+
 size_t zb_safetensors_count(const zb_safetensors *s) { return s->n; }
 
 const zb_tensor *zb_safetensors_at(const zb_safetensors *s, size_t i) {

@@ -19,7 +19,8 @@ zb_status zb_safetensors_open_dir(zb_safetensors **out, const char *dir, zb_err 
 /* A whole file in memory, borrowed until close; `where` starts the messages. */
 zb_status zb_safetensors_parse(zb_safetensors **out, const void *bytes, size_t n, const char *where,
                                zb_err *err);
-void zb_safetensors_close(zb_safetensors *s); /* NULL is legal */
+void zb_safetensors_close(zb_safetensors *s);        /* NULL is legal */
+void zb_safetensors_forget(const zb_safetensors *s); /* zb_map_forget; NULL is legal */
 
 size_t zb_safetensors_count(const zb_safetensors *s);
 /* By number (sorted by name); by name (NULL if absent). */

@@ -123,7 +123,10 @@ static zb_status open_model(zb_model **out, const char *path, const zb_wide *wid
 
 zb_status zb_model_open_part(zb_model **out, const char *path, zb_param_test wide, const void *arg,
                              zb_err *err) {
-    return open_model(out, path, &(zb_wide){wide, arg}, err);
+    ZB_TRY(open_model(out, path, &(zb_wide){wide, arg}, err));
+    zb_safetensors_forget((*out)->file); /* what was copied must not be held twice */
+    zb_gguf_forget((*out)->gguf);
+    return ZB_OK;
 }
 
 static bool none(const void *unused, const zb_param *p) {
@@ -132,15 +135,8 @@ static bool none(const void *unused, const zb_param *p) {
 }
 
 zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb_err *err) {
-    bool train = mode == ZB_MODEL_TRAIN;
-    ZB_TRY(open_model(out, path, &(zb_wide){train ? zb_param_every : none, NULL}, err));
-    if (!train) return ZB_OK;
-    zb_model *m = *out; /* all was copied: the file's pages need not stay */
-    zb_safetensors_close(m->file);
-    zb_gguf_close(m->gguf);
-    m->file = NULL;
-    m->gguf = NULL;
-    return ZB_OK;
+    if (mode == ZB_MODEL_TRAIN) return zb_model_open_part(out, path, zb_param_every, NULL, err);
+    return open_model(out, path, &(zb_wide){none, NULL}, err);
 }
 
 static zb_status tokenizer_of_gguf(zb_tokenizer **out, const char *path, zb_err *err) {

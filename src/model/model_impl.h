@@ -11,7 +11,7 @@ struct zb_model {
     zb_config config;
     zb_param_table params;
     const char *path;
-    zb_safetensors *file; /* mapped weights; NULL after a copy into f32 */
+    zb_safetensors *file; /* mapped weights; NULL of a model that is made */
     zb_gguf *gguf;
 };
 

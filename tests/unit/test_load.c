@@ -721,6 +721,47 @@ static void test_gguf_divisors(void **state) {
     files_close(&f);
 }
 
+/* KiB of files with this name that the process holds in memory. */
+static long held_of(const char *name) {
+    FILE *f = fopen("/proc/self/smaps", "re");
+    char line[4096];
+    bool here = false;
+    unsigned long from, to;
+    long kib, sum = 0;
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f)) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2) here = strstr(line, name) != NULL;
+        if (here && sscanf(line, "Rss: %ld kB", &kib) == 1) sum += kib;
+    }
+    fclose(f);
+    return sum;
+}
+
+static bool in_mixer(const void *unused, const zb_param *p) {
+    (void)unused;
+    return zb_param_in_mixer(p);
+}
+
+/* What training copies is not held a second time as the file's pages. */
+static void test_pages_are_given_back(void **state) {
+    (void)state;
+    zb_model *m;
+    CHECK(zb_model_open(&m, LLAMA, ZB_MODEL_RUN, &err));
+    assert_true(held_of(LLAMA) > 0);
+    zb_model_free(m);
+    CHECK(zb_model_open(&m, LLAMA, ZB_MODEL_TRAIN, &err));
+    assert_int_equal(held_of(LLAMA), 0);
+    zb_model_free(m);
+    CHECK(zb_model_open_part(&m, GGUF, in_mixer, NULL, &err));
+    assert_int_equal(held_of(GGUF), 0);
+    zb_model_free(m);
+    CHECK(zb_model_open_part(&m, LLAMA, in_mixer, NULL, &err));
+    assert_int_equal(held_of(LLAMA), 0);
+    assert_true(zb_param_is_finite(zb_model_params(m)->embed));
+    assert_true(held_of(LLAMA) > 0);
+    zb_model_free(m);
+}
+
 static int remove_files(void **state) {
     (void)state;
     return zb_dir_remove(OUT, NULL) == ZB_OK ? 0 : -1;
@@ -742,6 +783,7 @@ int main(void) {
         cmocka_unit_test(test_gguf_divisors),
         cmocka_unit_test(test_gguf_keys),
         cmocka_unit_test(test_gguf_qwen2),
+        cmocka_unit_test(test_pages_are_given_back),
     };
     return cmocka_run_group_tests(tests, NULL, remove_files);
 }
