@@ -316,6 +316,7 @@ static zb_status open_plan_donors(composer *k, zb_err *err) {
             if (k->plan[i].from && !strcmp(k->plan[i].from, p->from))
                 k->plan_donor[l] = k->plan_donor[i];
         if (!p->from) continue;
+        ZB_TRY(zb_model_save_check(k->o->out, ZB_INPUTS(p->from), err));
         if (!k->plan_donor[l]) ZB_TRY(zb_model_open(&k->plan_donor[l], p->from, ZB_MODEL_RUN, err));
         const zb_config *d = zb_model_config(k->plan_donor[l]);
         if (d->L != c->L || d->D != c->D || d->H != c->H || d->G != c->G || d->dh != c->dh ||

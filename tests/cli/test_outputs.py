@@ -67,6 +67,17 @@ def test_an_input_is_not_replaced(llama, hybrid, name):
     assert content(target) == before
 
 
+def test_a_model_that_a_plan_takes_layers_of_is_not_replaced(tmp_path, llama, hybrid):
+    plan = tmp_path / "select.json"
+    plan.write_text(json.dumps({"plan": [{"candidate": f"mla={hybrid}" if layer == 1 else "attention"} for layer in range(4)]}))
+    before = content(hybrid)
+    base = ("compose", "--teacher", llama, "--selection", plan)
+    refused(f"would delete the input {hybrid}", *base, "--out", hybrid)
+    assert content(hybrid) == before
+    done = zebra(*base, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_other_files_are_not_deleted(tmp_path, llama, hybrid, name):
     out = tmp_path / "out"
