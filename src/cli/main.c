@@ -59,7 +59,8 @@ static void print_help(void) {
     for (int i = 0; i < N_COMMANDS; i++)
         printf("  %-10s  %s\n", commands[i].name, commands[i].summary);
     printf("\n`zebra COMMAND --help` or `zebra help COMMAND` explains one. `zebra --version` "
-           "prints the version.\n\nexit status:\n");
+           "prints the version.\nValues: --name VALUE or --name=VALUE. What is on or off: --name, "
+           "--no-name or --name=false.\n\nexit status:\n");
     for (size_t i = 0; i < sizeof exits / sizeof exits[0]; i++)
         printf("  %3d  %s\n", exits[i].status, exits[i].text);
 }

@@ -103,8 +103,9 @@ static void add_task(zb_report_rows *rows, const zb_report_measures *m, const zb
 /* Means over different tasks are shown, but not divided: `widest` has most of them. */
 static void add_average(zb_report_rows *rows, const zb_report_measures *m,
                         const zb_report_measured *widest, zb_arena *a) {
-    zb_report_row *r =
-        new_row(rows, m, quality, zb_asprintf(a, "average of %d tasks, %%", widest->n_tasks), a);
+    int n = widest->n_tasks;
+    const char *label = zb_asprintf(a, "average of %d task%s, %%", n, n == 1 ? "" : "s");
+    zb_report_row *r = new_row(rows, m, quality, label, a);
     for (int i = 0; i < m->n_models; i++) {
         double error;
         r->value[i] = zb_report_average(&m->model[i], &error);

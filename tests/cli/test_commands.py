@@ -55,6 +55,7 @@ def test_help_lists_commands_and_exit_statuses():
     assert text == ok("help") == ok("-h")
     for command in COMMANDS:
         assert f"\n  {command} " in text
+    assert "--no-name" in text and "--name=VALUE" in text
     for status, meaning in [(0, "ok"), (2, "wrong usage"), (3, "cannot read or write"), (4, "broken or unknown file"),
                             (5, "wrong setting"), (6, "not enough memory"), (7, "not supported"), (130, "interrupted")]:
         assert f"{status:5}  {meaning}" in text

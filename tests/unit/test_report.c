@@ -179,6 +179,17 @@ static void different_tasks_are_not_compared(void **state) {
     zb_buf_free(&t);
 }
 
+static void one_task_is_one(void **state) {
+    fixture *f = *state;
+    zb_buf t;
+    zb_buf_init(&t, 1 << 20);
+    f->model[0].eval = put_file(f, "a.json", "{\"results\": {\"piqa\": {\"acc,none\": 0.5}}}");
+    f->model[1].eval = put_file(f, "b.json", "{\"results\": {\"piqa\": {\"acc,none\": 0.4}}}");
+    write_report(f, &t);
+    assert_non_null(strstr(t.p, "| average of 1 task, % "));
+    zb_buf_free(&t);
+}
+
 /* Groups have no number of their own. */
 static void examples_are_named(void **state) {
     fixture *f = *state;
@@ -661,6 +672,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {CASE(json_has_exact_values),
                                        CASE(table_is_markdown),
                                        CASE(different_tasks_are_not_compared),
+                                       CASE(one_task_is_one),
                                        CASE(examples_are_named),
                                        CASE(recall_of_two_kinds),
                                        CASE(missing_parts_are_named),
