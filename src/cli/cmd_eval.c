@@ -12,7 +12,8 @@ typedef struct options {
 
 static const zb_opt table[] = {
     {ZB_OPT_BOOL, "compare", 0, offsetof(options, compare), NULL, 0, 0, NULL,
-     "two results files (or folders of samples files): paired differences by document"},
+     "two results files of evaluations with --log-samples, or two such folders: paired differences "
+     "by document"},
     {0},
 };
 
@@ -32,7 +33,9 @@ static zb_status compare(zb_cli *cli, const zb_suite_opts *m, const zb_eval_opts
     if (cli->n_pos != 2)
         return zb_fail(&cli->err, ZB_ERR_USAGE,
                        "--compare: expected two results files or folders, found %d", cli->n_pos);
-    return zb_compare_run(cli->pos[0], cli->pos[1], out, &cli->err);
+    zb_status s = zb_compare_run(cli->pos[0], cli->pos[1], out, &cli->err);
+    if (s != ZB_OK) zb_buf_clear(out); /* half a table says nothing */
+    return s;
 }
 
 /* What would be done is nothing, or less than the options say. */

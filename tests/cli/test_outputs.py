@@ -175,3 +175,10 @@ def test_two_evaluations_in_one_folder_are_not_compared(tmp_path):
     refused("have this samples file", "eval", "--compare", tmp_path / "one.json", tmp_path / "two.json")
     refused("have this samples file", "eval", "--compare", tmp_path / "one", tmp_path / "one")
     assert zebra("eval", "--compare", tmp_path / "one", tmp_path / "two").returncode == 0
+
+
+def test_a_comparison_that_fails_prints_no_table(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.json").write_text('{"results": {"piqa": {}}}')
+    done = zebra("eval", "--compare", tmp_path / "one.json", tmp_path / "two.json")
+    assert done.returncode == 4 and "--log-samples" in done.stderr and done.stdout == ""
