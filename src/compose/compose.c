@@ -316,8 +316,10 @@ static zb_status open_plan_donors(composer *k, zb_err *err) {
             if (k->plan[i].from && !strcmp(k->plan[i].from, p->from))
                 k->plan_donor[l] = k->plan_donor[i];
         if (!p->from) continue;
-        ZB_TRY(zb_model_save_check(k->o->out, ZB_INPUTS(p->from), err));
-        if (!k->plan_donor[l]) ZB_TRY(zb_model_open(&k->plan_donor[l], p->from, ZB_MODEL_RUN, err));
+        if (!k->plan_donor[l]) {
+            ZB_TRY(zb_model_save_check(k->o->out, ZB_INPUTS(p->from), err));
+            ZB_TRY(zb_model_open(&k->plan_donor[l], p->from, ZB_MODEL_RUN, err));
+        }
         const zb_config *d = zb_model_config(k->plan_donor[l]);
         if (d->L != c->L || d->D != c->D || d->H != c->H || d->G != c->G || d->dh != c->dh ||
             d->F != c->F || d->layer[l].kind != p->kind)
@@ -448,7 +450,7 @@ static void take_params(composer *k, zb_model *from, int layer, bool mixer_too) 
         if (p->w)
             zb_param_to_f32(q, 0, q->rows, p->w);
         else
-            zb_model_borrow(p, q);
+            zb_param_borrow(p, q);
     }
 }
 
@@ -478,14 +480,6 @@ static bool is_own(const void *context, const zb_param *p) {
     if (p->layer < 0) return false;
     if (zb_param_in_mixer(p)) return !is_taken(k, p->layer);
     return k->o->calibration_mlp && is_fitted(k, p->layer);
-}
-
-static zb_status make_student(composer *k, zb_err *err) {
-    ZB_TRY(zb_model_new_bare(&k->student, &k->config, is_own, k, err));
-    zb_param_table *t = zb_model_params(k->student);
-    for (int i = 0; i < t->n; i++)
-        if (is_own(k, &t->item[i])) zb_model_own(k->student, &t->item[i]);
-    return ZB_OK;
 }
 
 /* Does any layer start by looking at data? Then all are walked through. */
@@ -627,7 +621,7 @@ zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
         zb_warn("%s: the new mixers have no place for the teacher's query, key and value biases: "
                 "they are dropped",
                 o->teacher);
-    if (s == ZB_OK) s = make_student(&k, err);
+    if (s == ZB_OK) s = zb_model_new_part(&k.student, &k.config, is_own, &k, err);
     if (s == ZB_OK) s = fill(&k, err);
     if (s == ZB_OK) {
         zb_compose_opts copy = *o; /* the JSON writer reads through non-const groups */

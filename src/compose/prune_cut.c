@@ -142,7 +142,7 @@ zb_status zb_prune_cut(zb_model **out, zb_model *from, const zb_kept *k, const d
     for (int l = 0; l < k->L; l++) small.layer[l] = c->layer[k->layer[l]];
     ZB_TRY(zb_config_check(&small, "pruned", err));
     cut x = {k, c};
-    ZB_TRY(zb_model_new_bare(out, &small, is_own, &x, err));
+    ZB_TRY(zb_model_new_part(out, &small, is_own, &x, err));
     zb_param_table *t = zb_model_params(*out);
     zb_arena scratch = {0};
     for (int i = 0; i < t->n; i++) {
@@ -151,12 +151,10 @@ zb_status zb_prune_cut(zb_model **out, zb_model *from, const zb_kept *k, const d
         int at = norm_of(t, p, k->L);
         const zb_param *q = source_of(from, p, k, &scratch);
         ZB_ASSERT(q);
-        if (is_own(&x, p)) {
-            zb_model_own(*out, p);
+        if (p->w)
             cut_param(p, q, k, c->dh, norm && at >= 0 ? (float)norm[at] : 1, &scratch);
-        } else {
-            zb_model_borrow(p, q);
-        }
+        else
+            zb_param_borrow(p, q);
         zb_arena_pop(&scratch, mark);
     }
     zb_arena_free(&scratch);

@@ -40,7 +40,7 @@ void zb_param_take(zb_model *m, zb_param *p, const zb_tensor *t, const int *sour
     bool ok = zb_dtype_size(t->dtype, p->cols, &bytes);
     const uint8_t *from = t->data;
     if (wide || is_small(p) || !ok) {
-        zb_model_own(m, p);
+        zb_param_own(m, p);
         if (!source) {
             zb_dtype_to_f32(t->dtype, from, p->w, zb_param_count(p));
             return;
@@ -121,9 +121,19 @@ static zb_status open_model(zb_model **out, const char *path, const zb_wide *wid
     return s;
 }
 
-zb_status zb_model_open_part(zb_model **out, const char *path, zb_param_test wide, const void *arg,
-                             zb_err *err) {
-    ZB_TRY(open_model(out, path, &(zb_wide){wide, arg}, err));
+bool zb_param_is_wide(const zb_param *p, bool trained) {
+    return trained || is_small(p) || zb_param_in_mixer(p);
+}
+
+static bool is_wide(const void *arg, const zb_param *p) {
+    const zb_wide *trained = arg;
+    return zb_param_is_wide(p, trained->test(trained->arg, p));
+}
+
+zb_status zb_model_open_part(zb_model **out, const char *path, zb_param_test trained,
+                             const void *arg, zb_err *err) {
+    zb_wide which = {trained, arg};
+    ZB_TRY(open_model(out, path, &(zb_wide){is_wide, &which}, err));
     zb_safetensors_forget((*out)->file); /* what was copied must not be held twice */
     zb_gguf_forget((*out)->gguf);
     return ZB_OK;

@@ -78,7 +78,7 @@ static zb_status take_one(zb_model *m, zb_param *p, bool llama, bool moved, bool
     zb_arena scratch = {0};
     int *source = zb_gguf_rows(&m->config, p, moved, &scratch);
     if (source && p->n_dims == 1) { /* a bias: move single values */
-        zb_model_own(m, p);
+        zb_param_own(m, p);
         float *v = ZB_NEW_ARRAY(&scratch, float, p->cols);
         zb_dtype_to_f32(t->dtype, t->data, v, p->cols);
         for (int j = 0; j < p->cols; j++) p->w[j] = v[source[j]];

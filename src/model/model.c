@@ -22,14 +22,14 @@ void zb_model_set_cache(zb_model *m, zb_dtype type) { m->config.cache = type; }
 zb_param_table *zb_model_params(zb_model *m) { return &m->params; }
 const char *zb_model_path(const zb_model *m) { return m->path ? m->path : ""; }
 
-void zb_model_own(zb_model *m, zb_param *p) {
+void zb_param_own(zb_model *m, zb_param *p) {
     p->dtype = ZB_F32;
     p->w = ZB_NEW_ARRAY(&m->arena, float, zb_param_count(p));
     p->data = p->w;
     p->wide = NULL;
 }
 
-void zb_model_borrow(zb_param *p, const zb_param *from) {
+void zb_param_borrow(zb_param *p, const zb_param *from) {
     ZB_ASSERT(from->data && zb_param_count(p) == zb_param_count(from));
     p->dtype = from->dtype;
     p->data = from->data;
@@ -49,7 +49,7 @@ static zb_status check_room(size_t weights, zb_err *err) {
                    (double)total / 0x1p30);
 }
 
-zb_status zb_model_new_bare(zb_model **out, const zb_config *c, zb_param_test own, const void *arg,
+zb_status zb_model_new_part(zb_model **out, const zb_config *c, zb_param_test own, const void *arg,
                             zb_err *err) {
     *out = NULL;
     ZB_TRY(zb_config_check(c, "new model", err));
@@ -60,11 +60,14 @@ zb_status zb_model_new_bare(zb_model **out, const zb_config *c, zb_param_test ow
     for (int i = 0; i < m->params.n; i++)
         if (own(arg, &m->params.item[i])) weights += (size_t)zb_param_count(&m->params.item[i]);
     zb_status s = check_room(weights, err);
-    if (s == ZB_OK)
-        *out = m;
-    else
+    if (s != ZB_OK) {
         zb_model_free(m);
-    return s;
+        return s;
+    }
+    for (int i = 0; i < m->params.n; i++)
+        if (own(arg, &m->params.item[i])) zb_param_own(m, &m->params.item[i]);
+    *out = m;
+    return ZB_OK;
 }
 
 bool zb_param_every(const void *unused, const zb_param *p) {
@@ -73,10 +76,7 @@ bool zb_param_every(const void *unused, const zb_param *p) {
 }
 
 zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err) {
-    ZB_TRY(zb_model_new_bare(out, c, zb_param_every, NULL, err));
-    zb_param_table *t = &(*out)->params;
-    for (int i = 0; i < t->n; i++) zb_model_own(*out, &t->item[i]);
-    return ZB_OK;
+    return zb_model_new_part(out, c, zb_param_every, NULL, err);
 }
 
 zb_model *zb_model_alloc(void) {
@@ -103,7 +103,7 @@ void zb_model_untie(zb_model *m) {
     p->name = "lm_head.weight";
     p->role = ZB_ROLE_HEAD;
     p->grad = NULL;
-    zb_model_own(m, p);
+    zb_param_own(m, p);
     memcpy(p->w, t->embed->w, (size_t)zb_param_count(p) * sizeof(float));
     t->head = p;
     m->config.tied = false;

@@ -20,20 +20,21 @@ typedef enum zb_model_mode { ZB_MODEL_RUN, ZB_MODEL_TRAIN } zb_model_mode;
 /* `path`: a Hugging Face folder or a .gguf file. Every parameter must be present with the expected
  * shape; unknown tensors are an error too, except known buffers (rotary inv_freq). */
 zb_status zb_model_open(zb_model **out, const char *path, zb_model_mode mode, zb_err *err);
-/* The same where only a part is trained: parameters that `wide` says yes to are f32 that may be
- * written. Vectors and gates are in any case; what else is not stays as the file has it. */
+/* The same where only what `trained` says yes to is trained. That is f32 which may be written, and
+ * so are vectors, gates and all of the mixers, whose way back reads floats; the rest, frozen, stays
+ * as the file has it. */
 typedef bool (*zb_param_test)(const void *arg, const zb_param *p);
-zb_status zb_model_open_part(zb_model **out, const char *path, zb_param_test wide, const void *arg,
-                             zb_err *err);
+zb_status zb_model_open_part(zb_model **out, const char *path, zb_param_test trained,
+                             const void *arg, zb_err *err);
+bool zb_param_is_wide(const zb_param *p, bool trained); /* of such a model: is it f32? */
 /* f32, all zero; ZB_ERR_MEMORY where the machine has less than its weights take. */
 zb_status zb_model_new(zb_model **out, const zb_config *c, zb_err *err);
-/* Parameters without values, before use each is given one: memory of its own (f32, zero), or
- * another model's as that one holds it, which then must stay and is not written through this one.
- * own: which will get the former, for ZB_ERR_MEMORY as above. */
-zb_status zb_model_new_bare(zb_model **out, const zb_config *c, zb_param_test own, const void *arg,
+/* The same where only what `own` says yes to has memory of its own. All else must borrow before
+ * use: another model's values as that one holds them, which then must stay and are not written
+ * through this one. */
+zb_status zb_model_new_part(zb_model **out, const zb_config *c, zb_param_test own, const void *arg,
                             zb_err *err);
-void zb_model_own(zb_model *m, zb_param *p);
-void zb_model_borrow(zb_param *p, const zb_param *from); /* of the same number of values */
+void zb_param_borrow(zb_param *p, const zb_param *from); /* of the same number of values */
 void zb_model_free(zb_model *m);                         /* NULL is legal */
 
 const zb_config *zb_model_config(const zb_model *m);

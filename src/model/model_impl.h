@@ -21,6 +21,8 @@ zb_model *zb_model_alloc(void);
  * not read. */
 bool zb_head_is_own(const zb_config *c, const zb_safetensors *file);
 
+void zb_param_own(zb_model *m, zb_param *p); /* f32 memory in the arena, zeroed */
+
 /* A stored tensor has the parameter's shape and real values. */
 zb_status zb_param_check(const zb_param *p, const zb_tensor *t, const char *path, zb_err *err);
 /* Takes its value, checked before; `source` gives the stored row of each row, NULL: the same.

@@ -78,10 +78,6 @@ static bool is_trained(const void *arg, const zb_param *p) {
     return zb_param_in_mixer(p) || !strcmp(a->o->trainable, "layer");
 }
 
-static bool is_wide(const void *arg, const zb_param *p) {
-    return is_trained(arg, p) || zb_param_in_mixer(p);
-}
-
 /* ---- memory ---- */
 
 typedef struct sizes {
@@ -102,7 +98,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
            frozen = 0;
     zb_memory_weights w = {0};
     for (int i = 0; i < z->n; i++) {
-        zb_memory_weights one = zb_memory_count(&z->student[i], false, is_trained, is_wide, z->a);
+        zb_memory_weights one = zb_memory_count(&z->student[i], false, is_trained, z->a);
         frozen += zb_memory_frozen(&z->student[i], z->student_stored[i], &one);
         w.wide += one.wide;
         w.trained += one.trained;
@@ -163,7 +159,7 @@ static zb_status open_student(align *a, const char *path, const char *out, zb_pr
                               zb_err *err) {
     student *s = a->s[a->n++] = ZB_NEW(&a->arena, student);
     s->out = out ? zb_path_plain(&a->arena, out) : NULL;
-    ZB_TRY(zb_model_open_part(&s->model, path, is_wide, a, err));
+    ZB_TRY(zb_model_open_part(&s->model, path, is_trained, a, err));
     const zb_config *c = zb_model_config(s->model), *t = zb_model_config(a->teacher);
     if (c->L != t->L || c->D != t->D)
         return zb_fail(err, ZB_ERR_CONFIG,

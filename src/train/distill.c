@@ -73,10 +73,6 @@ static double rate_of(const distill *d, const zb_param *p) {
 
 static bool is_trained(const void *arg, const zb_param *p) { return rate_of(arg, p) != 0; }
 
-static bool is_wide(const void *arg, const zb_param *p) {
-    return is_trained(arg, p) || zb_param_in_mixer(p);
-}
-
 static bool unties(const distill *d) { return d->o->untie && d->o->other_rate != 0; }
 
 /* ---- memory ---- */
@@ -92,7 +88,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     const sizes *z = arg;
     zb_load load = zb_memory_load(z->d->so, p->rows);
     size_t n = (size_t)load.n;
-    zb_memory_weights w = zb_memory_count(&z->student, unties(z->d), is_trained, is_wide, z->d);
+    zb_memory_weights w = zb_memory_count(&z->student, unties(z->d), is_trained, z->d);
     zb_train_room room = zb_train_room_of(&z->student, &load, p->recompute);
     size_t ends = 2 * zb_room_of(n * z->student.D) + zb_room_of(n); /* hs, dh, labels */
     zb_memory_add(p, "student's weights, f32", 4 * (size_t)w.wide);
@@ -146,7 +142,7 @@ static zb_status open_all(distill *d, zb_err *err) {
     ZB_TRY(zb_precision_choose(o->precision, &prec, err));
     ZB_TRY(zb_precision_choose(same ? o->precision : o->teacher_precision, &teacher_prec, err));
     ZB_TRY(zb_model_open(&d->teacher, o->teacher, ZB_MODEL_RUN, err));
-    ZB_TRY(zb_model_open_part(&d->student, o->student, is_wide, d, err));
+    ZB_TRY(zb_model_open_part(&d->student, o->student, is_trained, d, err));
     int Vt = zb_model_config(d->teacher)->V, Vs = zb_model_config(d->student)->V;
     if (Vt != Vs)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's vocabulary of %d, found %d",

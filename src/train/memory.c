@@ -100,7 +100,7 @@ zb_status zb_memory_choose(const zb_memory_ask *ask, zb_memory_plan *p, zb_err *
 }
 
 zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_param_test trained,
-                                  zb_param_test wide, const void *arg) {
+                                  const void *arg) {
     zb_arena a = {0};
     zb_param_table t;
     zb_config own = *c;
@@ -109,9 +109,10 @@ zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_param_test 
     zb_memory_weights w = {0};
     for (int i = 0; i < t.n; i++) {
         int64_t n = zb_param_count(&t.item[i]);
+        bool is_trained = trained(arg, &t.item[i]);
         w.all += n;
-        if (wide(arg, &t.item[i])) w.wide += n;
-        if (trained(arg, &t.item[i])) w.trained += n;
+        if (zb_param_is_wide(&t.item[i], is_trained)) w.wide += n;
+        if (is_trained) w.trained += n;
     }
     zb_arena_free(&a);
     return w;

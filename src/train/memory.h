@@ -48,7 +48,7 @@ typedef struct zb_memory_weights {
     int64_t all, wide, trained;
 } zb_memory_weights;
 zb_memory_weights zb_memory_count(const zb_config *c, bool untie, zb_param_test trained,
-                                  zb_param_test wide, const void *arg);
+                                  const void *arg);
 /* Bytes of those that stay as their file has them, of whose `stored` bytes (0: unknown, bf16) they
  * take their share. */
 size_t zb_memory_frozen(const zb_config *c, size_t stored, const zb_memory_weights *w);

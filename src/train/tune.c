@@ -88,7 +88,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     const sizes *z = arg;
     int items = p->rows * (has_pairs(z->t->o) ? 2 : 1), length = (int)z->t->o->length;
     zb_load load = {items * length, length, items, omp_get_max_threads()};
-    zb_memory_weights w = zb_memory_count(&z->student, false, all_trained, all_trained, NULL);
+    zb_memory_weights w = zb_memory_count(&z->student, false, all_trained, NULL);
     zb_train_room room = zb_train_room_of(&z->student, &load, p->recompute);
     size_t row = zb_room_of((size_t)load.n * z->student.D);
     zb_memory_add(p, "student's weights, f32", 4 * (size_t)w.all);
