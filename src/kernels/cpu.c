@@ -8,6 +8,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 static const char *const names[ZB_CPU_LEVELS] = {"ref", "avx2", "avx512", "neon"};
 
@@ -56,10 +60,25 @@ bool zb_cpu_has_vnni(zb_cpu_level level) {
     return false;
 }
 
+/* Linux gives a process the tiles' state only on request; threads started later have it, too. */
+static bool is_tile_state_granted(void) {
+#if defined(__x86_64__) && defined(__linux__)
+    enum { ARCH_GET_PERMISSION = 0x1022, ARCH_ASK_PERMISSION = 0x1023, TILE_STATE = 18 };
+    unsigned long granted = 0;
+    return !syscall(SYS_arch_prctl, ARCH_ASK_PERMISSION, TILE_STATE) &&
+           !syscall(SYS_arch_prctl, ARCH_GET_PERMISSION, &granted) && granted >> TILE_STATE & 1;
+#else
+    return false;
+#endif
+}
+
 bool zb_cpu_has_bf16_tiles(void) {
 #if defined(__x86_64__)
     unsigned a = 0, b = 0, c = 0, d = 0;
-    if (has_v4() && __get_cpuid_count(7, 0, &a, &b, &c, &d)) return (d & 1u << 22) != 0;
-#endif
+    if (!has_v4() || !__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & 1u << 5)) return false;
+    bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && d & 1u << 22 && d & 1u << 24;
+    return tiles && is_tile_state_granted();
+#else
     return false;
+#endif
 }

@@ -361,4 +361,5 @@ void kern_ref_fill(zb_kernels *k) {
     };
     kern_ref_quant_fill(k);
     kern_ref_igemm_fill(k);
+    kern_ref_tile_fill(k);
 }

@@ -42,7 +42,7 @@ FILL(neon)
 #define fill_neon NULL
 #endif
 
-static void fill_vnni(zb_cpu_level level, zb_kernels *k) {
+static void fill_extras(zb_cpu_level level, zb_kernels *k) {
 #if defined(ZB_KERN_AVX2VNNI)
     if (level == ZB_CPU_AVX2 && zb_cpu_has_vnni(level)) {
         kern_igemm_fill_avx2vnni(k);
@@ -54,6 +54,9 @@ static void fill_vnni(zb_cpu_level level, zb_kernels *k) {
         kern_igemm_fill_avx512vnni(k);
         kern_int8_fill_avx512vnni(k);
     }
+#endif
+#if defined(ZB_KERN_AMX)
+    if (level == ZB_CPU_AVX512 && zb_cpu_has_bf16_tiles()) kern_tile_fill_amx(k);
 #endif
     (void)level;
     (void)k;
@@ -81,7 +84,7 @@ static void build(void) {
         if (!fills[l] || !zb_cpu_has((zb_cpu_level)l)) continue;
         kern_ref_fill(&tables[l]);
         fills[l](&tables[l]);
-        fill_vnni((zb_cpu_level)l, &tables[l]);
+        fill_extras((zb_cpu_level)l, &tables[l]);
         tables[l].name = zb_cpu_level_name((zb_cpu_level)l);
         present[l] = true;
         best = l;

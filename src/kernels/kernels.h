@@ -28,6 +28,31 @@ typedef struct zb_gemm_args {
     bool add;
 } zb_gemm_args;
 
+/* Large products of bf16 with f32 sums, by tiles, for processors with matrix registers. Both
+ * operands are packed first, then multiplied; a strip is 16 rows of the left or 16 columns of the
+ * right one, cut into tiles of ZB_TILE_DEPTH along the sum. Packed, a tile is 512 bf16:
+ *   left  [16 rows][32 values];   right  [16 pairs of values][16 columns][2].
+ * What stands beyond an edge is 0 in the packed form, and nothing is read there. */
+enum { ZB_TILE_ROWS = 16, ZB_TILE_DEPTH = 32, ZB_TILE = ZB_TILE_ROWS * ZB_TILE_DEPTH };
+/* One strip of `rows` <= 16 rows (columns of the right operand) and `depth` values each: value d of
+ * row r stands at x[r*row + d*step], where row or step is 1. out: [ceil(depth/32)][ZB_TILE]. */
+typedef struct zb_tile_strip {
+    int rows, depth;
+    const float *x;
+    ptrdiff_t row, step;
+    bool right;
+    uint16_t *out;
+} zb_tile_strip;
+/* C[m,n] (+)= the product of packed strips: those of A and B follow one another, `tiles` tiles
+ * each, and there is an even number of both (one of zeros behind an odd one). One thread. */
+typedef struct zb_tile_product {
+    int m, n, tiles;
+    const uint16_t *a, *b;
+    float *c;
+    ptrdiff_t ldc;
+    bool add;
+} zb_tile_product;
+
 /* n rows of `width` values as caches keep them, row_bytes apart. q8_0: blocks of 32 behind an f16
  * scale; a last block that is not full is filled up with any codes. `next`: the n rows behind these
  * are asked for meanwhile (only a hint: they need not exist). */
@@ -149,6 +174,11 @@ typedef struct zb_kernels {
     void (*gemm)(const zb_gemm_args *g);
     /* The same with B given by its columns: row j of b [n, k] is column j of B. a_col must be 1. */
     void (*gemm_bt)(const zb_gemm_args *g);
+    /* Products of any size in bf16; `tiles`: the processor has registers for them, so that they
+     * beat products of f32. */
+    void (*tile_pack)(const zb_tile_strip *s);
+    void (*tile_product)(const zb_tile_product *p);
+    bool tiles;
     /* Attention over a cache: a tile of keys, a tile of values. A row's result depends on the rows
      * beside it by their number alone. */
     void (*attend_scores)(const zb_scores_args *a);

@@ -25,6 +25,7 @@ enum { KERN_SUPER = 256, KERN_Q4_K = 144, KERN_Q5_K = 176, KERN_Q6_K = 210 };
 void kern_ref_fill(zb_kernels *k); /* every entry and the name "ref" */
 void kern_ref_quant_fill(zb_kernels *k);
 void kern_ref_igemm_fill(zb_kernels *k);
+void kern_ref_tile_fill(zb_kernels *k);
 
 #define KERN_DECLARE(isa)                                                                          \
     void kern_vec_fill_##isa(zb_kernels *k);                                                       \
@@ -45,6 +46,7 @@ void kern_igemm_fill_avx2vnni(zb_kernels *k);
 void kern_igemm_fill_avx512vnni(zb_kernels *k);
 void kern_int8_fill_avx2vnni(zb_kernels *k);
 void kern_int8_fill_avx512vnni(zb_kernels *k);
+void kern_tile_fill_amx(zb_kernels *k);
 
 static inline float kern_f32_of_bits(uint32_t u) {
     float f;

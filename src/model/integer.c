@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 
 enum { TILE = ZB_IGEMM_ROWS, CHUNK = 256, CHUNK_LEAST = 32, TASKS_PER_THREAD = 4 };
+enum { FEW_FOR_TILES = 128 }; /* tokens, as measured */
 
 static bool packing_of(zb_dtype t, zb_packing *out) {
     switch (t) {
@@ -26,13 +27,13 @@ static bool packing_of(zb_dtype t, zb_packing *out) {
     }
 }
 
-/* Integers lose only to bf16 on matrix tiles (AMX), which multiply sixteen times as much per cycle
- * as VNNI does: there weights are unpacked to bf16. Beside plain AVX512-BF16 they win, since VNNI
- * doubles its rate, and where neither is at hand they beat f32 (kern_igemm.c). */
-bool zb_integer_wants(const zb_run *run, const zb_param *w) {
+/* Integers lose only to bf16 on matrix registers (AMX), for which weights are unpacked: that pays
+ * where many tokens share it. Beside plain AVX512-BF16 they win, since VNNI doubles its rate, and
+ * where neither is at hand they beat f32 (kern_igemm.c). */
+bool zb_integer_wants(const zb_run *run, const zb_param *w, int n) {
     zb_packing p;
     if (zb_matmul_precision(run->mm) != ZB_PREC_INT8 || !packing_of(w->dtype, &p)) return false;
-    return !(zb_matmul_bf16_native(run->mm) && zb_cpu_has_bf16_tiles());
+    return n <= FEW_FOR_TILES || !zb_kernels_get()->tiles;
 }
 
 /* Tokens in 8 bits: q [n,k], d and sum [n,k/32], half [n,k/16]. */

@@ -9,8 +9,8 @@
 
 #include "model/mixer.h"
 
-/* Whether this matrix is multiplied in integers at the run's precision. */
-bool zb_integer_wants(const zb_run *run, const zb_param *w);
+/* Whether this matrix is multiplied with n tokens in integers at the precision of the run. */
+bool zb_integer_wants(const zb_run *run, const zb_param *w, int n);
 
 /* Like zb_linear_many; every map must be wanted. Takes scratch from the run's arena and gives it
  * back. */

@@ -100,7 +100,7 @@ static void stored_maps(zb_run *run, const zb_linear_map *maps, int n_maps, cons
     for (int i = 0; i < n_maps; i++) {
         bool is_few = zb_stream_wants(run, maps[i].w, n);
         few += is_few;
-        integer += !is_few && zb_integer_wants(run, maps[i].w);
+        integer += !is_few && zb_integer_wants(run, maps[i].w, n);
     }
     if (few == n_maps)
         zb_stream_maps(run, maps, n_maps, x, n);

@@ -22,8 +22,9 @@
  * bits gain less from these (integer.c), so their streams win for longer, most so where bytes are
  * multiplied at twice the rate. */
 enum { FEW_INT8 = 4, FEW_WIDE = 6, FEW_WIDE_VNNI = 12, FEW_EXACT = 4 };
-/* Packed rows that need no copy in f32: such a copy costs as much as multiplying 128 tokens. */
-enum { FEW_STORED = 128 };
+/* Packed rows that need no copy in f32: such a copy costs as much as multiplying 128 tokens, or
+ * fewer where the processor then multiplies in bf16. */
+enum { FEW_STORED = 128, FEW_STORED_NATIVE = 48 };
 enum { BLOCK = 32, TILE = 1024, ROWS = 4, EXACT_ROWS = 16, STORED_ROWS = 16 };
 
 /* Bytes below which a second thread costs more than it brings. */
@@ -66,9 +67,9 @@ static bool is_stored(const zb_run *run, zb_dtype t) {
 
 bool zb_stream_wants(const zb_run *run, const zb_param *w, int n) {
     if (!int8_of(run, w->dtype)) {
-        bool stored =
-            is_stored(run, w->dtype) && w->dtype != ZB_F32 && !zb_matmul_bf16_native(run->mm);
-        return n <= (stored ? FEW_STORED : FEW_EXACT) && !zb_integer_wants(run, w);
+        bool stored = is_stored(run, w->dtype) && w->dtype != ZB_F32;
+        int few_stored = zb_matmul_bf16_native(run->mm) ? FEW_STORED_NATIVE : FEW_STORED;
+        return n <= (stored ? few_stored : FEW_EXACT) && !zb_integer_wants(run, w, n);
     }
     bool wide = w->dtype == ZB_Q8_0 || w->dtype == ZB_Q6_K;
     int few_wide = zb_kernels_get()->igemm_vnni ? FEW_WIDE_VNNI : FEW_WIDE;

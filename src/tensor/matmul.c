@@ -1,13 +1,15 @@
-/* matmul.c - oneDNN behind one call (contract in matmul.h).
+/* matmul.c - oneDNN and tiles behind one call (contract in matmul.h).
  *
- * f32 goes to dnnl_sgemm, which is thread-parallel and needs no set-up. bf16 goes to a matmul
- * primitive of bf16 operands and f32 result (a bf16 result is slower and loses the sums);
- * primitives are created once per shape and kept in a small table that replaces the oldest entry.
- * Operands are converted into a workspace that only grows. */
+ * f32 goes to dnnl_sgemm, which is thread-parallel and needs no set-up. bf16 goes to our tiles
+ * where the processor has registers for them (tiles.c), else to a matmul primitive of bf16 operands
+ * and f32 result (a bf16 result is slower and loses the sums); primitives are created once per
+ * shape and kept in a small table that replaces the oldest entry. Operands are converted into a
+ * workspace that only grows. */
 #include "tensor/matmul.h"
 
 #include "base/arena.h"
 #include "kernels/kernels.h"
+#include "tensor/tiles.h"
 
 #include <dnnl.h>
 #include <string.h>
@@ -27,7 +29,7 @@ typedef struct entry {
 
 struct zb_matmul {
     zb_precision precision;
-    bool native;
+    bool native, tiles; /* bf16 without emulation; by our own kernel */
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     entry cache[CACHE_MAX];
@@ -112,7 +114,8 @@ zb_status zb_matmul_new(zb_matmul **out, zb_precision p, zb_err *err) {
     }
     if (p != ZB_PREC_F32) {
         key k = {.m = 32, .n = 32, .k = 32, .ldc = 32, .flags = 2};
-        mm->native = entry_get(mm, &k) != NULL;
+        mm->tiles = zb_kernels_get()->tiles;
+        mm->native = mm->tiles || entry_get(mm, &k) != NULL;
     }
     return ZB_OK;
 }
@@ -129,17 +132,28 @@ void zb_matmul_free(zb_matmul *mm) {
 zb_precision zb_matmul_precision(const zb_matmul *mm) { return mm->precision; }
 bool zb_matmul_bf16_native(const zb_matmul *mm) { return mm->native; }
 
+enum { LINE = 64 }; /* rows of tiles that cross lines load at a sixth of the rate */
+
+static void *work_at(const zb_matmul *mm, int slot) {
+    char *p = mm->work[slot];
+    return p + (-(uintptr_t)p & (LINE - 1));
+}
+
+static void *work_of(zb_matmul *mm, int slot, size_t bytes) {
+    if (mm->work_bytes[slot] < bytes) {
+        mm->work[slot] = zb_heap_resize(mm->work[slot], bytes + LINE - 1);
+        mm->work_bytes[slot] = bytes;
+    }
+    return work_at(mm, slot);
+}
+
 /* rows x cols (distance ld) to a dense copy in workspace `slot`: bf16 bits when native, rounded f32
  * otherwise. */
 static void *convert(zb_matmul *mm, int slot, const float *src, int64_t rows, int64_t cols,
                      int64_t ld) {
-    size_t size = mm->native ? 2 : 4, bytes = (size_t)(rows * cols) * size;
-    if (mm->work_bytes[slot] < bytes) {
-        mm->work[slot] = zb_heap_resize(mm->work[slot], bytes);
-        mm->work_bytes[slot] = bytes;
-    }
+    size_t size = mm->native ? 2 : 4;
     const zb_kernels *kn = zb_kernels_get();
-    char *dst = mm->work[slot];
+    char *dst = work_of(mm, slot, (size_t)(rows * cols) * size);
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         char *to = dst + (size_t)(r * cols) * size;
@@ -158,7 +172,7 @@ static bool is_exact(const zb_matmul *mm) {
 
 void zb_matmul_hold(zb_matmul *mm, int slot, const float *x, int64_t rows, int64_t cols) {
     ZB_ASSERT(slot >= 0 && slot < ZB_HOLDS && !mm->held[slot].x);
-    if (is_exact(mm)) return;
+    if (is_exact(mm) || mm->tiles) return; /* tiles are packed for one place in a product */
     convert(mm, 2 + slot, x, rows, cols, cols);
     mm->held[slot] = (struct held){x, rows, cols};
 }
@@ -170,7 +184,8 @@ static void *rounded(zb_matmul *mm, int slot, const float *x, int64_t rows, int6
                      int64_t ld) {
     for (int i = 0; i < ZB_HOLDS; i++) {
         const struct held *h = &mm->held[i];
-        if (h->x == x && h->rows == rows && h->cols == cols && ld == cols) return mm->work[2 + i];
+        if (h->x == x && h->rows == rows && h->cols == cols && ld == cols)
+            return work_at(mm, 2 + i);
     }
     return convert(mm, slot, x, rows, cols, ld);
 }
@@ -203,6 +218,10 @@ void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g) {
     }
     if (is_exact(mm)) {
         run_f32(g);
+        return;
+    }
+    if (mm->tiles) {
+        zb_tiles_run(g, work_of(mm, 0, zb_tiles_room(g)));
         return;
     }
     int64_t a_rows = g->a_t ? g->k : g->m, a_cols = g->a_t ? g->m : g->k;

@@ -1,10 +1,10 @@
 /* matmul.h - the large matrix products of prefill and training.
  *
  * C[m,n] = op(A)[m,k] · op(B)[k,n] (+ C), row-major, all threads. In f32, or with both operands
- * rounded to bf16 and f32 sums: natively (oneDNN) where the CPU has bf16 products, else by rounding
- * and an f32 product, which gives the same numbers up to the order of the sum, so that results and
- * tests do not depend on the machine. A zb_matmul holds the workspace and the cached primitives; it
- * belongs to one thread at a time. It takes memory only while shapes are new. */
+ * rounded to bf16 and f32 sums: natively (tiles.h, oneDNN) where the CPU has bf16 products, else by
+ * rounding and an f32 product, which gives the same numbers up to the order of the sum, so that
+ * results and tests do not depend on the machine. A zb_matmul holds the workspace and the cached
+ * primitives; it belongs to one thread at a time. It takes memory only while shapes are new. */
 #ifndef ZB_TENSOR_MATMUL_H
 #define ZB_TENSOR_MATMUL_H
 
@@ -45,7 +45,7 @@ typedef struct zb_mm_args {
 
 /* Several products with one operand: holds its rounded copy, so that it is not rounded for each of
  * them. `x` is dense, stored [rows, cols], and must not change until the slot is released. Nothing
- * is done where products are in f32. */
+ * is done where products are in f32, or on tiles, which are packed for their place. */
 enum { ZB_HOLD_GRADIENT, ZB_HOLD_HEAD, ZB_HOLDS };
 void zb_matmul_hold(zb_matmul *mm, int slot, const float *x, int64_t rows, int64_t cols);
 void zb_matmul_release(zb_matmul *mm, int slot);

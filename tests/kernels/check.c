@@ -790,6 +790,7 @@ static const struct {
     {"halves", check_halves},
     {"quantize_q8", check_quantize_q8},
     {"igemm", check_igemm},
+    {"tile", check_tile},
     {"gemv8", check_gemv8},
     {"bf16", check_bf16},
     {"gemm_bt", check_gemm_bt},

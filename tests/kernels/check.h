@@ -45,4 +45,7 @@ void check_cells(const zb_kernels *k);
 /* check_igemm.c */
 void check_igemm(const zb_kernels *k);
 
+/* check_tile.c */
+void check_tile(const zb_kernels *k);
+
 #endif

@@ -12,7 +12,8 @@
 
 #include <cmocka.h>
 
-enum { K = 1280, TOKENS = 301, TYPES = 8 }; /* more than one piece and chunk */
+/* More than one piece and chunk; FEW: integers on any processor. */
+enum { K = 1280, TOKENS = 301, TYPES = 8, FEW = 100 };
 
 static const zb_dtype types[TYPES] = {ZB_Q8_0, ZB_Q4_0, ZB_Q4_1, ZB_Q5_0,
                                       ZB_Q5_1, ZB_Q4_K, ZB_Q5_K, ZB_Q6_K};
@@ -36,7 +37,7 @@ static void test_exact(void **state) {
     run_all(&f, 0, TOKENS, plain);
     run_all(&g, 0, TOKENS, rounded);
     for (int t = 0; t < TYPES; t++) {
-        assert_false(zb_integer_wants(&f.run, &f.w[t]));
+        assert_false(zb_integer_wants(&f.run, &f.w[t], TOKENS));
         assert_memory_not_equal(plain[t], rounded[t], TOKENS * (size_t)rows[t] * sizeof(float));
         for (int i = 0; i < TOKENS * rows[t]; i += 1 + t) {
             exact e = exact_product(&f.w[t], i % rows[t], f.x + i / rows[t] * K);
@@ -55,25 +56,32 @@ static void test_room(void **state) {
     float *y[TYPES];
     open_fixture(&f, ZB_PREC_INT8);
     zb_linear_map maps[TYPES];
-    all_maps(&f, TOKENS, maps, y);
+    all_maps(&f, FEW, maps, y);
     size_t from = f.run.arena->bytes;
-    zb_linear_many(&f.run, maps, TYPES, f.x, TOKENS);
+    zb_linear_many(&f.run, maps, TYPES, f.x, FEW);
     zb_config c = {.D = K};
     size_t taken = f.run.arena->peak - from, many = 1000;
-    assert_true(zb_unpack_room(&c, TOKENS) >= taken);
-    double ratio = (double)zb_unpack_room(&c, (int)many * TOKENS) / (double)(many * taken);
+    assert_true(zb_unpack_room(&c, FEW) >= taken);
+    double ratio = (double)zb_unpack_room(&c, (int)many * FEW) / (double)(many * taken);
     assert_true(ratio > 0.99 && ratio < 1.01);
     close_fixture(&f);
 }
 
 /* Alone a token takes the other way, a stream over the weights: float noise. In company and with
- * any number of threads it takes the same: bit for bit. */
+ * any number of threads it takes the same: bit for bit. Matrix registers multiply large companies
+ * in bf16, and are that near. */
 static void test_company(void **state) {
     (void)state;
     fixture f;
     float *all[TYPES], *some[TYPES];
     open_fixture(&f, ZB_PREC_INT8);
-    run_all(&f, 0, TOKENS, all);
+    for (int t = 0; t < TYPES; t++) all[t] = ZB_NEW_ARRAY(&f.arena, float, TOKENS *rows[t]);
+    for (int first = 0; first < TOKENS; first += FEW) {
+        int n = TOKENS - first < FEW ? TOKENS - first : FEW;
+        run_all(&f, first, n, some);
+        for (int t = 0; t < TYPES; t++)
+            memcpy(all[t] + first * rows[t], some[t], (size_t)(n * rows[t]) * sizeof(float));
+    }
     static const int counts[] = {1, 2, 5, 9, 17, 31, 64, 257};
     for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
         int first = 3 + (int)c * 5, n = counts[c];
@@ -82,11 +90,12 @@ static void test_company(void **state) {
         for (int t = 0; t < TYPES; t++)
             for (int i = 0; i < n * rows[t]; i++) {
                 double got = (double)some[t][i], want = (double)all[t][first * rows[t] + i];
-                if (n > 16) {
+                if (n > 16 && zb_integer_wants(&f.run, &f.w[t], n)) {
                     assert_true(got == want);
                 } else {
                     exact e = exact_product(&f.w[t], i % rows[t], f.x + (first + i / rows[t]) * K);
-                    assert_true(fabs(got - want) <= noise(e.size));
+                    double apart = n > FEW ? 2 * e.rounding : 0;
+                    assert_true(fabs(got - want) <= apart + noise(e.size));
                 }
             }
     }
