@@ -11,7 +11,7 @@
 #include "kernels/kernels.h"
 
 enum { TILE = ZB_IGEMM_ROWS, CHUNK = 256, CHUNK_LEAST = 32, TASKS_PER_THREAD = 4 };
-enum { FEW_FOR_TILES = 128 }; /* tokens, as measured */
+enum { FEW_FOR_TILES = 40 }; /* tokens, as measured */
 
 static bool packing_of(zb_dtype t, zb_packing *out) {
     switch (t) {

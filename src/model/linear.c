@@ -2,9 +2,9 @@
  *
  * Few tokens are a stream over the weights as they are stored (stream.c). For many, quantised
  * weights at precision int8 are multiplied in integers (integer.c), weights in f32 go straight to
- * the matrix product, and other packed ones are unpacked by tiles of rows, so that no wide copy of
- * a model is ever held. Norm gradients are summed per thread and then in thread order: same
- * threads, same bits. */
+ * the matrix product, and other packed ones are unpacked by tiles of rows (by the product itself
+ * where it can), so that no wide copy of a model is ever held. Norm gradients are summed per thread
+ * and then in thread order: same threads, same bits. */
 #include "kernels/kernels.h"
 #include "model/integer.h"
 #include "model/mixer.h"
@@ -52,6 +52,15 @@ static void unpack(const zb_param *w, int first, int n, float *wide) {
 }
 
 static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, int n, float *y) {
+    if (zb_matmul_takes_stored(run->mm)) {
+        zb_mm_args g = {.m = n, .n = w->rows, .k = w->cols, .a = x, .lda = w->cols};
+        g.b_type = w->dtype;
+        g.b_stored = w->data;
+        g.c = y;
+        g.ldc = w->rows;
+        zb_matmul_run(run->mm, &g);
+        return;
+    }
     zb_mark mark = zb_arena_mark(run->arena);
     int tile = tile_rows(w);
     float *wide = ZB_RAW_ARRAY(run->arena, float, (size_t)tile * w->cols);

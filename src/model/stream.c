@@ -22,9 +22,9 @@
  * bits gain less from these (integer.c), so their streams win for longer, most so where bytes are
  * multiplied at twice the rate. */
 enum { FEW_INT8 = 4, FEW_WIDE = 6, FEW_WIDE_VNNI = 12, FEW_EXACT = 4 };
-/* Packed rows that need no copy in f32: such a copy costs as much as multiplying 128 tokens, or
- * fewer where the processor then multiplies in bf16. */
-enum { FEW_STORED = 128, FEW_STORED_NATIVE = 48 };
+/* Packed rows that need no copy in f32: such a copy costs as much as multiplying 32 tokens, or 6
+ * where the processor then multiplies in bf16. */
+enum { FEW_STORED = 32, FEW_STORED_NATIVE = 6 };
 enum { BLOCK = 32, TILE = 1024, ROWS = 4, EXACT_ROWS = 16, STORED_ROWS = 16 };
 
 /* Bytes below which a second thread costs more than it brings. */

@@ -131,6 +131,7 @@ void zb_matmul_free(zb_matmul *mm) {
 
 zb_precision zb_matmul_precision(const zb_matmul *mm) { return mm->precision; }
 bool zb_matmul_bf16_native(const zb_matmul *mm) { return mm->native; }
+bool zb_matmul_takes_stored(const zb_matmul *mm) { return mm->tiles; }
 
 enum { LINE = 64 }; /* rows of tiles that cross lines load at a sixth of the rate */
 
@@ -216,6 +217,7 @@ void zb_matmul_run(zb_matmul *mm, const zb_mm_args *g) {
             memset(g->c + i * g->ldc, 0, (size_t)g->n * sizeof(float));
         return;
     }
+    ZB_ASSERT(!g->b_stored || mm->tiles);
     if (is_exact(mm)) {
         run_f32(g);
         return;

@@ -9,6 +9,7 @@
 #define ZB_TENSOR_MATMUL_H
 
 #include "base/err.h"
+#include "tensor/dtype.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,7 +29,8 @@ const char *zb_precision_name(zb_precision p);
 zb_status zb_matmul_new(zb_matmul **out, zb_precision p, zb_err *err);
 void zb_matmul_free(zb_matmul *mm);
 zb_precision zb_matmul_precision(const zb_matmul *mm);
-bool zb_matmul_bf16_native(const zb_matmul *mm); /* false: emulated or f32 */
+bool zb_matmul_bf16_native(const zb_matmul *mm);  /* false: emulated or f32 */
+bool zb_matmul_takes_stored(const zb_matmul *mm); /* packed weights without a copy in f32 */
 
 typedef struct zb_mm_args {
     int m, n, k;
@@ -38,6 +40,10 @@ typedef struct zb_mm_args {
     const float *b;
     int64_t ldb;
     bool b_t; /* B is stored [n,k], as weights are */
+    /* B as a file has it instead: n dense rows of k values of that type (b_t is implied). Only
+     * where zb_matmul_takes_stored says so. */
+    zb_dtype b_type;
+    const void *b_stored;
     float *c;
     int64_t ldc;
     bool add;

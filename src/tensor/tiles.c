@@ -10,6 +10,7 @@
 #include "tensor/tiles.h"
 
 #include "kernels/kernels.h"
+#include "tensor/dtype.h"
 
 #include <omp.h>
 
@@ -18,22 +19,28 @@ enum {
     PAIR = 2 * ZB_TILE_ROWS, /* rows that are multiplied together */
     HELD_BYTES = 5 << 18,    /* of a second cache of 2 MiB or more */
     CHUNK_BYTES = 5 << 15,
-    DEEPEST = 64 /* tiles of a piece: 2,048 values */
+    UNIT = 256, /* values: pieces of a sum begin between stored blocks */
+    DEEPEST = 8 /* units of a piece */
 };
 
-/* Value d of row r (column of B) at x[r*row + d*step]. */
+/* Value d of row r (column of B) at x[r*row + d*step], or as stored in rows of that many bytes. */
 typedef struct operand {
     const float *x;
     ptrdiff_t row, step;
     int rows;
     bool right;
+    zb_dtype type;
+    const uint8_t *stored;
+    size_t stored_row;
 } operand;
 
 typedef struct plan {
     operand held, passing;
-    int tiles, pieces;  /* along the sum, and of those the number of pieces */
-    int blocks, ranges; /* of held and of passing */
+    int units, pieces, deepest; /* along the sum; values of the deepest piece */
+    int blocks, ranges;         /* of held and of passing */
     int held_pairs, passing_pairs, chunk_pairs;
+    /* Of a packed pair; then of a thread's block, chunk and all, with the rows it widens. */
+    size_t pair_bytes, block_bytes, chunk_bytes, thread_bytes;
 } plan;
 
 static int up(int n, int by) { return (n + by - 1) / by; }
@@ -43,8 +50,7 @@ static int least(int a, int b) { return a < b ? a : b; }
 /* Blocks and ranges of one choice of what is held; returns values read, with idle threads counted
  * as if they read, too. */
 static double choose_cuts(plan *p, int threads) {
-    int piece = up(p->tiles, p->pieces), most = HELD_BYTES / (2 * TILE_BYTES * piece);
-    int fewest = up(p->held_pairs, most);
+    int fewest = up(p->held_pairs, (int)(HELD_BYTES / p->pair_bytes));
     double best = 0;
     for (int blocks = fewest; blocks <= least(p->held_pairs, fewest + threads); blocks++)
         for (int ranges = 1; ranges <= least(p->passing_pairs, threads); ranges++) {
@@ -59,49 +65,71 @@ static double choose_cuts(plan *p, int threads) {
     return best;
 }
 
+static operand right_of(const zb_mm_args *g) {
+    operand o = {.x = g->b, .rows = g->n, .right = true};
+    o.row = g->b_t ? g->ldb : 1;
+    o.step = g->b_t ? 1 : g->ldb;
+    if (!g->b_stored) return o;
+    const zb_dtype_info *t = zb_dtype_get(g->b_type);
+    o.type = g->b_type;
+    o.stored = g->b_stored;
+    o.stored_row = (size_t)(g->k / t->block * t->bytes);
+    return o;
+}
+
 static plan plan_of(const zb_mm_args *g) {
-    operand a = {g->a, g->a_t ? 1 : g->lda, g->a_t ? g->lda : 1, g->m, false};
-    operand b = {g->b, g->b_t ? g->ldb : 1, g->b_t ? 1 : g->ldb, g->n, true};
-    int tiles = up(g->k, ZB_TILE_DEPTH), pieces = up(tiles, DEEPEST);
-    int a_pairs = up(g->m, PAIR), b_pairs = up(g->n, PAIR), threads = omp_get_max_threads();
-    plan hold_a = {a, b, tiles, pieces, 1, 1, a_pairs, b_pairs, 1},
-         hold_b = {b, a, tiles, pieces, 1, 1, b_pairs, a_pairs, 1};
-    plan p = choose_cuts(&hold_a, threads) < choose_cuts(&hold_b, threads) ? hold_a : hold_b;
-    int chunk = CHUNK_BYTES / (2 * TILE_BYTES * up(tiles, pieces));
+    operand a = {.x = g->a, .row = g->lda, .step = 1, .rows = g->m}, b = right_of(g);
+    if (g->a_t) a.row = 1, a.step = g->lda;
+    int units = up(g->k, UNIT), pieces = up(units, DEEPEST), threads = omp_get_max_threads();
+    plan p = {.units = units, .pieces = pieces, .deepest = least(up(units, pieces) * UNIT, g->k)};
+    p.pair_bytes = (size_t)up(p.deepest, ZB_TILE_DEPTH) * 2 * TILE_BYTES;
+    plan hold_a = p, hold_b = p;
+    hold_a.held = hold_b.passing = a;
+    hold_b.held = hold_a.passing = b;
+    hold_a.held_pairs = hold_b.passing_pairs = up(g->m, PAIR);
+    hold_b.held_pairs = hold_a.passing_pairs = up(g->n, PAIR);
+    p = choose_cuts(&hold_a, threads) < choose_cuts(&hold_b, threads) ? hold_a : hold_b;
+    int chunk = (int)(CHUNK_BYTES / p.pair_bytes);
     p.chunk_pairs = chunk < 1 ? 1 : least(chunk, up(p.passing_pairs, p.ranges));
+    p.block_bytes = p.pair_bytes * (size_t)up(p.held_pairs, p.blocks);
+    p.chunk_bytes = p.pair_bytes * (size_t)p.chunk_pairs;
+    size_t wide = b.stored ? sizeof(float) * ZB_TILE_ROWS * (size_t)p.deepest : 0;
+    p.thread_bytes = p.block_bytes + p.chunk_bytes + (wide + 63) / 64 * 64;
     return p;
 }
 
-/* Of one thread: the block, then the chunk. */
-static size_t block_bytes(const plan *p) {
-    return (size_t)2 * TILE_BYTES * (size_t)up(p->tiles, p->pieces) *
-           (size_t)up(p->held_pairs, p->blocks);
-}
-
-static size_t thread_bytes(const plan *p) {
-    return block_bytes(p) +
-           (size_t)2 * TILE_BYTES * (size_t)up(p->tiles, p->pieces) * (size_t)p->chunk_pairs;
-}
-
 size_t zb_tiles_room(const zb_mm_args *g) {
-    plan p = plan_of(g);
-    return thread_bytes(&p) * (size_t)omp_get_max_threads();
+    return plan_of(g).thread_bytes * (size_t)omp_get_max_threads();
+}
+
+/* Values d0 .. d1-1 of `rows` rows from `row` on, widened. */
+static void widen(const operand *o, int row, int rows, int d0, int d1, float *wide) {
+    const zb_dtype_info *t = zb_dtype_get(o->type);
+    const uint8_t *at = o->stored + (size_t)row * o->stored_row + d0 / t->block * t->bytes;
+    for (int r = 0; r < rows; r++, at += o->stored_row, wide += d1 - d0)
+        zb_dtype_to_f32(o->type, at, wide, d1 - d0);
 }
 
 /* Values d0 .. d1-1 of pairs first .. last-1. */
-static void pack(const operand *o, int first, int last, int d0, int d1, uint16_t *out) {
+static void pack(const operand *o, int first, int last, int d0, int d1, uint16_t *out,
+                 float *wide) {
     const zb_kernels *kn = zb_kernels_get();
-    int tiles = up(d1 - d0, ZB_TILE_DEPTH);
-    for (int s = 2 * first; s < 2 * last; s++, out += (ptrdiff_t)tiles * ZB_TILE) {
+    ptrdiff_t strip = (ptrdiff_t)up(d1 - d0, ZB_TILE_DEPTH) * ZB_TILE;
+    for (int s = 2 * first; s < 2 * last; s++, out += strip) {
         int row = s * ZB_TILE_ROWS, rows = least(o->rows - row, ZB_TILE_ROWS);
         if (rows < 0) rows = 0, row = 0;
-        kn->tile_pack(&(zb_tile_strip){.rows = rows,
-                                       .depth = d1 - d0,
-                                       .x = o->x + row * o->row + d0 * o->step,
-                                       .row = o->row,
-                                       .step = o->step,
-                                       .right = o->right,
-                                       .out = out});
+        zb_tile_strip t = {.rows = rows, .depth = d1 - d0, .right = o->right, .out = out};
+        if (o->stored) {
+            widen(o, row, rows, d0, d1, wide);
+            t.x = wide;
+            t.row = d1 - d0;
+            t.step = 1;
+        } else {
+            t.x = o->x + row * o->row + d0 * o->step;
+            t.row = o->row;
+            t.step = o->step;
+        }
+        kn->tile_pack(&t);
     }
 }
 
@@ -131,15 +159,16 @@ static void run_task(const zb_mm_args *g, const plan *p, int task, char *room) {
     int h0 = cut(p->held_pairs, block, p->blocks), h1 = cut(p->held_pairs, block + 1, p->blocks);
     int s0 = cut(p->passing_pairs, range, p->ranges),
         s1 = cut(p->passing_pairs, range + 1, p->ranges);
-    uint16_t *held = (uint16_t *)(void *)room, *chunk = held + block_bytes(p) / sizeof *held;
+    uint16_t *held = (void *)room, *chunk = (void *)(room + p->block_bytes);
+    float *wide = (void *)(room + p->block_bytes + p->chunk_bytes);
     for (int piece = 0; piece < p->pieces; piece++) {
-        int d0 = cut(p->tiles, piece, p->pieces) * ZB_TILE_DEPTH,
-            d1 = least(cut(p->tiles, piece + 1, p->pieces) * ZB_TILE_DEPTH, g->k);
-        pack(&p->held, h0, h1, d0, d1, held);
+        int d0 = cut(p->units, piece, p->pieces) * UNIT,
+            d1 = least(cut(p->units, piece + 1, p->pieces) * UNIT, g->k);
+        pack(&p->held, h0, h1, d0, d1, held, wide);
         packed h = packed_of(&p->held, h0, h1, held);
         for (int s = s0; s < s1; s += p->chunk_pairs) {
             int end = least(s + p->chunk_pairs, s1);
-            pack(&p->passing, s, end, d0, d1, chunk);
+            pack(&p->passing, s, end, d0, d1, chunk, wide);
             packed c = packed_of(&p->passing, s, end, chunk);
             multiply(g, p->held.right ? c : h, p->held.right ? h : c, up(d1 - d0, ZB_TILE_DEPTH),
                      g->add || piece > 0);
@@ -149,8 +178,7 @@ static void run_task(const zb_mm_args *g, const plan *p, int task, char *room) {
 
 void zb_tiles_run(const zb_mm_args *g, void *room) {
     plan p = plan_of(g);
-    size_t bytes = thread_bytes(&p);
 #pragma omp parallel for schedule(dynamic)
     for (int t = 0; t < p.blocks * p.ranges; t++)
-        run_task(g, &p, t, (char *)room + bytes * (size_t)omp_get_thread_num());
+        run_task(g, &p, t, (char *)room + p.thread_bytes * (size_t)omp_get_thread_num());
 }

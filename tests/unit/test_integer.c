@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 /* More than one piece and chunk; FEW: integers on any processor. */
-enum { K = 1280, TOKENS = 301, TYPES = 8, FEW = 100 };
+enum { K = 1280, TOKENS = 301, TYPES = 8, FEW = 32 };
 
 static const zb_dtype types[TYPES] = {ZB_Q8_0, ZB_Q4_0, ZB_Q4_1, ZB_Q5_0,
                                       ZB_Q5_1, ZB_Q4_K, ZB_Q5_K, ZB_Q6_K};

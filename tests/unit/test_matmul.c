@@ -195,11 +195,50 @@ static void test_no_memory(void **state) {
     }
 }
 
+/* A matrix as a file has it gives the same bits as its copy in f32. */
+static void test_stored(void **state) {
+    (void)state;
+    enum { M = 37, N = 50, K = 4352 }; /* more than one piece of a sum */
+    zb_arena a = {0};
+    zb_matmul *mm;
+    zb_err err = {0};
+    if (zb_matmul_new(&mm, ZB_PREC_BF16, &err) != ZB_OK) fail_msg("%s", err.msg);
+    if (!zb_matmul_takes_stored(mm)) {
+        zb_matmul_free(mm);
+        skip();
+    }
+    static const zb_dtype types[] = {ZB_BF16, ZB_F16, ZB_Q8_0, ZB_Q4_1, ZB_Q6_K};
+    uint64_t seed = 90;
+    float *x = random_values(&a, &seed, M * K), *c = ZB_NEW_ARRAY(&a, float, 2 * M * N);
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        size_t bytes = 0;
+        assert_true(zb_dtype_size(types[t], (int64_t)N * K, &bytes));
+        uint8_t *w = zb_alloc(&a, bytes);
+        for (size_t i = 0; i < bytes; i++) /* small exponents of halves, anything else */
+            w[i] = (uint8_t)(zb_rng_below(7, ZB_RNG_TEST, i, 256) & 0x3b);
+        float *wide = ZB_NEW_ARRAY(&a, float, N *K);
+        zb_dtype_to_f32(types[t], w, wide, (int64_t)N * K);
+        zb_mm_args g = {.m = M, .n = N, .k = K, .a = x, .lda = K, .c = c, .ldc = N};
+        g.b_type = types[t];
+        g.b_stored = w;
+        zb_matmul_run(mm, &g);
+        g = (zb_mm_args){.m = M, .n = N, .k = K, .a = x, .lda = K, .b = wide, .ldb = K};
+        g.b_t = true;
+        g.c = c + M * N;
+        g.ldc = N;
+        zb_matmul_run(mm, &g);
+        assert_memory_equal(c, c + M * N, M * N * sizeof *c);
+    }
+    zb_matmul_free(mm);
+    zb_arena_free(&a);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_f32),         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_many_shapes), cmocka_unit_test(test_rounding_happens),
         cmocka_unit_test(test_held),        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_stored),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -104,7 +104,7 @@ static void test_precision(void **state) {
         assert_int_equal(same, zb_dtype_get(types[t])->block == 1 || is_widened(types[t]));
         bool wide = types[t] == ZB_Q8_0 || types[t] == ZB_Q6_K;
         bool stored = types[t] == ZB_BF16 || types[t] == ZB_F16 || types[t] == ZB_Q8_0;
-        int most = stored ? 128 : 4; /* packed rows that need no copy in f32 */
+        int most = stored ? 32 : 4; /* packed rows that need no copy in f32 */
         assert_true(zb_stream_wants(&f.run, &f.w[t], most));
         assert_false(zb_stream_wants(&f.run, &f.w[t], most + 1));
         assert_int_equal(zb_stream_wants(&g.run, &g.w[t], 5), wide || stored);
