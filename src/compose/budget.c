@@ -324,18 +324,33 @@ static int64_t share(const budgeter *b, double percent, int64_t context) {
     return (int64_t)(percent / 100 * (double)b->table.teacher_cache_bytes * (double)context);
 }
 
-static zb_status budget_bytes(const budgeter *b, int64_t *bytes, zb_err *err) {
-    const zb_select_opts *o = b->o;
-    uint64_t n;
-    if ((o->budget != NULL) == (o->cache_percent > 0))
+/* 0 without one. */
+static zb_status read_budget(const zb_select_opts *o, int64_t *bytes, zb_err *err) {
+    uint64_t n = 0;
+    if (o->budget && o->cache_percent > 0)
         return zb_fail(err, ZB_ERR_CONFIG, "expected one of budget and cache_percent");
-    *bytes = share(b, o->cache_percent, o->context);
-    if (!o->budget) return ZB_OK;
-    if (!zb_parse_bytes(o->budget, &n) || n > INT64_MAX / 2)
+    if (o->budget && (!zb_parse_bytes(o->budget, &n) || n < 1 || n > INT64_MAX / 2))
         return zb_fail(err, ZB_ERR_CONFIG, "budget: expected bytes like 60M, found \"%.40s\"",
                        o->budget);
     *bytes = (int64_t)n;
     return ZB_OK;
+}
+
+/* What is asked of the table, as numbers. */
+typedef struct comparison {
+    double *percent;
+    int context[BUDGETS_MAX], percents, contexts;
+} comparison;
+
+static zb_status read_comparison(budgeter *b, comparison *c, zb_err *err) {
+    char **word = zb_list_split(b->o->compare, &b->arena, &c->percents);
+    c->percent = ZB_NEW_ARRAY(&b->arena, double, c->percents);
+    for (int i = 0; i < c->percents; i++)
+        if (!zb_parse_f64(word[i], &c->percent[i]) || c->percent[i] <= 0 || c->percent[i] > 1e4)
+            return zb_fail(err, ZB_ERR_CONFIG, "compare: expected shares, found \"%.40s\"",
+                           word[i]);
+    return zb_list_ints(b->o->contexts, "contexts", 1, 1 << 30, c->context, BUDGETS_MAX,
+                        &c->contexts, err);
 }
 
 static zb_status add_result(budgeter *b, json_t *out, zb_err *err) {
@@ -343,7 +358,8 @@ static zb_status add_result(budgeter *b, json_t *out, zb_err *err) {
     int64_t budget = 0;
     plan p[ZB_PLANS_MAX];
     int n;
-    ZB_TRY(budget_bytes(b, &budget, err));
+    ZB_TRY(read_budget(o, &budget, err));
+    if (!budget) budget = share(b, o->cache_percent, o->context);
     ZB_TRY(best_plans(b, &(task){o->method, o->context, budget}, p, &n, err));
     json_t *layers = json_array(), *others = json_array(), *figures;
     for (int l = 0; l < b->table.layers; l++)
@@ -397,24 +413,27 @@ static zb_status compare_at(budgeter *b, double percent, int64_t context, json_t
 }
 
 static zb_status add_comparison(budgeter *b, json_t *out, zb_err *err) {
-    int context[BUDGETS_MAX], n, words;
-    char **word = zb_list_split(b->o->compare, &b->arena, &words);
+    comparison c;
     json_t *rows = json_array();
     json_object_set_new(out, "compare", rows);
-    ZB_TRY(zb_list_ints(b->o->contexts, "contexts", 1, 1 << 30, context, BUDGETS_MAX, &n, err));
-    for (int c = 0; c < n; c++)
-        for (int i = 0; i < words; i++) {
-            double percent;
-            if (!zb_parse_f64(word[i], &percent) || percent <= 0 || percent > 1e4)
-                return zb_fail(err, ZB_ERR_CONFIG, "compare: expected shares, found \"%.40s\"",
-                               word[i]);
-            ZB_TRY(compare_at(b, percent, context[c], rows, err));
-        }
+    ZB_TRY(read_comparison(b, &c, err));
+    for (int k = 0; k < c.contexts; k++)
+        for (int i = 0; i < c.percents; i++)
+            ZB_TRY(compare_at(b, c.percent[i], c.context[k], rows, err));
     return ZB_OK;
+}
+
+/* Before hours of measuring, what would be refused behind them. */
+static zb_status check_options(budgeter *b, zb_err *err) {
+    int64_t budget;
+    comparison c;
+    ZB_TRY(read_budget(b->o, &budget, err));
+    return b->o->compare ? read_comparison(b, &c, err) : ZB_OK;
 }
 
 static zb_status work(budgeter *b, json_t *out, zb_err *err) {
     const zb_select_opts *o = b->o;
+    ZB_TRY(check_options(b, err));
     ZB_TRY(fill_table(b, err));
     json_object_set_new(out, "method", json_string(o->method));
     json_object_set_new(out, "measures", json_string(b->table.path));

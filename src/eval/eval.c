@@ -314,6 +314,12 @@ static zb_status check_outputs(const zb_eval_opts *o, zb_err *err) {
     if (o->shard.rank > 0) return ZB_OK; /* the first process alone writes */
     ZB_TRY(zb_output_file(o->output, ZB_INPUTS(o->samples), err));
     ZB_TRY(zb_output_folder(o->log_samples, err));
+    const char *folders[] = {o->log_samples, o->cache};
+    for (int i = 0; i < 2; i++)
+        if (o->output && *o->output && folders[i] && *folders[i] &&
+            zb_path_holds(o->output, folders[i]))
+            return zb_fail(err, ZB_ERR_USAGE, "%s: expected a file, and a folder elsewhere (%s)",
+                           o->output, folders[i]);
     return zb_output_folder(o->cache, err);
 }
 

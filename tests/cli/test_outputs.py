@@ -148,6 +148,11 @@ def test_places_of_results_are_asked_first(tmp_path, llama):
         refused(said, "recall", "-m", llama, "--tests", "associative", flag, path)
     refused("is no folder", "eval", "-m", llama, "--text", text, "--perplexity-out", text / "p.json")
     refused("is no folder", "select", "--teacher", llama, "--method", "uniform", "--count", "1", "-o", text / "s.json")
+    for flag in ("--log-samples", "--cache"):
+        refused("expected a file, and a folder elsewhere", "eval", "-m", llama, "--tasks", "piqa", "-o", tmp_path / "o", flag, tmp_path / "o")
+    for said, flags in [("expected bytes", ("--budget", "60X")), ("expected shares", ("--compare", "4,x")), ("expected one of", ("--budget", "6M", "--cache-percent", "4"))]:
+        refused(said, "select", "--teacher", llama, "--text", text, "-o", tmp_path / "s.json", *flags)
+        assert {p.name for p in tmp_path.iterdir()} == {"llama", "text.txt"}
     refused("no-such-task", "eval", "-m", llama, "--tasks", "no-such-task", "--text", tmp_path / "missing.txt")
     refused("found \"piqqa\"", "eval", "-m", llama, "--tasks", "piqa", "--samples", '{"piqqa": [1]}')
 
