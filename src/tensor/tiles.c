@@ -53,7 +53,9 @@ static double choose_cuts(plan *p, int threads) {
     int fewest = up(p->held_pairs, (int)(HELD_BYTES / p->pair_bytes));
     double best = 0;
     for (int blocks = fewest; blocks <= least(p->held_pairs, fewest + threads); blocks++)
-        for (int ranges = 1; ranges <= least(p->passing_pairs, threads); ranges++) {
+        for (int wanted = 1; wanted <= 3; wanted++) { /* tasks of each thread */
+            int ranges = least(p->passing_pairs, wanted * threads / blocks);
+            if (ranges < 1) ranges = 1;
             int tasks = blocks * ranges, rounds = up(tasks, threads);
             double read = (double)ranges * p->held.rows + (double)blocks * p->passing.rows,
                    cost = read * rounds * threads / tasks;
