@@ -97,6 +97,10 @@ const zb_opt zb_compose_opt_table[] = {
      "calibrated start: tokens per step of those, in whole rows"},
     {ZB_OPT_F64, "calibration_rate", 0, AT(calibration_rate), "0.01", 0, 1, NULL,
      "calibrated start: first step of those, as a share of each tensor's size"},
+    {ZB_OPT_CHOICE, "calibration_precision", 0, AT(calibration_precision), "auto", 0, 0,
+     "auto|f32|bf16",
+     "calibrated start: matrix products of those passes; auto: bf16 where the "
+     "processor has it"},
     {ZB_OPT_BOOL, "calibration_mlp", 0, AT(calibration_mlp), "false", 0, 0, NULL,
      "calibrated start: solve each MLP's last map anew for the student's inputs"},
     {ZB_OPT_STR, "calibration_without", 0, AT(calibration_without), "", 0, 0, NULL,
@@ -120,6 +124,7 @@ typedef struct composer {
     zb_model
         *plan_donor[ZB_LAYERS_MAX]; /* whose layer the plan takes; equal entries are one model */
     int rope_dim;                   /* of MLA layers */
+    zb_precision descent;           /* of the passes of a calibrated start */
 } composer;
 
 static zb_status place(zb_kind *kinds, bool *placed, int L, const char *list, const char *what,
@@ -233,7 +238,8 @@ static zb_init_job job_of(composer *k, int layer, zb_arena *a) {
                      .fit = {.passes = k->o->calibration_passes,
                              .rate = k->o->calibration_rate,
                              .ridge = k->o->ridge,
-                             .block = k->config.dh}};
+                             .block = k->config.dh,
+                             .precision = k->descent}};
     j.q = wide(k, layer, "self_attn.q_proj.weight", a);
     j.k = wide(k, layer, "self_attn.k_proj.weight", a);
     j.v = wide(k, layer, "self_attn.v_proj.weight", a);
@@ -490,6 +496,7 @@ static zb_status open_calibration(composer *k, zb_err *err) {
         wanted = wanted || is_fitted(k, l) || (k->init->calibrated && has_narrow_heads(k, l));
     if (!wanted) return ZB_OK;
     zb_tokenizer *t;
+    ZB_TRY(zb_precision_choose(o->calibration_precision, &k->descent, err));
     ZB_TRY(zb_model_tokenizer(&t, o->teacher, err));
     zb_calibration_opts c = {.text = o->calibration,
                              .tokens = o->calibration_tokens,

@@ -38,6 +38,7 @@ typedef struct zb_compose_opts {
     const char *calibration_without;              /* names of zb_init_without (init.h) */
     int64_t calibration_tokens, calibration_length, calibration_passes, calibration_batch;
     double calibration_rate;
+    const char *calibration_precision; /* auto | f32 | bf16 */
     bool calibration_mlp;
     double key_weight, ridge;
     const char *dtype;

@@ -17,6 +17,7 @@ static const double BETA1 = 0.9, BETA2 = 0.95, EPS = 1e-12, PI = 3.1415926535897
 typedef struct descent {
     zb_calibration *c;
     zb_optim optim;
+    zb_matmul *mm;
     zb_arena a; /* gradients */
 } descent;
 
@@ -38,22 +39,35 @@ static void open_descent(descent *d, double rate) {
 static void close_descent(descent *d) {
     for (int i = 0; i < d->optim.n; i++) d->optim.slot[i].param->grad = NULL;
     zb_optim_free(&d->optim);
+    zb_matmul_free(d->mm);
     zb_arena_free(&d->a);
 }
 
-/* Σ w ‖y - m‖² and Σ w ‖m‖² of a batch; y [n, D] becomes the first one's slope. */
-static void compare(const zb_calibration *c, int n, size_t first, float *y, double *error,
-                    double *all) {
+typedef struct sums {
+    double error, all;
+} sums;
+
+/* Σ w ‖y - m‖² and Σ w ‖m‖² of a batch; y [n, D] becomes the first one's slope. `row`: [n]. Rows
+ * are added in their order, whatever the threads. */
+static void compare(const zb_calibration *c, int n, size_t first, float *y, sums *row, sums *out) {
     size_t D = (size_t)c->D;
     const float *target = c->target + first * D;
+#pragma omp parallel for schedule(static)
     for (int i = 0; i < n; i++) {
         double w = (double)c->weight[first + (size_t)i];
+        sums s = {0};
         for (size_t k = (size_t)i * D; k < (size_t)(i + 1) * D; k++) {
             double diff = (double)y[k] - (double)target[k];
-            *error += w * diff * diff;
-            *all += w * (double)target[k] * (double)target[k];
+            s.error += w * diff * diff;
+            s.all += w * (double)target[k] * (double)target[k];
             y[k] = (float)(w * diff);
         }
+        row[i] = s;
+    }
+    *out = (sums){0};
+    for (int i = 0; i < n; i++) {
+        out->error += row[i].error;
+        out->all += row[i].all;
     }
 }
 
@@ -70,22 +84,25 @@ static zb_status pass_batch(descent *d, int at, bool train, double *error, doubl
     size_t D = (size_t)c->D, first = (size_t)c->batch_first[at];
     ZB_TRY(zb_runner_begin(c->student, b, err));
     zb_run *run = zb_runner_run(c->student);
+    zb_matmul *exact = run->mm;
+    run->mm = d->mm;
     const zb_mixer *mixer = zb_mixer_of(run->config->layer[c->layer].kind);
     zb_mark mark = zb_arena_mark(run->arena);
     const float *x = c->x + first * D;
     float *y = ZB_RAW_ARRAY(run->arena, float, (size_t)b->n *D);
     void *tape;
-    double e = 0, energy = 0;
+    sums s;
     mixer->forward(run, c->layer, x, y, train ? &tape : NULL);
-    compare(c, b->n, first, y, &e, &energy);
+    compare(c, b->n, first, y, ZB_NEW_ARRAY(run->arena, sums, b->n), &s);
     if (train) {
         float *dx = ZB_NEW_ARRAY(run->arena, float, (size_t)b->n *D);
-        for (size_t k = 0; k < (size_t)b->n * D; k++) y[k] *= (float)share(1, energy);
+        for (size_t k = 0; k < (size_t)b->n * D; k++) y[k] *= (float)share(1, s.all);
         mixer->backward(run, c->layer, x, y, dx, tape);
     }
     zb_arena_pop(run->arena, mark);
-    *error += e;
-    *all += energy;
+    run->mm = exact;
+    *error += s.error;
+    *all += s.all;
     return ZB_OK;
 }
 
@@ -121,6 +138,7 @@ static zb_status one_pass(descent *d, int pass, int passes, int seen, zb_err *er
 static zb_status descend_all(zb_calibration *c, const zb_fit_opts *o, zb_err *err) {
     descent d = {.c = c};
     int held = c->batches / HELD_SHARE, seen = c->batches - held, passes = (int)o->passes;
+    ZB_TRY(zb_matmul_new(&d.mm, o->precision, err));
     open_descent(&d, o->rate);
     if (held) zb_optim_watch(&d.optim);
     zb_status s = judge(&d, seen, passes, err);

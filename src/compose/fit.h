@@ -15,6 +15,7 @@ typedef struct zb_fit_opts {
     double rate;    /* first step of a weight, as a share of its tensor's root mean square */
     double ridge;   /* of the output map; 0: chosen */
     int block;      /* columns of `out` scaled together in the first solution (heads); 0: none */
+    zb_precision precision; /* of descent's products; the solutions are of f32 in any case */
 } zb_fit_opts;
 
 /* `out`: the mixer's output map; its present weights are what the first solution is drawn to. */

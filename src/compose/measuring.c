@@ -271,6 +271,7 @@ bool zb_measuring_depends(const char *compose_option) {
                                            "selection",
                                            "kv_rank",
                                            "dtype",
+                                           "calibration_precision",
                                            "calibration_inputs",
                                            "rope_dim",
                                            "window",
