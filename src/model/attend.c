@@ -7,7 +7,8 @@
  * P V
  *
  * and o/l at the end (Milakov and Gimelshein 2018; Dao et al. 2022, algorithm 1). The keys of a
- * group are read once for all its heads and tokens, as they are stored (kern_cells.c). Many
+ * group are read once for all its heads and tokens, as they are stored (kern_cells.c), or packed
+ * for matrix registers. Many
  * queries: each block walks over all its keys. Few queries (one block, as in decoding): the keys
  * are cut into chunks of a fixed length, which are jobs of their own, and their (m, l, o) are
  * joined in the order of the chunks. What is a job depends on the attention alone, so threads and
@@ -32,9 +33,12 @@ typedef struct job {
     float *partial;         /* m [M], l [M], o [M,dv] of a chunk; NULL: the job finishes its rows */
 } job;
 
-/* One thread's scratch. */
+/* One thread's scratch. For matrix registers, beside it: packed queries, weights, keys and values,
+ * and rows of keys and values as f32 where they are stored otherwise. */
 typedef struct work {
     float *q, *s, *o, *max, *sum, *keep; /* [M,dk] [M,TILE] [M,dv] [M] [M] [M] */
+    uint16_t *packed_q, *packed_p, *packed_k, *packed_v;
+    float *wide_k, *wide_v; /* [TILE,dk] [TILE,dv] */
 } work;
 
 static int block_tokens(const zb_attend *a) {
@@ -49,6 +53,14 @@ static int keys_of(const zb_attend *a) { return a->n_keys ? a->n_keys : a->past 
 static int visible(const zb_attend *a, int t) {
     int keys = keys_of(a), seen = a->past + t + 1 - a->first;
     return seen < 0 ? 0 : seen < keys ? seen : keys;
+}
+
+/* Queries from which on packing keys and values pays. */
+enum { TILED_ROWS = 32 };
+
+static bool is_tiled(const zb_attend *a) {
+    return a->bf16 && !a->lse && block_tokens(a) * a->heads >= TILED_ROWS &&
+           zb_kernels_get()->tiles;
 }
 
 static bool is_split(const zb_attend *a) {
@@ -110,6 +122,66 @@ static void add_values(const zb_attend *a, int M, int key, int n, const work *w)
     zb_kernels_get()->attend_values(&g);
 }
 
+/* ---- on matrix registers ---- */
+
+static int up(int n, int by) { return (n + by - 1) / by; }
+
+/* Strips of `rows` rows (columns of the right operand), an even number of them. */
+static void pack(zb_tile_strip like, int rows, uint16_t *out) {
+    const zb_kernels *kn = zb_kernels_get();
+    const float *x = like.x;
+    size_t strip = (size_t)up(like.depth, ZB_TILE_DEPTH) * ZB_TILE;
+    for (int r = 0; r < up(rows, 2 * ZB_TILE_ROWS) * 2 * ZB_TILE_ROWS; r += ZB_TILE_ROWS) {
+        int n = rows - r < ZB_TILE_ROWS ? rows - r : ZB_TILE_ROWS;
+        like.rows = n < 0 ? 0 : n;
+        like.x = n > 0 ? x + r * like.row : x;
+        like.out = out + (size_t)(r / ZB_TILE_ROWS) * strip;
+        kn->tile_pack(&like);
+    }
+}
+
+static void multiply(int m, int n, int depth, const uint16_t *a, const uint16_t *b, float *c,
+                     int ldc, bool add) {
+    int tiles = up(depth, ZB_TILE_DEPTH);
+    zb_kernels_get()->tile_product(&(zb_tile_product){m, n, tiles, a, b, c, ldc, add});
+}
+
+/* n rows as f32, `row` floats apart: where they stand, or read into `wide`. */
+typedef struct strided {
+    const float *p;
+    ptrdiff_t row;
+} strided;
+
+static strided rows_of(const zb_cells *c, const zb_cells *tail, int key, int n, float *wide) {
+    if (c->type == ZB_F32 && !tail->width)
+        return (strided){row_f32(c, key), (ptrdiff_t)(c->row / sizeof(float))};
+    int width = c->width + tail->width;
+    zb_cells_read(c, key, n, wide, width);
+    if (tail->width) zb_cells_read(tail, key, n, wide + c->width, width);
+    return (strided){wide, width};
+}
+
+/* S and O as scores() and add_values() make them. */
+static strided tiled_scores(const zb_attend *a, int M, int key, int n, const work *w) {
+    strided k = rows_of(&a->k, &a->k_tail, key, n, w->wide_k);
+    pack((zb_tile_strip){.depth = a->dk, .x = k.p, .row = k.row, .step = 1, .right = true}, n,
+         w->packed_k);
+    multiply(M, n, a->dk, w->packed_q, w->packed_k, w->s, TILE, false);
+    return k;
+}
+
+static void tiled_values(const zb_attend *a, int M, int key, int n, strided k, const work *w) {
+    strided v = a->v.p ? rows_of(&a->v, &(zb_cells){0}, key, n, w->wide_v) : k;
+    for (int m = 0; m < M; m++)
+        if (w->keep[m] != 1) zb_kernels_get()->scale(a->dv, w->keep[m], w->o + (size_t)m * a->dv);
+    pack((zb_tile_strip){.depth = n, .x = w->s, .row = TILE, .step = 1}, M, w->packed_p);
+    pack((zb_tile_strip){.depth = n, .x = v.p, .row = 1, .step = v.row, .right = true}, a->dv,
+         w->packed_v);
+    multiply(M, a->dv, n, w->packed_p, w->packed_v, w->o, a->dv, true);
+}
+
+/* ---- one job ---- */
+
 /* Maximum, sum and values of one query: carried on if more keys come, else divided and done. */
 static void finish(const zb_attend *a, int t, int h, float max, float sum, const float *o) {
     float *out = a->o + t * a->o_row + h * a->o_head;
@@ -154,14 +226,24 @@ static void run_job(const job *j, const work *w) {
             resume(a, j->t0 + m / a->heads, m % a->heads, &w->max[m], &w->sum[m], o);
     }
     if (end > j->key1) end = j->key1;
+    bool tiled = is_tiled(a);
+    if (tiled)
+        pack((zb_tile_strip){.depth = a->dk, .x = w->q, .row = a->dk, .step = 1}, M, w->packed_q);
     for (int key = j->key0; key < end; key += TILE) {
         int n = end - key < TILE ? end - key : TILE;
-        scores(a, M, key, n, w);
+        strided k = {0};
+        if (tiled)
+            k = tiled_scores(a, M, key, n, w);
+        else
+            scores(a, M, key, n, w);
         for (int m = 0; m < M; m++) {
             int seen = visible(a, j->t0 + m / a->heads) - key;
             soften(m, seen < n ? seen : n, n, w);
         }
-        add_values(a, M, key, n, w);
+        if (tiled)
+            tiled_values(a, M, key, n, k, w);
+        else
+            add_values(a, M, key, n, w);
     }
     if (j->partial) {
         memcpy(j->partial, w->max, (size_t)M * sizeof(float));
@@ -204,6 +286,7 @@ typedef struct plan {
     int n_jobs;
     float **partial; /* [n] */
     size_t M, dk, dv;
+    bool tiled; /* some of them */
 } plan;
 
 static plan make_plan(zb_arena *arena, const zb_attend *a, int n) {
@@ -219,6 +302,7 @@ static plan make_plan(zb_arena *arena, const zb_attend *a, int n) {
         if (rows > p.M) p.M = rows;
         if ((size_t)a[i].dk > p.dk) p.dk = (size_t)a[i].dk;
         if ((size_t)a[i].dv > p.dv) p.dv = (size_t)a[i].dv;
+        p.tiled = p.tiled || is_tiled(&a[i]);
         if (is_split(&a[i])) {
             p.partial[i] = ZB_RAW_ARRAY(arena, float, each *(size_t)chunks_of(&a[i]));
             for (int c = 0; c < chunks_of(&a[i]); c++)
@@ -244,8 +328,17 @@ static size_t lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 /* A multiple of 16 floats, so that every part of the scratch is aligned like its beginning. */
 static size_t rounded(size_t floats) { return (floats + 15) / 16 * 16; }
 
+/* Floats of packed rows: pairs of strips, of whole tiles. */
+static size_t packed_floats(size_t rows, size_t depth) {
+    return (rows + 31) / 32 * 32 * ((depth + 31) / 32 * 32) / 2;
+}
+
 static size_t work_floats(const plan *p) {
-    return rounded(p->M * p->dk) + rounded(p->M * TILE) + rounded(p->M * p->dv) + 3 * rounded(p->M);
+    size_t plain =
+        rounded(p->M * p->dk) + rounded(p->M * TILE) + rounded(p->M * p->dv) + 3 * rounded(p->M);
+    if (!p->tiled) return plain;
+    return plain + packed_floats(p->M, p->dk) + packed_floats(p->M, TILE) +
+           packed_floats(TILE, p->dk) + packed_floats(p->dv, TILE) + TILE * (p->dk + p->dv);
 }
 
 static work work_at(const plan *p, float *at) {
@@ -255,6 +348,14 @@ static work work_at(const plan *p, float *at) {
     w.max = w.o + rounded(p->M * p->dv);
     w.sum = w.max + rounded(p->M);
     w.keep = w.sum + rounded(p->M);
+    if (!p->tiled) return w;
+    at = w.keep + rounded(p->M);
+    w.packed_q = (void *)at;
+    w.packed_p = (void *)(at += packed_floats(p->M, p->dk));
+    w.packed_k = (void *)(at += packed_floats(p->M, TILE));
+    w.packed_v = (void *)(at += packed_floats(TILE, p->dk));
+    w.wide_k = at += packed_floats(p->dv, TILE);
+    w.wide_v = at + TILE * p->dk;
     return w;
 }
 
@@ -361,6 +462,7 @@ size_t zb_attend_room(const zb_attend *like, int n, int threads, bool backward) 
     int step = block_tokens(like);
     size_t rows = (size_t)step * (size_t)like->heads, count = (size_t)n;
     plan p = {.M = rows, .dk = (size_t)like->dk, .dv = (size_t)like->dv};
+    p.tiled = is_tiled(like);
     if (backward) return lines(back_floats(p.dk, p.dv) * (size_t)threads * sizeof(float));
     return lines(count * sizeof *p.partial) +
            lines(count * (size_t)((like->T + step - 1) / step) * sizeof *p.jobs) +

@@ -60,7 +60,8 @@ static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int
                    .q_row = hq,
                    .q_head = c->dh,
                    .o_row = hq,
-                   .o_head = c->dh};
+                   .o_head = c->dh,
+                   .bf16 = zb_matmul_is_coarse(run->mm)};
     size_t at_q = (size_t)sp->start * hq + (size_t)g * per * c->dh,
            at_k = (size_t)sp->start * hk + (size_t)g * c->dh;
     a.q = t->q + at_q;
@@ -372,6 +373,7 @@ static zb_room far_room(const zb_config *c, int layer, const zb_load *load) {
     if (!groups) return (zb_room){0};
     if (zb_config_narrow(c, layer)) return zb_narrow_room(c, layer, load);
     zb_attend like = {.T = load->longest, .heads = c->H / c->G, .dk = c->dh, .dv = c->dh};
+    like.bf16 = load->bf16;
     size_t args = (size_t)groups * sizeof like, grads = (size_t)groups * sizeof(zb_attend_grad);
     return (zb_room){.forward = args + zb_attend_room(&like, groups, load->threads, false),
                      .backward = args + grads + zb_attend_room(&like, groups, load->threads, true)};

@@ -52,7 +52,7 @@ static void unpack(const zb_param *w, int first, int n, float *wide) {
 }
 
 static void unpack_and_multiply(zb_run *run, const zb_param *w, const float *x, int n, float *y) {
-    if (zb_matmul_takes_stored(run->mm)) {
+    if (zb_matmul_on_tiles(run->mm)) {
         zb_mm_args g = {.m = n, .n = w->rows, .k = w->cols, .a = x, .lda = w->cols};
         g.b_type = w->dtype;
         g.b_stored = w->data;

@@ -53,6 +53,7 @@ typedef struct zb_run {
 typedef struct zb_load {
     int n, longest, spans; /* tokens, tokens of the longest span, spans */
     int threads;
+    bool bf16; /* products may be on matrix registers, and no tape is kept */
 } zb_load;
 typedef struct zb_room {
     size_t tape;              /* kept from the way forward to the way back */

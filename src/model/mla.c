@@ -193,6 +193,7 @@ static zb_attend expanded_args(const zb_run *run, const dims *d, const zb_span *
                    .q_head = d->dk,
                    .o_row = (ptrdiff_t)d->H * d->dv,
                    .o_head = d->dv,
+                   .bf16 = zb_matmul_is_coarse(run->mm),
                    .lse_head = run->batch->n};
     a.q = t->q + (size_t)sp->start * a.q_row + (size_t)g * per * d->dk;
     a.o = t->o + (size_t)sp->start * a.o_row + (size_t)g * per * d->dv;
@@ -376,6 +377,7 @@ static void attend_absorbed(zb_run *run, int layer, const dims *d, zb_param **p,
                                 .o = oc + at * d->r,
                                 .o_row = (ptrdiff_t)d->H * d->r,
                                 .o_head = d->r,
+                                .bf16 = zb_matmul_is_coarse(run->mm),
                                 .k = zb_state_plane(span[s].state, run->config, layer, 0),
                                 .k_tail = zb_state_plane(span[s].state, run->config, layer, 1)};
     }
@@ -502,6 +504,7 @@ static zb_room room(const zb_config *c, int layer, const zb_load *load) {
            low = zb_room_of(n * d.rq), latent = zb_room_of(n * d.r), pe = zb_room_of(n * d.dr),
            joined = zb_room_of(n * (d.r + d.dr)), forms = zb_room_of((size_t)load->spans);
     zb_attend like = {.T = load->longest, .heads = d.H / d.G, .dk = d.dk, .dv = d.dv};
+    like.bf16 = load->bf16;
     int groups = load->spans * d.G;
     size_t args = (size_t)groups * sizeof like, grads = (size_t)groups * sizeof(zb_attend_grad),
            work = args + grads + zb_attend_room(&like, groups, load->threads, true);

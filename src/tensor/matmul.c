@@ -131,7 +131,8 @@ void zb_matmul_free(zb_matmul *mm) {
 
 zb_precision zb_matmul_precision(const zb_matmul *mm) { return mm->precision; }
 bool zb_matmul_bf16_native(const zb_matmul *mm) { return mm->native; }
-bool zb_matmul_takes_stored(const zb_matmul *mm) { return mm->tiles; }
+bool zb_matmul_on_tiles(const zb_matmul *mm) { return mm->tiles; }
+bool zb_matmul_is_coarse(const zb_matmul *mm) { return mm->tiles && mm->precision == ZB_PREC_INT8; }
 
 enum { LINE = 64 }; /* rows of tiles that cross lines load at a sixth of the rate */
 

@@ -29,8 +29,10 @@ const char *zb_precision_name(zb_precision p);
 zb_status zb_matmul_new(zb_matmul **out, zb_precision p, zb_err *err);
 void zb_matmul_free(zb_matmul *mm);
 zb_precision zb_matmul_precision(const zb_matmul *mm);
-bool zb_matmul_bf16_native(const zb_matmul *mm);  /* false: emulated or f32 */
-bool zb_matmul_takes_stored(const zb_matmul *mm); /* packed weights without a copy in f32 */
+bool zb_matmul_bf16_native(const zb_matmul *mm); /* false: emulated or f32 */
+/* Products that are not of weights may be rounded as well: int8 on matrix registers. */
+bool zb_matmul_is_coarse(const zb_matmul *mm);
+bool zb_matmul_on_tiles(const zb_matmul *mm); /* bf16 on matrix registers; takes stored weights */
 
 typedef struct zb_mm_args {
     int m, n, k;
@@ -41,7 +43,7 @@ typedef struct zb_mm_args {
     int64_t ldb;
     bool b_t; /* B is stored [n,k], as weights are */
     /* B as a file has it instead: n dense rows of k values of that type (b_t is implied). Only
-     * where zb_matmul_takes_stored says so. */
+     * where zb_matmul_on_tiles says so. */
     zb_dtype b_type;
     const void *b_stored;
     float *c;

@@ -121,6 +121,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     if (z->a->o->early_stop) zb_memory_add(p, "best weights, f32", 4 * (size_t)w.trained);
     zb_memory_add(p, "teacher's weights as stored", zb_memory_stored(t, z->stored));
     zb_memory_add(p, "teacher's states and mixer outputs", (2 * (size_t)t->L + 2) * row);
+    load.bf16 = true;
     zb_memory_add(p, "teacher's pass", zb_forward_room(t, &load) + zb_unpack_room(t, load.n));
     zb_memory_add(p, "students' layer at work", students);
     zb_memory_add(p, "operands in bf16", operands);

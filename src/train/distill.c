@@ -101,6 +101,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     zb_memory_add(p, "layer or logits at work",
                   room.peak - room.kept +
                       (w.wide < w.all ? zb_unpack_room(&z->student, load.n) : 0));
+    load.bf16 = true;
     zb_memory_add(p, "teacher's pass",
                   zb_room_of(n * z->teacher.D) *
                           (z->d->o->hidden_weight > 0 ? 1 + (size_t)z->teacher.L : 1) +

@@ -87,7 +87,8 @@ static bool all_trained(const void *arg, const zb_param *p) {
 static void memory_parts(const void *arg, zb_memory_plan *p) {
     const sizes *z = arg;
     int items = p->rows * (has_pairs(z->t->o) ? 2 : 1), length = (int)z->t->o->length;
-    zb_load load = {items * length, length, items, omp_get_max_threads()};
+    zb_load load = {
+        .n = items * length, .longest = length, .spans = items, .threads = omp_get_max_threads()};
     zb_memory_weights w = zb_memory_count(&z->student, false, all_trained, NULL);
     zb_train_room room = zb_train_room_of(&z->student, &load, p->recompute);
     size_t row = zb_room_of((size_t)load.n * z->student.D);
@@ -101,6 +102,7 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
                   zb_memory_operands(&z->student, load.n, ZB_USE_LOSS, z->precision));
     if (!has_pairs(z->t->o)) return;
     zb_memory_add(p, "reference's weights as stored", zb_memory_stored(&z->reference, z->stored));
+    load.bf16 = true;
     zb_memory_add(p, "reference's pass",
                   zb_room_of((size_t)load.n * z->reference.D) +
                       zb_forward_room(&z->reference, &load) +

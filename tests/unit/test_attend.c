@@ -91,8 +91,15 @@ static fixture make(zb_arena *arena, shape s, zb_dtype type, uint64_t seed) {
     return f;
 }
 
+/* On matrix registers, where there are some: no lse, operands rounded to bf16. */
+static void round_operands(fixture *f) {
+    f->a.bf16 = true;
+    f->a.lse = NULL;
+}
+
 /* The formula for one query. Errors: a weight is wrong by its exponent's absolute error, a few
- * roundings of the score's magnitude sum, and sums of `keys` terms in blocks of 64. */
+ * roundings of the score's magnitude sum, and sums of `keys` terms in blocks of 64. With operands
+ * in bf16 each term of a score is off by up to 2^-8, at random, and so are weights and values. */
 static void check_query(const fixture *f, int t, int h) {
     const zb_attend *a = &f->a;
     int seen = a->past + t + 1;
@@ -110,6 +117,7 @@ static void check_query(const fixture *f, int t, int h) {
     }
     for (int j = 0; j < seen; j++) sum += s[j] = exp(s[j] - max);
     double rel = 0x1p-24 * (8 + 2 * sqrt(a->dk) * most + 4 * sqrt(seen));
+    if (a->bf16) rel += 0x1p-8 * (2 + 4 * most / sqrt(a->dk));
     for (int i = 0; i < a->dv; i++) {
         double want = 0, size = 0;
         for (int j = 0; j < seen; j++) {
@@ -163,6 +171,9 @@ static void test_formula(void **unused) {
             fixture f = make(&arena, shapes[i], types[t], (uint64_t)(100 + i));
             zb_attend_forward(&arena, 2, &f.a, 1);
             check(&f);
+            round_operands(&f);
+            zb_attend_forward(&arena, 2, &f.a, 1);
+            check(&f);
             zb_arena_free(&arena);
         }
 }
@@ -201,6 +212,7 @@ static void test_company(void **unused) {
         float *alone[SHAPES];
         for (int i = 0; i < SHAPES; i++) {
             f[i] = make(&arena, shapes[i], types[t], (uint64_t)(300 + i));
+            if (i % 3) round_operands(&f[i]);
             size_t bytes = (size_t)f[i].a.T * (size_t)f[i].a.heads * (size_t)f[i].a.dv * 4;
             zb_attend_forward(&arena, 1, &f[i].a, 1);
             alone[i] = memcpy(zb_alloc(&arena, bytes), f[i].o, bytes);
@@ -224,6 +236,7 @@ static void test_pieces(void **unused) {
         for (int piece = 50; piece < 700; piece += 211) {
             zb_arena arena = {0};
             fixture f = make(&arena, some[i], ZB_F32, (uint64_t)(500 + i));
+            if (piece % 2) round_operands(&f);
             zb_attend a = f.a;
             a.running = ZB_NEW_ARRAY(&arena, float, a.T *a.heads * 2);
             for (int at = 0; at < f.keys; at += piece) {

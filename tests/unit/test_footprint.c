@@ -26,7 +26,7 @@ typedef struct pass {
     zb_batch batch;
 } pass;
 
-static void open_pass(pass *p, const zb_layer_config *kind) {
+static void open_pass_at(pass *p, const zb_layer_config *kind, zb_precision precision) {
     zb_layer_config layers[3] = {*kind, *kind, *kind};
     memset(p, 0, sizeof *p);
     p->c = grad_config(3, 24, layers);
@@ -34,13 +34,16 @@ static void open_pass(pass *p, const zb_layer_config *kind) {
     CHECK(zb_model_new(&p->m, &p->c, &err));
     randomise(p->m, 3);
     zb_model_add_grads(p->m);
-    CHECK(zb_runner_new(&p->r, p->m, ZB_PREC_F32, &err));
+    CHECK(zb_runner_new(&p->r, p->m, precision, &err));
     for (int i = 0; i < TOKENS; i++) p->ids[i] = i % p->c.V;
     for (int s = 0; s < ROWS; s++) p->span[s] = (zb_span){.start = s * LENGTH, .n = LENGTH};
     p->batch = (zb_batch){p->ids, TOKENS, p->span, ROWS};
-    p->load = (zb_load){TOKENS, LENGTH, ROWS, omp_get_max_threads()};
+    p->load =
+        (zb_load){.n = TOKENS, .longest = LENGTH, .spans = ROWS, .threads = omp_get_max_threads()};
     CHECK(zb_runner_begin(p->r, &p->batch, &err));
 }
+
+static void open_pass(pass *p, const zb_layer_config *kind) { open_pass_at(p, kind, ZB_PREC_F32); }
 
 static void close_pass(pass *p) {
     zb_runner_free(p->r);
@@ -52,14 +55,17 @@ static size_t taken(pass *p, size_t from) { return zb_runner_arena(p->r)->peak -
 
 static void test_forward(void **state) {
     (void)state;
-    for (int k = 0; k < GRAD_CASES; k++) {
+    for (int k = 0; k < 2 * GRAD_CASES; k++) {
         pass p;
-        open_pass(&p, &grad_cases[k].layer);
+        bool bf16 = k >= GRAD_CASES;
+        open_pass_at(&p, &grad_cases[k % GRAD_CASES].layer, bf16 ? ZB_PREC_INT8 : ZB_PREC_F32);
+        p.load.bf16 = bf16;
         zb_arena *a = zb_runner_arena(p.r);
         float *out = ZB_NEW_ARRAY(a, float, TOKENS *p.c.D);
         size_t from = a->bytes;
         zb_runner_forward(p.r, out, NULL);
-        assert_close(grad_cases[k].name, zb_forward_room(&p.c, &p.load), taken(&p, from));
+        assert_close(grad_cases[k % GRAD_CASES].name, zb_forward_room(&p.c, &p.load),
+                     taken(&p, from));
         close_pass(&p);
     }
 }

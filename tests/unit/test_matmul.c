@@ -203,7 +203,7 @@ static void test_stored(void **state) {
     zb_matmul *mm;
     zb_err err = {0};
     if (zb_matmul_new(&mm, ZB_PREC_BF16, &err) != ZB_OK) fail_msg("%s", err.msg);
-    if (!zb_matmul_takes_stored(mm)) {
+    if (!zb_matmul_on_tiles(mm)) {
         zb_matmul_free(mm);
         skip();
     }
