@@ -15,8 +15,8 @@
 #include <stdint.h>
 
 /* INT8: a matrix that is stored quantised meets activations rounded to 8 bits per block of 32 (that
- * product is the caller's, see kernels.h); every other product is bf16 where the CPU has it
- * natively, else f32. */
+ * product is the caller's, see kernels.h; on matrix registers many tokens meet it in bf16); every
+ * other product is bf16 where the CPU has it natively, else f32. */
 typedef enum zb_precision { ZB_PREC_F32, ZB_PREC_BF16, ZB_PREC_INT8 } zb_precision;
 
 typedef struct zb_matmul zb_matmul;
