@@ -20,6 +20,7 @@
 #include "model/attend.h"
 
 #include "model/product.h"
+#include "tensor/tiles.h"
 
 #include <math.h>
 #include <omp.h>
@@ -124,25 +125,9 @@ static void add_values(const zb_attend *a, int M, int key, int n, const work *w)
 
 /* ---- on matrix registers ---- */
 
-static int up(int n, int by) { return (n + by - 1) / by; }
-
-/* Strips of `rows` rows (columns of the right operand), an even number of them. */
-static void pack(zb_tile_strip like, int rows, uint16_t *out) {
-    const zb_kernels *kn = zb_kernels_get();
-    const float *x = like.x;
-    size_t strip = (size_t)up(like.depth, ZB_TILE_DEPTH) * ZB_TILE;
-    for (int r = 0; r < up(rows, 2 * ZB_TILE_ROWS) * 2 * ZB_TILE_ROWS; r += ZB_TILE_ROWS) {
-        int n = rows - r < ZB_TILE_ROWS ? rows - r : ZB_TILE_ROWS;
-        like.rows = n < 0 ? 0 : n;
-        like.x = n > 0 ? x + r * like.row : x;
-        like.out = out + (size_t)(r / ZB_TILE_ROWS) * strip;
-        kn->tile_pack(&like);
-    }
-}
-
 static void multiply(int m, int n, int depth, const uint16_t *a, const uint16_t *b, float *c,
                      int ldc, bool add) {
-    int tiles = up(depth, ZB_TILE_DEPTH);
+    int tiles = (depth + ZB_TILE_DEPTH - 1) / ZB_TILE_DEPTH;
     zb_kernels_get()->tile_product(&(zb_tile_product){m, n, tiles, a, b, c, ldc, add});
 }
 
@@ -164,8 +149,8 @@ static strided rows_of(const zb_cells *c, const zb_cells *tail, int key, int n, 
 /* S and O as scores() and add_values() make them. */
 static strided tiled_scores(const zb_attend *a, int M, int key, int n, const work *w) {
     strided k = rows_of(&a->k, &a->k_tail, key, n, w->wide_k);
-    pack((zb_tile_strip){.depth = a->dk, .x = k.p, .row = k.row, .step = 1, .right = true}, n,
-         w->packed_k);
+    zb_tiles_pack((zb_tile_strip){.depth = a->dk, .x = k.p, .row = k.row, .step = 1, .right = true},
+                  n, w->packed_k);
     multiply(M, n, a->dk, w->packed_q, w->packed_k, w->s, TILE, false);
     return k;
 }
@@ -174,9 +159,9 @@ static void tiled_values(const zb_attend *a, int M, int key, int n, strided k, c
     strided v = a->v.p ? rows_of(&a->v, &(zb_cells){0}, key, n, w->wide_v) : k;
     for (int m = 0; m < M; m++)
         if (w->keep[m] != 1) zb_kernels_get()->scale(a->dv, w->keep[m], w->o + (size_t)m * a->dv);
-    pack((zb_tile_strip){.depth = n, .x = w->s, .row = TILE, .step = 1}, M, w->packed_p);
-    pack((zb_tile_strip){.depth = n, .x = v.p, .row = 1, .step = v.row, .right = true}, a->dv,
-         w->packed_v);
+    zb_tiles_pack((zb_tile_strip){.depth = n, .x = w->s, .row = TILE, .step = 1}, M, w->packed_p);
+    zb_tiles_pack((zb_tile_strip){.depth = n, .x = v.p, .row = 1, .step = v.row, .right = true},
+                  a->dv, w->packed_v);
     multiply(M, a->dv, n, w->packed_p, w->packed_v, w->o, a->dv, true);
 }
 
@@ -228,7 +213,8 @@ static void run_job(const job *j, const work *w) {
     if (end > j->key1) end = j->key1;
     bool tiled = is_tiled(a);
     if (tiled)
-        pack((zb_tile_strip){.depth = a->dk, .x = w->q, .row = a->dk, .step = 1}, M, w->packed_q);
+        zb_tiles_pack((zb_tile_strip){.depth = a->dk, .x = w->q, .row = a->dk, .step = 1}, M,
+                      w->packed_q);
     for (int key = j->key0; key < end; key += TILE) {
         int n = end - key < TILE ? end - key : TILE;
         strided k = {0};

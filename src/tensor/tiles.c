@@ -95,7 +95,7 @@ static plan plan_of(const zb_mm_args *g) {
     p.chunk_pairs = chunk < 1 ? 1 : least(chunk, up(p.passing_pairs, p.ranges));
     p.block_bytes = p.pair_bytes * (size_t)up(p.held_pairs, p.blocks);
     p.chunk_bytes = p.pair_bytes * (size_t)p.chunk_pairs;
-    size_t wide = b.stored ? sizeof(float) * ZB_TILE_ROWS * (size_t)p.deepest : 0;
+    size_t wide = b.stored ? sizeof(float) * PAIR * (size_t)p.deepest : 0;
     p.thread_bytes = p.block_bytes + p.chunk_bytes + (wide + 63) / 64 * 64;
     return p;
 }
@@ -112,26 +112,29 @@ static void widen(const operand *o, int row, int rows, int d0, int d1, float *wi
         zb_dtype_to_f32(o->type, at, wide, d1 - d0);
 }
 
+void zb_tiles_pack(zb_tile_strip like, int rows, uint16_t *out) {
+    const float *x = like.x;
+    like.out = out;
+    for (int r = 0; r < up(rows, PAIR) * PAIR; r += ZB_TILE_ROWS) {
+        like.rows = r < rows ? least(rows - r, ZB_TILE_ROWS) : 0;
+        like.x = r < rows ? x + r * like.row : x;
+        zb_kernels_get()->tile_pack(&like);
+        like.out += (size_t)up(like.depth, ZB_TILE_DEPTH) * ZB_TILE;
+    }
+}
+
 /* Values d0 .. d1-1 of pairs first .. last-1. */
 static void pack(const operand *o, int first, int last, int d0, int d1, uint16_t *out,
                  float *wide) {
-    const zb_kernels *kn = zb_kernels_get();
-    ptrdiff_t strip = (ptrdiff_t)up(d1 - d0, ZB_TILE_DEPTH) * ZB_TILE;
-    for (int s = 2 * first; s < 2 * last; s++, out += strip) {
-        int row = s * ZB_TILE_ROWS, rows = least(o->rows - row, ZB_TILE_ROWS);
-        if (rows < 0) rows = 0, row = 0;
-        zb_tile_strip t = {.rows = rows, .depth = d1 - d0, .right = o->right, .out = out};
-        if (o->stored) {
+    zb_tile_strip s = {.depth = d1 - d0, .row = o->row, .step = o->step, .right = o->right};
+    if (o->stored) s.x = wide, s.row = d1 - d0, s.step = 1;
+    for (int p = first; p < last; p++, out += (ptrdiff_t)up(s.depth, ZB_TILE_DEPTH) * 2 * ZB_TILE) {
+        int row = p * PAIR, rows = least(o->rows - row, PAIR);
+        if (o->stored)
             widen(o, row, rows, d0, d1, wide);
-            t.x = wide;
-            t.row = d1 - d0;
-            t.step = 1;
-        } else {
-            t.x = o->x + row * o->row + d0 * o->step;
-            t.row = o->row;
-            t.step = o->step;
-        }
-        kn->tile_pack(&t);
+        else
+            s.x = o->x + row * o->row + d0 * o->step;
+        zb_tiles_pack(s, rows, out);
     }
 }
 

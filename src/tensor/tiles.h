@@ -5,6 +5,7 @@
 #ifndef ZB_TENSOR_TILES_H
 #define ZB_TENSOR_TILES_H
 
+#include "kernels/kernels.h"
 #include "tensor/matmul.h"
 
 #include <stddef.h>
@@ -14,5 +15,9 @@ size_t zb_tiles_room(const zb_mm_args *g);
 
 /* C = op(A)·op(B) (+ C) on all threads. All sizes are at least 1. */
 void zb_tiles_run(const zb_mm_args *g, void *room);
+
+/* Packs `rows` rows (columns of the right operand) in strips, an even number of them as
+ * tile_product wants; `like`: depth, x, row, step and right of the first. */
+void zb_tiles_pack(zb_tile_strip like, int rows, uint16_t *out);
 
 #endif
