@@ -112,15 +112,24 @@ static void widen(const operand *o, int row, int rows, int d0, int d1, float *wi
         zb_dtype_to_f32(o->type, at, wide, d1 - d0);
 }
 
-void zb_tiles_pack(zb_tile_strip like, int rows, uint16_t *out) {
-    const float *x = like.x;
-    like.out = out;
+/* Values d0 .. d1-1 of all strips. */
+static void pack_strips(const zb_tile_strip *like, int rows, int d0, int d1, uint16_t *out) {
+    zb_tile_strip s = *like;
+    s.depth = d1 - d0;
+    s.out = out + (ptrdiff_t)(d0 / ZB_TILE_DEPTH) * ZB_TILE;
     for (int r = 0; r < up(rows, PAIR) * PAIR; r += ZB_TILE_ROWS) {
-        like.rows = r < rows ? least(rows - r, ZB_TILE_ROWS) : 0;
-        like.x = r < rows ? x + r * like.row : x;
-        zb_kernels_get()->tile_pack(&like);
-        like.out += (size_t)up(like.depth, ZB_TILE_DEPTH) * ZB_TILE;
+        s.rows = r < rows ? least(rows - r, ZB_TILE_ROWS) : 0;
+        s.x = like->x + d0 * s.step + (r < rows ? r * s.row : 0);
+        zb_kernels_get()->tile_pack(&s);
+        s.out += (ptrdiff_t)up(like->depth, ZB_TILE_DEPTH) * ZB_TILE;
     }
+}
+
+void zb_tiles_pack(zb_tile_strip like, int rows, uint16_t *out) {
+    /* Memory is read as it lies: where that is across the strips, a tile of each at a time. */
+    int depth = like.step == 1 ? like.depth : ZB_TILE_DEPTH;
+    for (int d = 0; d < like.depth; d += depth)
+        pack_strips(&like, rows, d, least(d + depth, like.depth), out);
 }
 
 /* Values d0 .. d1-1 of pairs first .. last-1. */
@@ -128,12 +137,14 @@ static void pack(const operand *o, int first, int last, int d0, int d1, uint16_t
                  float *wide) {
     zb_tile_strip s = {.depth = d1 - d0, .row = o->row, .step = o->step, .right = o->right};
     if (o->stored) s.x = wide, s.row = d1 - d0, s.step = 1;
+    if (!o->stored) {
+        s.x = o->x + first * PAIR * o->row + d0 * o->step;
+        zb_tiles_pack(s, least(last * PAIR, o->rows) - first * PAIR, out);
+        return;
+    }
     for (int p = first; p < last; p++, out += (ptrdiff_t)up(s.depth, ZB_TILE_DEPTH) * 2 * ZB_TILE) {
         int row = p * PAIR, rows = least(o->rows - row, PAIR);
-        if (o->stored)
-            widen(o, row, rows, d0, d1, wide);
-        else
-            s.x = o->x + row * o->row + d0 * o->step;
+        widen(o, row, rows, d0, d1, wide);
         zb_tiles_pack(s, rows, out);
     }
 }
