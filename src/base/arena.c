@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { ALIGN = 64, BLOCK_MIN = 1 << 20, PAGE = 1 << 12, LARGE = 1 << 22 };
+enum { ALIGN = 64, BLOCK_MIN = 1 << 20, BLOCK_MAX = 1 << 26, PAGE = 1 << 12, LARGE = 1 << 22 };
 
 struct zb_arena_block {
     zb_arena_block *prev, *spare; /* spare: a popped block kept for the next allocation */
@@ -74,13 +74,21 @@ void zb_arena_reserve(zb_arena *a, size_t bytes) {
     }
 }
 
+/* Grows with the arena, so that one of many weights consists of large pages, too. What is not
+ * touched takes no memory. */
+static size_t block_size(const zb_arena *a, size_t need) {
+    size_t grown = a->bytes / 2 < BLOCK_MAX ? a->bytes / 2 : BLOCK_MAX;
+    size_t least = grown > BLOCK_MIN ? grown : BLOCK_MIN;
+    return need > least ? need : least;
+}
+
 static void push_block(zb_arena *a, size_t need) {
     zb_arena_block *spare = a->last ? a->last->spare : NULL;
     if (spare && spare->cap < need) {
         free(spare);
         a->last->spare = spare = NULL;
     }
-    zb_arena_block *b = spare ? spare : block_new(need > BLOCK_MIN ? need : BLOCK_MIN);
+    zb_arena_block *b = spare ? spare : block_new(block_size(a, need));
     if (a->last) a->last->spare = NULL;
     b->prev = a->last;
     b->spare = NULL;

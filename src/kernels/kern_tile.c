@@ -103,46 +103,52 @@ static void configure(void) {
     _tile_loadconfig(&c);
 }
 
-/* 32 values to the second cache: results wait for their lines as long as a product takes. */
-static inline void fetch(const float *x) {
-    __builtin_prefetch(x, 1, 2);
-    __builtin_prefetch(x + 16, 1, 2);
+/* The four registers of sums, 32 x 32 values. */
+static inline void store_sums(float *c, ptrdiff_t ldc) {
+    ptrdiff_t bytes = ldc * (ptrdiff_t)sizeof *c;
+    _tile_stored(0, c, bytes);
+    _tile_stored(1, c + 16, bytes);
+    _tile_stored(2, c + 16 * ldc, bytes);
+    _tile_stored(3, c + 16 * ldc + 16, bytes);
 }
 
-/* C[32,32] (+)= two strips of A times two of B. */
+/* The same past the caches: a line that is written whole need not be fetched before. */
+static inline void stream_sums(float *c, ptrdiff_t ldc) {
+    _Alignas(64) float s[32 * 32];
+    store_sums(s, 32);
+    for (int r = 0; r < 32; r++, c += ldc) {
+        _mm512_stream_ps(c, _mm512_load_ps(s + 32 * r));
+        _mm512_stream_ps(c + 16, _mm512_load_ps(s + 32 * r + 16));
+    }
+}
+
+/* Sums of C[32,32] (+)= two strips of A times two of B. The next product has these strips of A
+ * again: those of B are loaded so that they do not drive them out of the first cache. */
 static inline void multiply_four(const uint16_t *a, const uint16_t *b, int tiles, bool add,
-                                 float *c, ptrdiff_t ldc) {
+                                 const float *c, ptrdiff_t ldc) {
     ptrdiff_t strip = (ptrdiff_t)tiles * ZB_TILE;
     ptrdiff_t bytes = ldc * (ptrdiff_t)sizeof *c;
-    float *below = c + 16 * ldc;
     if (add) {
         _tile_loadd(0, c, bytes);
         _tile_loadd(1, c + 16, bytes);
-        _tile_loadd(2, below, bytes);
-        _tile_loadd(3, below + 16, bytes);
+        _tile_loadd(2, c + 16 * ldc, bytes);
+        _tile_loadd(3, c + 16 * ldc + 16, bytes);
     } else {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
     }
-    const float *next = c + 32; /* where the following product goes, mostly */
-    int row = 0;
     for (ptrdiff_t at = 0; at < (ptrdiff_t)tiles * ZB_TILE; at += ZB_TILE) {
         _tile_loadd(4, a + at, ROW_BYTES);
-        _tile_loadd(6, b + at, ROW_BYTES);
-        _tile_loadd(7, b + strip + at, ROW_BYTES);
+        _tile_stream_loadd(6, b + at, ROW_BYTES);
+        _tile_stream_loadd(7, b + strip + at, ROW_BYTES);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(5, a + strip + at, ROW_BYTES);
-        for (int i = 0; i < 2 && row < 32; i++, row++) fetch(next + row * ldc);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
-    _tile_stored(0, c, bytes);
-    _tile_stored(1, c + 16, bytes);
-    _tile_stored(2, below, bytes);
-    _tile_stored(3, below + 16, bytes);
 }
 
 /* The same where C ends within the 32 x 32. */
@@ -154,21 +160,30 @@ static void multiply_edge(const uint16_t *a, const uint16_t *b, const zb_tile_pr
     float *c = g->c + i * g->ldc + j;
     for (int r = 0; r < rows && g->add; r++) memcpy(spare + 32 * r, c + r * g->ldc, bytes);
     multiply_four(a, b, g->tiles, g->add, spare, 32);
+    store_sums(spare, 32);
     for (int r = 0; r < rows; r++) memcpy(c + r * g->ldc, spare + 32 * r, bytes);
 }
 
 static void tile_product(const zb_tile_product *g) {
     ptrdiff_t strip = (ptrdiff_t)g->tiles * ZB_TILE;
+    bool lines = (uintptr_t)g->c % ROW_BYTES == 0 && g->ldc % 16 == 0;
     configure();
     for (int i = 0; i < g->m; i += 32)
         for (int j = 0; j < g->n; j += 32) {
             const uint16_t *a = g->a + i / 16 * strip, *b = g->b + j / 16 * strip;
-            if (i + 32 <= g->m && j + 32 <= g->n)
-                multiply_four(a, b, g->tiles, g->add, g->c + i * g->ldc + j, g->ldc);
-            else
+            float *c = g->c + i * g->ldc + j;
+            if (i + 32 > g->m || j + 32 > g->n) {
                 multiply_edge(a, b, g, i, j);
+                continue;
+            }
+            multiply_four(a, b, g->tiles, g->add, c, g->ldc);
+            if (g->far && !g->add && lines)
+                stream_sums(c, g->ldc);
+            else
+                store_sums(c, g->ldc);
         }
     _tile_release();
+    _mm_sfence(); /* other threads may read now */
 }
 
 void kern_tile_fill_amx(zb_kernels *k) {

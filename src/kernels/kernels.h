@@ -51,6 +51,7 @@ typedef struct zb_tile_product {
     float *c;
     ptrdiff_t ldc;
     bool add;
+    bool far; /* C will not be found in a cache when it is read: it may go past them */
 } zb_tile_product;
 
 /* n rows of `width` values as caches keep them, row_bytes apart. q8_0: blocks of 32 behind an f16

@@ -19,8 +19,9 @@ enum {
     PAIR = 2 * ZB_TILE_ROWS, /* rows that are multiplied together */
     HELD_BYTES = 5 << 18,    /* of a second cache of 2 MiB or more */
     CHUNK_BYTES = 5 << 15,
-    UNIT = 256, /* values: pieces of a sum begin between stored blocks */
-    DEEPEST = 8 /* units of a piece */
+    FAR_BYTES = 1 << 24, /* results of each thread */
+    UNIT = 256,          /* values: pieces of a sum begin between stored blocks */
+    DEEPEST = 8          /* units of a piece */
 };
 
 /* Value d of row r (column of B) at x[r*row + d*step], or as stored in rows of that many bytes. */
@@ -37,6 +38,7 @@ typedef struct operand {
 typedef struct plan {
     operand held, passing;
     int units, pieces, deepest; /* along the sum; values of the deepest piece */
+    bool far;                   /* results will have left all caches when they are read */
     int blocks, ranges;         /* of held and of passing */
     int held_pairs, passing_pairs, chunk_pairs;
     /* Of a packed pair; then of a thread's block, chunk and all, with the rows it widens. */
@@ -85,6 +87,7 @@ static plan plan_of(const zb_mm_args *g) {
     int units = up(g->k, UNIT), pieces = up(units, DEEPEST), threads = omp_get_max_threads();
     plan p = {.units = units, .pieces = pieces, .deepest = least(up(units, pieces) * UNIT, g->k)};
     p.pair_bytes = (size_t)up(p.deepest, ZB_TILE_DEPTH) * 2 * TILE_BYTES;
+    p.far = pieces == 1 && (size_t)g->m * (size_t)g->n * sizeof *g->c / (size_t)threads > FAR_BYTES;
     plan hold_a = p, hold_b = p;
     hold_a.held = hold_b.passing = a;
     hold_b.held = hold_a.passing = b;
@@ -159,7 +162,7 @@ static packed packed_of(const operand *o, int first, int last, const uint16_t *v
     return (packed){values, first * PAIR, least(last * PAIR, o->rows) - first * PAIR};
 }
 
-static void multiply(const zb_mm_args *g, packed a, packed b, int tiles, bool add) {
+static void multiply(const zb_mm_args *g, const plan *p, packed a, packed b, int tiles, bool add) {
     zb_kernels_get()->tile_product(&(zb_tile_product){.m = a.rows,
                                                       .n = b.rows,
                                                       .tiles = tiles,
@@ -167,7 +170,8 @@ static void multiply(const zb_mm_args *g, packed a, packed b, int tiles, bool ad
                                                       .b = b.values,
                                                       .c = g->c + a.row * g->ldc + b.row,
                                                       .ldc = g->ldc,
-                                                      .add = add});
+                                                      .add = add,
+                                                      .far = p->far});
 }
 
 static void run_task(const zb_mm_args *g, const plan *p, int task, char *room) {
@@ -186,7 +190,7 @@ static void run_task(const zb_mm_args *g, const plan *p, int task, char *room) {
             int end = least(s + p->chunk_pairs, s1);
             pack(&p->passing, s, end, d0, d1, chunk, wide);
             packed c = packed_of(&p->passing, s, end, chunk);
-            multiply(g, p->held.right ? c : h, p->held.right ? h : c, up(d1 - d0, ZB_TILE_DEPTH),
+            multiply(g, p, p->held.right ? c : h, p->held.right ? h : c, up(d1 - d0, ZB_TILE_DEPTH),
                      g->add || piece > 0);
         }
     }

@@ -62,8 +62,12 @@ static double value_at(const uint16_t *p, int tiles, bool right, int r, int d) {
     return (double)zb_bf16_to_f32(packed_at(strip, right, r % ZB_TILE_ROWS, d));
 }
 
-static void check_product(const zb_kernels *k, int m, int n, int tiles, bool add) {
-    zb_tile_product g = {.m = m, .n = n, .tiles = tiles, .add = add, .ldc = n + draw_below(7)};
+/* far: results in whole lines, as they must be to go past the caches. */
+static void check_product(const zb_kernels *k, int m, int n, int tiles, bool add, bool far) {
+    enum { LINE = 64 / sizeof(float) };
+    if (far) n = up(n, LINE) * LINE;
+    int ldc = far ? n + draw_below(3) * LINE : n + draw_below(7);
+    zb_tile_product g = {.m = m, .n = n, .tiles = tiles, .add = add, .far = far, .ldc = ldc};
     g.a = strips(0, m, tiles, false);
     g.b = strips(1, n, tiles, true);
     int64_t size = (m - 1) * g.ldc + n;
@@ -112,8 +116,8 @@ void check_tile(const zb_kernels *k) {
             check_pack(k, round < 4 ? 16 * (round & 1) : draw_below(ZB_TILE_ROWS + 1),
                        round < 4 ? 32 * round : 1 + draw_below(round < 20 ? 80 : 2100), form & 1,
                        form & 2);
-    for (int round = 0; round < 60; round++)
+    for (int round = 0; round < 80; round++)
         check_product(k, 1 + draw_below(round < 8 ? 33 : 100), 1 + draw_below(round < 8 ? 33 : 100),
-                      1 + draw_below(round % 10 ? 6 : 64), round & 1);
+                      1 + draw_below(round % 10 ? 6 : 64), round & 1, round & 2);
     check_company(k);
 }
