@@ -60,9 +60,10 @@ bool zb_cpu_has_vnni(zb_cpu_level level) {
     return false;
 }
 
+#if defined(__x86_64__)
 /* Linux gives a process the tiles' state only on request; threads started later have it, too. */
 static bool is_tile_state_granted(void) {
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__linux__)
     enum { ARCH_GET_PERMISSION = 0x1022, ARCH_ASK_PERMISSION = 0x1023, TILE_STATE = 18 };
     unsigned long granted = 0;
     return !syscall(SYS_arch_prctl, ARCH_ASK_PERMISSION, TILE_STATE) &&
@@ -71,6 +72,7 @@ static bool is_tile_state_granted(void) {
     return false;
 #endif
 }
+#endif
 
 bool zb_cpu_has_bf16_tiles(void) {
 #if defined(__x86_64__)

@@ -128,7 +128,7 @@ static void add_values(const zb_attend *a, int M, int key, int n, const work *w)
 static void multiply(int m, int n, int depth, const uint16_t *a, const uint16_t *b, float *c,
                      int ldc, bool add) {
     int tiles = (depth + ZB_TILE_DEPTH - 1) / ZB_TILE_DEPTH;
-    zb_kernels_get()->tile_product(&(zb_tile_product){m, n, tiles, a, b, c, ldc, add});
+    zb_kernels_get()->tile_product(&(zb_tile_product){m, n, tiles, a, b, c, ldc, add, false});
 }
 
 /* n rows as f32, `row` floats apart: where they stand, or read into `wide`. */
