@@ -1,11 +1,15 @@
 """What the tests of commands share."""
 
 import json
+import signal
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# A shell that runs the tests in the background has Ctrl-C ignored, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
