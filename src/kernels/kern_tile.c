@@ -1,9 +1,9 @@
 /* kern_tile.c - products of bf16 by tiles in the matrix registers of AMX (layout in kernels.h).
  *
  * A step multiplies two strips of A with two of B: four sums stay in registers, and every tile that
- * is loaded is used twice, so that the multiplier and not the second cache is the limit. A product
- * goes through all of the sum at once, since storing sums and fetching them again costs more than
- * strips of A that have left the first cache. */
+ * is loaded is used twice. Even so the caches are the limit, not the multiplier: the strips of A
+ * are to stay in the first one while B passes. A product goes through all of the sum at once, since
+ * storing sums and fetching them again costs more than strips of A that have left it. */
 #include "kernels/kernels_impl.h"
 
 #include <immintrin.h>

@@ -139,12 +139,12 @@ void zb_tiles_pack(zb_tile_strip like, int rows, uint16_t *out) {
 static void pack(const operand *o, int first, int last, int d0, int d1, uint16_t *out,
                  float *wide) {
     zb_tile_strip s = {.depth = d1 - d0, .row = o->row, .step = o->step, .right = o->right};
-    if (o->stored) s.x = wide, s.row = d1 - d0, s.step = 1;
     if (!o->stored) {
         s.x = o->x + first * PAIR * o->row + d0 * o->step;
         zb_tiles_pack(s, least(last * PAIR, o->rows) - first * PAIR, out);
         return;
     }
+    s.x = wide, s.row = d1 - d0, s.step = 1;
     for (int p = first; p < last; p++, out += (ptrdiff_t)up(s.depth, ZB_TILE_DEPTH) * 2 * ZB_TILE) {
         int row = p * PAIR, rows = least(o->rows - row, PAIR);
         widen(o, row, rows, d0, d1, wide);
