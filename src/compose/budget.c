@@ -166,24 +166,6 @@ static zb_status check_rows(budgeter *b, int c, zb_err *err) {
     return ZB_OK;
 }
 
-static zb_status fill_table(budgeter *b, zb_err *err) {
-    json_t *setup = b->o->teacher ? zb_measuring_setup(&b->how) : NULL;
-    zb_status s = read_table(b, setup, err);
-    json_decref(setup);
-    ZB_TRY(s);
-    ZB_TRY(list_candidates(b, err));
-    for (int c = 0; c < b->table.n; c++) {
-        if (!b->chosen[c]) continue;
-        if (b->o->teacher) ZB_TRY(check_rows(b, c, err));
-        if (complete(&b->table, c)) continue;
-        ZB_TRY(open_measuring(b, err));
-        ZB_TRY(zb_measuring_fill(b->measuring, &b->table, c, err));
-    }
-    return ZB_OK;
-}
-
-/* ---- plans ---- */
-
 /* The table as a knapsack; the method decides what is lost. Recall better than the teacher's is
  * chance, not merit: it counts as the teacher's, and the divergence decides between equals. */
 static zb_knapsack knapsack_of(const budgeter *b, const task *k, zb_arena *a) {
@@ -224,6 +206,65 @@ static void describe_plan(const budgeter *b, plan *p) {
     }
 }
 
+/* ---- filling ---- */
+
+static int64_t share(const budgeter *b, double percent, int64_t context) {
+    return (int64_t)(percent / 100 * (double)b->table.teacher_cache_bytes * (double)context);
+}
+
+/* 0 without one. */
+static zb_status read_budget(const zb_select_opts *o, int64_t *bytes, zb_err *err) {
+    uint64_t n = 0;
+    if (o->budget && o->cache_percent > 0)
+        return zb_fail(err, ZB_ERR_CONFIG, "expected one of budget and cache_percent");
+    if (o->budget && (!zb_parse_bytes(o->budget, &n) || n < 1 || n > INT64_MAX / 2))
+        return zb_fail(err, ZB_ERR_CONFIG, "budget: expected bytes like 60M, found \"%.40s\"",
+                       o->budget);
+    *bytes = (int64_t)n;
+    return ZB_OK;
+}
+
+static zb_status check_recall(const budgeter *b, const char *method, zb_err *err) {
+    if (strcmp(method, "recall") || b->table.teacher_recall > 0) return ZB_OK;
+    return zb_fail(err, ZB_ERR_CONFIG, "%s: holds no recall: measure with recall_rows",
+                   b->table.path);
+}
+
+/* The sizes of all candidates are known before any is measured, and with them whether a plan fits.
+ */
+static zb_status check_fits(budgeter *b, zb_err *err) {
+    const zb_select_opts *o = b->o;
+    int64_t budget;
+    for (int c = 0; c < b->table.n; c++) {
+        if (!b->chosen[c]) continue;
+        if (o->teacher) ZB_TRY(check_rows(b, c, err));
+        if (complete(&b->table, c)) continue;
+        ZB_TRY(open_measuring(b, err));
+        ZB_TRY(zb_measuring_sizes(b->measuring, &b->table, c, err));
+    }
+    ZB_TRY(read_budget(o, &budget, err));
+    if (!budget && o->cache_percent <= 0) return ZB_OK;
+    ZB_TRY(check_recall(b, o->method, err));
+    if (!budget) budget = share(b, o->cache_percent, o->context);
+    zb_knapsack k = knapsack_of(b, &(task){o->method, o->context, budget}, &b->arena);
+    return zb_knapsack_check(&k, budget, &b->arena, err);
+}
+
+static zb_status fill_table(budgeter *b, zb_err *err) {
+    json_t *setup = b->o->teacher ? zb_measuring_setup(&b->how) : NULL;
+    zb_status s = read_table(b, setup, err);
+    json_decref(setup);
+    ZB_TRY(s);
+    ZB_TRY(list_candidates(b, err));
+    ZB_TRY(check_fits(b, err));
+    for (int c = 0; c < b->table.n; c++)
+        if (b->chosen[c] && !complete(&b->table, c))
+            ZB_TRY(zb_measuring_fill(b->measuring, &b->table, c, err));
+    return ZB_OK;
+}
+
+/* ---- plans ---- */
+
 /* The *n best plans of a method (one, where the method knows one only). */
 static zb_status solve(budgeter *b, const task *t, plan *out, int *n, zb_err *err) {
     zb_allotment found[ZB_PLANS_MAX];
@@ -232,9 +273,7 @@ static zb_status solve(budgeter *b, const task *t, plan *out, int *n, zb_err *er
     zb_knapsack k = knapsack_of(b, t, a);
     bool one = !strcmp(method, "kl") || !strcmp(method, "smart") || !strcmp(method, "uniform");
     if (one) *n = 1;
-    if (!strcmp(method, "recall") && b->table.teacher_recall <= 0)
-        return zb_fail(err, ZB_ERR_CONFIG, "%s: holds no recall: measure with recall_rows",
-                       b->table.path);
+    ZB_TRY(check_recall(b, method, err));
     if (!strcmp(method, "kl"))
         ZB_TRY(zb_knapsack_greedy(&k, t->budget, found, a, err));
     else if (one)
@@ -318,22 +357,6 @@ static json_t *plan_rows(const budgeter *b, const plan *p) {
                                               "state_bytes", (json_int_t)r->state_bytes));
     }
     return list;
-}
-
-static int64_t share(const budgeter *b, double percent, int64_t context) {
-    return (int64_t)(percent / 100 * (double)b->table.teacher_cache_bytes * (double)context);
-}
-
-/* 0 without one. */
-static zb_status read_budget(const zb_select_opts *o, int64_t *bytes, zb_err *err) {
-    uint64_t n = 0;
-    if (o->budget && o->cache_percent > 0)
-        return zb_fail(err, ZB_ERR_CONFIG, "expected one of budget and cache_percent");
-    if (o->budget && (!zb_parse_bytes(o->budget, &n) || n < 1 || n > INT64_MAX / 2))
-        return zb_fail(err, ZB_ERR_CONFIG, "budget: expected bytes like 60M, found \"%.40s\"",
-                       o->budget);
-    *bytes = (int64_t)n;
-    return ZB_OK;
 }
 
 /* What is asked of the table, as numbers. */

@@ -587,7 +587,8 @@ static zb_status fill(composer *k, zb_err *err) {
     return ZB_OK;
 }
 
-static void free_plan_donors(composer *k) {
+static void free_donors(composer *k) {
+    for (int i = 0; i < ZB_KIND_COUNT; i++) zb_model_free(k->donor[i]);
     for (int l = 0; l < ZB_LAYERS_MAX; l++) {
         zb_model *m = k->plan_donor[l];
         for (int i = l; m && i < ZB_LAYERS_MAX; i++)
@@ -614,6 +615,17 @@ void zb_compose_all_of(zb_compose_opts *o, const zb_candidate *c) {
         o->window = c->size;
         o->sinks = c->more < 0 ? o->sinks : c->more;
     }
+}
+
+zb_status zb_compose_config(const zb_compose_opts *o, zb_model *teacher, zb_config *out,
+                            zb_err *err) {
+    composer k = {.o = o, .init = zb_init_find(o->init), .teacher = teacher};
+    ZB_ASSERT(k.init);
+    zb_status s = describe(&k, err);
+    *out = k.config;
+    free_donors(&k);
+    zb_arena_free(&k.arena);
+    return s;
 }
 
 zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
@@ -643,8 +655,7 @@ zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err) {
                 zb_config_kv_percent(&k.config));
     zb_calibration_free(k.calibration);
     zb_model_free(k.student);
-    for (int i = 0; i < ZB_KIND_COUNT; i++) zb_model_free(k.donor[i]);
-    free_plan_donors(&k);
+    free_donors(&k);
     zb_model_free(k.teacher);
     zb_arena_free(&k.arena);
     return s;

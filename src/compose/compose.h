@@ -49,6 +49,11 @@ extern const zb_opt zb_compose_opt_table[];
 
 zb_status zb_compose_run(const zb_compose_opts *o, zb_err *err);
 
+/* The configuration of the student that zb_compose_run would make of an opened teacher. Nothing is
+ * fitted or written; what composing would refuse before it looks at text is refused here. */
+zb_status zb_compose_config(const zb_compose_opts *o, zb_model *teacher, zb_config *out,
+                            zb_err *err);
+
 /* What the lists say of each of L layers; placed: it stands in one of them. */
 zb_status zb_compose_kinds(const zb_compose_opts *o, int L, zb_kind *kinds, bool *placed,
                            zb_err *err);

@@ -101,7 +101,7 @@ int64_t zb_knapsack_least(const zb_knapsack *k, zb_arena *a) {
     return least;
 }
 
-static zb_status check_budget(const zb_knapsack *k, int64_t budget, zb_arena *a, zb_err *err) {
+zb_status zb_knapsack_check(const zb_knapsack *k, int64_t budget, zb_arena *a, zb_err *err) {
     int64_t least = zb_knapsack_least(k, a);
     if (least < 0)
         return zb_fail(err, ZB_ERR_CONFIG, "budget: some layer has no candidate to choose");
@@ -262,7 +262,7 @@ zb_status zb_knapsack_best(const zb_knapsack *k, int64_t budget, zb_allotment *o
                            zb_arena *a, zb_err *err) {
     int wanted = *n < ZB_PLANS_MAX ? *n : ZB_PLANS_MAX, n_families;
     *n = 0;
-    ZB_TRY(check_budget(k, budget, a, err));
+    ZB_TRY(zb_knapsack_check(k, budget, a, err));
     const family *f = families(k, &n_families, a);
     for (int i = 0; i < n_families; i++)
         if (f[i].total >= 0 && f[i].total <= budget)
@@ -297,7 +297,7 @@ static bool best_change(const family *f, const zb_allotment *p, int64_t budget, 
 zb_status zb_knapsack_greedy(const zb_knapsack *k, int64_t budget, zb_allotment *out, zb_arena *a,
                              zb_err *err) {
     int n, layer, choice;
-    ZB_TRY(check_budget(k, budget, a, err));
+    ZB_TRY(zb_knapsack_check(k, budget, a, err));
     const family *f = families(k, &n, a);
     out->choice = NULL;
     for (int i = 0; i < n; i++) {

@@ -28,11 +28,15 @@ typedef struct zb_allotment { /* a plan */
 /* Bytes of the cheapest plan there is; -1: some layer has nothing to choose. */
 int64_t zb_knapsack_least(const zb_knapsack *k, zb_arena *a);
 
+/* ZB_ERR_CONFIG where the budget is below that, which the message names, or nothing can be chosen.
+ */
+zb_status zb_knapsack_check(const zb_knapsack *k, int64_t budget, zb_arena *a, zb_err *err);
+
 /* The *n <= ZB_PLANS_MAX plans of the smallest loss within the budget, best first (fewer where
  * there are no more). *n holds the number wanted. Costs above the cheapest choice of each layer are
  * counted in units of their greatest common divisor, or, where the budget has more than 2^15 of
  * those, of budget / 2^15, rounded up: never above the budget, and exact in the first case. Errors:
- * ZB_ERR_CONFIG where the budget is below zb_knapsack_least, which it names. */
+ * those of zb_knapsack_check. */
 zb_status zb_knapsack_best(const zb_knapsack *k, int64_t budget, zb_allotment *out, int *n,
                            zb_arena *a, zb_err *err);
 

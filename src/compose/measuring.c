@@ -375,9 +375,9 @@ static bool is_teachers(const zb_candidate *c) {
     return c->what == ZB_CANDIDATE_KIND && c->kind == ZB_ATTENTION && !c->from;
 }
 
-static zb_status check_donor(const zb_measuring *m, const zb_candidate *c, zb_model *model,
+static zb_status check_donor(const zb_measuring *m, const zb_candidate *c, const zb_config *k,
                              zb_err *err) {
-    const zb_config *k = zb_model_config(model), *t = zb_model_config(m->teacher);
+    const zb_config *t = zb_model_config(m->teacher);
     if (k->L != t->L || k->D != t->D || k->V != t->V)
         return zb_fail(err, ZB_ERR_CONFIG, "%s: expected the teacher's sizes", c->name);
     for (int l = 0; l < k->L; l++)
@@ -406,7 +406,7 @@ static zb_status open_candidate(const zb_measuring *m, const zb_candidate *c, op
         s = find_composed(m, c, dir, &a, err);
     }
     if (s == ZB_OK) s = zb_model_open(&with->model, dir, ZB_MODEL_RUN, err);
-    if (s == ZB_OK) s = check_donor(m, c, with->model, err);
+    if (s == ZB_OK) s = check_donor(m, c, zb_model_config(with->model), err);
     if (s == ZB_OK) s = zb_runner_new(&with->runner, with->model, m->precision, err);
     zb_arena_free(&a);
     return s;
@@ -435,13 +435,11 @@ static double weights_of(zb_model *model) {
     return sum;
 }
 
-/* What a table says of the candidate as a whole. */
+/* The candidate's weights, where they may change. */
 static void note_candidate(const zb_measuring *m, zb_measures *t, int index, const opened *with) {
     const zb_candidate *c = &t->candidate[index];
     if (!with->model) return;
     const zb_layer_config *k = &zb_model_config(with->model)->layer[0];
-    if (c->kind == ZB_MLA) t->common[index][0] = k->d_rope;
-    if (k->window) t->common[index][1] = window_of(k->window, k->sinks);
     if (k->window && m->o->length < 2 * (int64_t)k->window)
         zb_warn("%s: rows of %lld tokens hardly show what a window of %d misses", c->name,
                 (long long)m->o->length, k->window);
@@ -486,12 +484,43 @@ static zb_status measure_layer(zb_measuring *m, const zb_candidate *c, const ope
     r->kl = kept(total.tokens ? total.kl / (double)total.tokens : 0);
     r->error = kept(total.power > 0 ? total.error / total.power : 0);
     r->recall = kept(total.answers ? total.recall / (double)total.answers : m->teacher_recall);
-    if (with->model) {
-        const zb_config *k = zb_model_config(with->model);
-        r->cache_bytes = (int64_t)sizeof(float) * zb_config_cache(k, l);
-        r->state_bytes = (int64_t)sizeof(float) * (zb_config_state(k, l) + zb_config_window(k, l));
-    }
     r->done = true;
+    return ZB_OK;
+}
+
+/* The model whose layers the candidate stands for. */
+static zb_status configure(const zb_measuring *m, const zb_candidate *c, zb_config *k,
+                           zb_err *err) {
+    size_t stored;
+    if (is_teachers(c)) {
+        *k = *zb_model_config(m->teacher);
+        return ZB_OK;
+    }
+    if (c->from) {
+        ZB_TRY(zb_model_peek(c->from, k, &stored, err));
+        return check_donor(m, c, k, err);
+    }
+    zb_compose_opts o = *m->o->compose;
+    zb_compose_all_of(&o, c);
+    zb_status s = zb_compose_config(&o, m->teacher, k, err);
+    return s == ZB_OK ? s : zb_err_wrap(err, s, "candidate %s", c->name);
+}
+
+zb_status zb_measuring_sizes(const zb_measuring *m, zb_measures *t, int index, zb_err *err) {
+    const zb_candidate *c = &t->candidate[index];
+    zb_config k;
+    if (c->what != ZB_CANDIDATE_KIND) return ZB_OK;
+    ZB_TRY(configure(m, c, &k, err));
+    const zb_layer_config *first = &k.layer[0];
+    t->common[index][0] = c->kind == ZB_MLA ? first->d_rope : 0;
+    t->common[index][1] = window_of(first->window, first->sinks);
+    for (int l = 0; l < m->L; l++) {
+        zb_measure *r = &t->row[index][l];
+        if (r->done) continue;
+        r->cache_bytes = (int64_t)sizeof(float) * zb_config_cache(&k, l);
+        r->state_bytes =
+            (int64_t)sizeof(float) * (zb_config_state(&k, l) + zb_config_window(&k, l));
+    }
     return ZB_OK;
 }
 

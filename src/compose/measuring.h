@@ -49,7 +49,13 @@ zb_status zb_measuring_describe(const zb_measuring *m, zb_measures *t, zb_err *e
 zb_status zb_measuring_check(const zb_compose_opts *o, const zb_measures *t, int index,
                              zb_err *err);
 
-/* Fills the rows of candidate `index` that are not done, writing the table after each. */
+/* What candidate `index` takes in each layer, from its configuration alone, into rows that are not
+ * done. What composing it would refuse before it looks at text, and a donor of other sizes, are
+ * refused here. */
+zb_status zb_measuring_sizes(const zb_measuring *m, zb_measures *t, int index, zb_err *err);
+
+/* Fills the rows of candidate `index` that are not done (they have their sizes), writing the table
+ * after each. */
 zb_status zb_measuring_fill(zb_measuring *m, zb_measures *t, int index, zb_err *err);
 
 /* A model with candidate choice[l] of the table in layer l, each as it was measured: its divergence

@@ -181,6 +181,21 @@ static zb_status write_result(search *s, double recall, zb_err *err) {
     return st;
 }
 
+/* Before the search: whether `count` heads, whichever they are, will be too many for the recipe's
+ * limit. */
+static zb_status check_limit(search *s, zb_err *err) {
+    zb_compose_opts o = *s->o->compose;
+    zb_config ignored;
+    const char *list = "";
+    for (int i = 0; i < (int)s->o->count; i++)
+        list =
+            zb_asprintf(&s->arena, "%s%s%d:%d", list, i ? "," : "", s->head[i].layer, s->head[i].g);
+    o.retrieval_heads = list;
+    o.selection = NULL; /* what is being made */
+    zb_status st = zb_compose_config(&o, s->teacher, &ignored, err);
+    return st == ZB_OK ? st : zb_err_wrap(err, st, "%lld heads", (long long)s->o->count);
+}
+
 /* The teacher's configuration with a window in every layer, or in those that a recipe's plan gives
  * one; the heads of these. */
 static zb_status describe(search *s, zb_err *err) {
@@ -207,6 +222,7 @@ static zb_status describe(search *s, zb_err *err) {
     if (c->G > 64)
         return zb_fail(err, ZB_ERR_UNSUPPORTED, "%s: expected at most 64 key/value heads, found %d",
                        o->teacher, c->G);
+    if (o->compose) ZB_TRY(check_limit(s, err));
     return zb_config_check(c, o->teacher, err);
 }
 

@@ -239,6 +239,24 @@ static void refused(const zb_select_opts *o, zb_status code, const char *says) {
     if (!strstr(why.msg, says)) fail_msg("expected \"%s\" in: %s", says, why.msg);
 }
 
+/* Sizes are known from configurations: what cannot fit, or be composed, costs no measurement. */
+static void test_refused_before_measuring(void **state) {
+    (void)state;
+    zb_select_opts o = options();
+    o.measures = in_folder("early.json");
+    o.students = in_folder("early");
+    o.cache_percent = 1;
+    refused(&o, ZB_ERR_CONFIG, "expected at least 10240 bytes");
+    o.cache_percent = 60;
+    o.candidates = "attention,mamba2,mla:6+66";
+    refused(&o, ZB_ERR_CONFIG, "candidate mla:6+66");
+    o.candidates = "attention,mamba2";
+    o.recall_rows = 0;
+    o.method = "recall";
+    refused(&o, ZB_ERR_CONFIG, "holds no recall");
+    assert_false(zb_file_exists(o.measures) || zb_dir_exists(o.students));
+}
+
 static void test_wrong_options(void **state) {
     (void)state;
     zb_select_opts o = options();
@@ -422,6 +440,7 @@ int main(void) {
         cmocka_unit_test(test_single_layers_are_whole_models),
         cmocka_unit_test(test_plan_is_composed),
         cmocka_unit_test(test_donors),
+        cmocka_unit_test(test_refused_before_measuring),
         cmocka_unit_test(test_wrong_options),
         cmocka_unit_test(test_hostile_tables),
         cmocka_unit_test(test_hostile_plans),

@@ -202,6 +202,18 @@ static void test_refused(void **unused) {
     o = options(2);
     o.out = NULL;
     refuse(&o, "teacher and out are needed");
+    /* a recipe's limit holds for any two of the eight heads: 25 % */
+    zb_compose_opts c = {0};
+    zb_opt_group g[] = {{"", zb_compose_opt_table, &c}, {0}};
+    zb_opts_defaults(g);
+    c.teacher = teacher;
+    c.default_kind = "sliding_window";
+    c.kv_percent_max = 24;
+    o = options(2);
+    o.compose = &c;
+    refuse(&o, "2 heads: the plan caches 25.00 %");
+    c.kv_percent_max = 25;
+    CHECK(zb_select_run(&o, &err));
 }
 
 int main(void) {
