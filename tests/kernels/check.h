@@ -25,10 +25,15 @@ float *copy_of(const float *x, int64_t n);
 
 /* One comparison, counted. Infinities must agree in kind and sign; NaN only with NaN. */
 #define EPS 0x1p-24
+void name_kernel(const char *name); /* in messages from here on */
 void near(int n, int64_t at, double got, double want, double tolerance);
 void guards(int n);
 double sum_tolerance(int64_t n, double magnitude); /* of n terms with that sum of magnitudes */
 double half_value(uint16_t h);                     /* a half by the definition of IEEE 754 */
+
+/* 0, 1, all tails and the blocks of the long rows, ascending. */
+enum { N_SIZES = 33 };
+extern const int row_sizes[N_SIZES];
 
 /* check_gemm.c */
 void check_gemm(const zb_kernels *k);
@@ -44,6 +49,12 @@ void check_cells(const zb_kernels *k);
 
 /* check_igemm.c */
 void check_igemm(const zb_kernels *k);
+
+/* check_packed.c */
+void check_gemv(const zb_kernels *k);
+void check_gemv8(const zb_kernels *k);
+void check_quantize_q8(const zb_kernels *k);
+void check_halves(const zb_kernels *k);
 
 /* check_tile.c */
 void check_tile(const zb_kernels *k);
