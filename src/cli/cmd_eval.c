@@ -2,7 +2,9 @@
  * two evaluations. */
 #include "cli/cli.h"
 
+#include "base/json.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "eval/compare.h"
 #include "eval/suite.h"
 
@@ -18,7 +20,9 @@ static const zb_opt table[] = {
 };
 
 static const zb_cli_about about = {
-    "-m MODEL [--tasks LIST] [--text FILE [--teacher MODEL]] [options] | --compare A.json B.json",
+    "-m MODEL [--tasks LIST] [--text FILE [--teacher MODEL]] [options] | --compare A.json B.json "
+    "[-o "
+    "FILE]",
     "Scores a model by the rules of the LM Evaluation Harness, and its perplexity and divergence "
     "on a text.",
     "An empty --tasks leaves the tasks out; without --text no perplexity is measured.\n"
@@ -26,15 +30,23 @@ static const zb_cli_about about = {
 };
 
 static zb_status compare(zb_cli *cli, const zb_suite_opts *m, const zb_eval_opts *e, zb_buf *out) {
-    if (m->model || m->text || e->output || e->log_samples || e->samples)
+    if (m->model || m->text || e->log_samples || e->samples)
         return zb_fail(&cli->err, ZB_ERR_USAGE,
-                       "--compare stands alone: leave -m, --text, -o, --log-samples and --samples "
-                       "out (nothing is measured; the table goes to standard output)");
+                       "--compare: leave -m, --text, --log-samples and --samples out (nothing is "
+                       "measured; the table goes to standard output, with -o FILE also there)");
     if (cli->n_pos != 2)
         return zb_fail(&cli->err, ZB_ERR_USAGE,
                        "--compare: expected two results files or folders, found %d", cli->n_pos);
-    zb_status s = zb_compare_run(cli->pos[0], cli->pos[1], out, &cli->err);
-    if (s != ZB_OK) zb_buf_clear(out); /* half a table says nothing */
+    ZB_TRY(zb_output_file(e->output, ZB_INPUTS(cli->pos[0], cli->pos[1]), &cli->err));
+    zb_comparison c;
+    zb_status s = zb_compare_run(cli->pos[0], cli->pos[1], &c, &cli->err);
+    if (s == ZB_OK) {
+        zb_comparison_text(&c, out);
+        json_t *o = zb_comparison_json(&c);
+        if (e->output && *e->output) s = zb_json_write(e->output, o, &cli->err);
+        json_decref(o);
+    }
+    zb_comparison_free(&c);
     return s;
 }
 

@@ -195,6 +195,7 @@ static zb_status check_reserved(const zb_plan *p, zb_err *err) {
                {p->distill_stage.dry_run ? "true" : NULL, "distill.dry_run"},
                {p->tune_stage.dry_run ? "true" : NULL, "tune.dry_run"},
                {p->eval.output, "eval.output"},
+               {p->eval.log_samples, "eval.log_samples"},
                {p->recall.output, "recall.output"},
                {p->recall.log_samples, "recall.log_samples"},
                {p->suite.model, "eval.model"}};

@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "cli/pipeline_impl.h"
+#include "eval/compare.h"
 #include "generate/bench.h"
 #include "generate/engine.h"
 #include "generate/prompt.h"
@@ -118,6 +119,7 @@ static zb_status evaluate(zb_plan *p, const char *name, const char *model, const
     s.teacher = teacher;
     s.perplexity_out = zb_asprintf(p->arena, "%s/eval/%s-perplexity.json", p->r.output, name);
     e.output = zb_asprintf(p->arena, "%s/eval/%s.json", p->r.output, name);
+    e.log_samples = zb_asprintf(p->arena, "%s/eval/%s", p->r.output, name);
     zb_buf text;
     zb_buf_init(&text, 1 << 22);
     zb_status st = zb_suite_run(&s, &e, &text, err);
@@ -350,6 +352,26 @@ zb_status zb_stage_speed(zb_plan *p, zb_err *err) {
 
 /* ---- report ---- */
 
+/* Where both models left their answers. */
+static bool has_pairs(const zb_plan *p) {
+    return p->has_eval && zb_dir_exists(zb_plan_path(p, "eval/teacher")) &&
+           zb_dir_exists(zb_plan_path(p, "eval/student"));
+}
+
+/* What the student answered otherwise than the teacher. */
+static zb_status pair_up(const zb_plan *p, zb_err *err) {
+    zb_comparison c;
+    zb_status s = zb_compare_run(zb_plan_path(p, "eval/teacher.json"),
+                                 zb_plan_path(p, "eval/student.json"), &c, err);
+    if (s == ZB_OK) {
+        json_t *o = zb_comparison_json(&c);
+        s = zb_json_write(zb_plan_path(p, "eval/paired.json"), o, err);
+        json_decref(o);
+    }
+    zb_comparison_free(&c);
+    return s;
+}
+
 static json_t *report_model(const zb_plan *p, const char *name, const char *title) {
     json_t *o = json_pack("{s:s,s:s}", "name", name, "title", title);
     if (p->has_eval) {
@@ -401,6 +423,7 @@ static json_t *report_input(const zb_plan *p) {
     if (p->has_tune) add_log(logs, "tune");
     if (p->has_align) tokens += p->align_stage.tokens;
     if (p->has_distill) tokens += p->distill_stage.tokens;
+    if (has_pairs(p)) json_object_set_new(student, "paired", json_string("eval/paired.json"));
     json_object_set_new(student, "train_tokens", json_integer(tokens));
     json_object_set(student, "seconds", p->seconds);
     json_t *o = json_pack("{s:[o,o],s:o,s:s}", "models", teacher, student, "logs", logs, "recipe",
@@ -416,6 +439,7 @@ static json_t *report_input(const zb_plan *p) {
 
 zb_status zb_stage_report(zb_plan *p, zb_err *err) {
     int64_t teacher, student;
+    if (has_pairs(p)) ZB_TRY(pair_up(p, err));
     ZB_TRY(describe(p, "teacher", p->r.teacher, 0, &teacher, err));
     ZB_TRY(describe(p, "student", p->student, teacher, &student, err));
     const char *path = zb_plan_path(p, "report_input.json");

@@ -50,9 +50,10 @@ static zb_status find_samples(const char *path, zb_arena *a, side *out, zb_err *
     const char *own = zb_strndup(a, path, (size_t)(zb_path_base(path) - path));
     if (!*own) own = ".";
     out->folder = named && zb_dir_exists(named) ? zb_strdup(a, named) : NULL;
-    if (!out->folder && named && named[0] != '/') {
-        const char *beside = zb_path_join(a, own, named);
-        if (zb_dir_exists(beside)) out->folder = beside;
+    /* beside the file, also where both were moved together */
+    for (int i = 0; i < 2 && named && !out->folder; i++) {
+        const char *beside = zb_path_join(a, own, i ? zb_path_base(named) : named);
+        if ((i || named[0] != '/') && zb_dir_exists(beside)) out->folder = beside;
     }
     if (!out->folder) out->folder = own;
     json_t *results = json_object_get(file, "results");
@@ -159,17 +160,20 @@ static zb_metric difference(const pairs *p) {
     return m;
 }
 
-static void put_line(zb_buf *out, const char *task, const pairs *p) {
-    int64_t better = 0, worse = 0;
-    zb_metric d = difference(p);
+static void add_row(zb_comparison *c, const char *task, bool group, const pairs *p) {
+    zb_compared r = {.task = zb_strdup(&c->arena, task),
+                     .metric = zb_strdup(&c->arena, p->name),
+                     .group = group,
+                     .n = p->n,
+                     .a = zb_metric_mean(p->a, p->n).value,
+                     .b = zb_metric_mean(p->b, p->n).value,
+                     .difference = difference(p)};
     for (int64_t i = 0; i < p->n; i++) {
-        better += p->b[i] > p->a[i];
-        worse += p->b[i] < p->a[i];
+        r.better += p->b[i] > p->a[i];
+        r.worse += p->b[i] < p->a[i];
     }
-    zb_buf_addf(out, "|%s|%s|%lld|%.4f|%.4f|%+.4f|%.4f|%lld|%lld|%.4g|\n", task, p->name,
-                (long long)p->n, zb_metric_mean(p->a, p->n).value, zb_metric_mean(p->b, p->n).value,
-                d.value, d.stderr_of, (long long)better, (long long)worse,
-                zb_compare_sign_test(better, worse));
+    c->row = zb_grow(&c->arena, c->row, &c->cap, c->n + 1, sizeof *c->row);
+    c->row[c->n++] = r;
 }
 
 /* What counts once in the mean: a task, or all tasks of a group together. */
@@ -222,7 +226,7 @@ static void count(summary *s, const char *task, const pairs *p) {
 }
 
 static zb_status compare_files(const char *task, const char *path_a, const char *path_b,
-                               summary *sum, zb_buf *out, zb_err *err) {
+                               summary *sum, zb_comparison *out, zb_err *err) {
     zb_arena arena = {0};
     json_t *a = NULL, *b = NULL;
     pairs list[METRICS_MAX] = {0};
@@ -230,7 +234,7 @@ static zb_status compare_files(const char *task, const char *path_a, const char 
     zb_status s = read_samples(path_a, &a, err);
     if (s == ZB_OK) s = read_samples(path_b, &b, err);
     if (s == ZB_OK) s = pair_up(a, b, path_b, list, &n, &arena, err);
-    for (int m = 0; m < n && s == ZB_OK; m++) put_line(out, task, &list[m]);
+    for (int m = 0; m < n && s == ZB_OK; m++) add_row(out, task, false, &list[m]);
     if (n > 0 && s == ZB_OK) count(sum, task, &list[0]);
     json_decref(a);
     json_decref(b);
@@ -239,20 +243,19 @@ static zb_status compare_files(const char *task, const char *path_a, const char 
 }
 
 /* Groups, and the mean of all that counts. */
-static void put_summary(zb_buf *out, const summary *s) {
-    double a = 0, b = 0, d = 0, variance = 0, k = (double)s->n;
+static void sum_up(zb_comparison *c, const summary *s) {
+    double variance = 0, k = (double)s->n;
     for (size_t i = 0; i < s->n; i++) {
         const pairs *p = &s->item[i].p;
-        if (s->item[i].group) put_line(out, s->item[i].name, p);
+        if (s->item[i].group) add_row(c, s->item[i].name, true, p);
         zb_metric m = difference(p);
-        a += zb_metric_mean(p->a, p->n).value;
-        b += zb_metric_mean(p->b, p->n).value;
-        d += m.value;
+        c->a += zb_metric_mean(p->a, p->n).value / k;
+        c->b += zb_metric_mean(p->b, p->n).value / k;
+        c->difference.value += m.value / k;
         variance += m.stderr_of * m.stderr_of;
     }
-    if (s->n > 1)
-        zb_buf_addf(out, "|mean of %zu tasks|||%.4f|%.4f|%+.4f|%.4f||||\n", s->n, a / k, b / k,
-                    d / k, sqrt(variance) / k);
+    c->difference.stderr_of = sqrt(variance) / k;
+    c->counted = (int)s->n;
 }
 
 /* The newest file of the task (their names end in the time). */
@@ -265,12 +268,10 @@ static const char *find_task(const side *s, const char *task, zb_arena *a) {
     return NULL;
 }
 
-static zb_status compare_sides(side *a, side *b, zb_arena *arena, zb_buf *out, zb_err *err) {
+static zb_status compare_sides(side *a, side *b, zb_arena *arena, zb_comparison *out, zb_err *err) {
     summary sum = {.groups = a->groups ? a->groups : b->groups, .arena = arena};
     ZB_TRY(zb_dir_list(a->folder, "samples_", arena, &a->name, &a->n, err));
     ZB_TRY(zb_dir_list(b->folder, "samples_", arena, &b->name, &b->n, err));
-    zb_buf_adds(out, "|Task|Metric|Documents|A|B|B - A|Stderr|Better|Worse|Sign test|\n"
-                     "|----|------|--------:|--:|--:|----:|-----:|-----:|----:|--------:|\n");
     for (size_t i = 0; i < a->n; i++) {
         const char *task = task_of(a->name[i], arena);
         const char *newest = task ? find_task(a, task, arena) : NULL;
@@ -290,12 +291,18 @@ static zb_status compare_sides(side *a, side *b, zb_arena *arena, zb_buf *out, z
                        "%s, %s: expected samples files of the same tasks (--log-samples), found "
                        "none",
                        a->folder, b->folder);
-    put_summary(out, &sum);
+    sum_up(out, &sum);
     return ZB_OK;
 }
 
-zb_status zb_compare_run(const char *a, const char *b, zb_buf *out, zb_err *err) {
+void zb_comparison_free(zb_comparison *c) {
+    zb_arena_free(&c->arena);
+    *c = (zb_comparison){0};
+}
+
+zb_status zb_compare_run(const char *a, const char *b, zb_comparison *out, zb_err *err) {
     zb_arena arena = {0};
+    *out = (zb_comparison){0};
     side sa = {0}, sb = {0};
     zb_status s = find_samples(a, &arena, &sa, err);
     if (s == ZB_OK) s = find_samples(b, &arena, &sb, err);
@@ -306,4 +313,39 @@ zb_status zb_compare_run(const char *a, const char *b, zb_buf *out, zb_err *err)
     json_decref(sb.groups);
     zb_arena_free(&arena);
     return s;
+}
+
+void zb_comparison_text(const zb_comparison *c, zb_buf *out) {
+    zb_buf_adds(out, "|Task|Metric|Documents|A|B|B - A|Stderr|Better|Worse|Sign test|\n"
+                     "|----|------|--------:|--:|--:|----:|-----:|-----:|----:|--------:|\n");
+    for (size_t i = 0; i < c->n; i++) {
+        const zb_compared *r = &c->row[i];
+        zb_buf_addf(out, "|%s|%s|%lld|%.4f|%.4f|%+.4f|%.4f|%lld|%lld|%.4g|\n", r->task, r->metric,
+                    (long long)r->n, r->a, r->b, r->difference.value, r->difference.stderr_of,
+                    (long long)r->better, (long long)r->worse,
+                    zb_compare_sign_test(r->better, r->worse));
+    }
+    if (c->counted > 1)
+        zb_buf_addf(out, "|mean of %d tasks|||%.4f|%.4f|%+.4f|%.4f||||\n", c->counted, c->a, c->b,
+                    c->difference.value, c->difference.stderr_of);
+}
+
+json_t *zb_comparison_json(const zb_comparison *c) {
+    json_t *tasks = json_object(), *groups = json_object();
+    for (size_t i = 0; i < c->n; i++) {
+        const zb_compared *r = &c->row[i];
+        json_t *in = r->group ? groups : tasks, *metrics = json_object_get(in, r->task);
+        if (!metrics) json_object_set_new(in, r->task, metrics = json_object());
+        json_object_set_new(metrics, r->metric,
+                            json_pack("{s:I,s:o,s:o,s:o,s:o,s:I,s:I,s:f}", "n", (json_int_t)r->n,
+                                      "a", zb_json_real(r->a), "b", zb_json_real(r->b),
+                                      "difference", zb_json_real(r->difference.value), "stderr",
+                                      zb_json_real(r->difference.stderr_of), "better",
+                                      (json_int_t)r->better, "worse", (json_int_t)r->worse,
+                                      "sign_test", zb_compare_sign_test(r->better, r->worse)));
+    }
+    return json_pack("{s:o,s:o,s:{s:i,s:o,s:o,s:o,s:o}}", "tasks", tasks, "groups", groups, "mean",
+                     "tasks", c->counted, "a", zb_json_real(c->a), "b", zb_json_real(c->b),
+                     "difference", zb_json_real(c->difference.value), "stderr",
+                     zb_json_real(c->difference.stderr_of));
 }

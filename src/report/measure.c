@@ -128,8 +128,12 @@ static bool takes_norm(const char *task) {
 static zb_status read_task(const json_t *file, const char *path, const char *name,
                            const json_t *row, zb_report_task *t, zb_err *err) {
     double none = (double)NAN;
-    *t = (zb_report_task){
-        .name = name, .acc = none, .acc_stderr = none, .acc_norm = none, .acc_norm_stderr = none};
+    *t = (zb_report_task){.name = name,
+                          .acc = none,
+                          .acc_stderr = none,
+                          .acc_norm = none,
+                          .acc_norm_stderr = none,
+                          .paired_stderr = none};
     char where[512];
     snprintf(where, sizeof where, "%s: results.%s", path, name);
     ZB_TRY(ranged(row, where, "acc,none", 0, 1, &t->acc, err));
@@ -174,6 +178,42 @@ static zb_status read_eval(zb_report_measures *m, zb_report_measured *r, const j
     zb_status s = read_tasks(m, r, file, path, parts, err);
     json_decref(parts);
     return s;
+}
+
+/* The row of a task's score in a file of paired differences; NULL: it has none. */
+static zb_status find_paired(const json_t *file, const char *path, const zb_report_task *t,
+                             json_t **row, zb_err *err) {
+    static const char *const parts[] = {"groups", "tasks"};
+    *row = NULL;
+    for (int i = 0; i < 2 && !*row; i++) {
+        json_t *part = NULL, *task = NULL;
+        ZB_TRY(zb_json_object(file, path, parts[i], false, &part, err));
+        if (part) ZB_TRY(zb_json_object(part, path, t->name, false, &task, err));
+        if (task) ZB_TRY(zb_json_object(task, path, t->norm ? "acc_norm" : "acc", false, row, err));
+    }
+    return ZB_OK;
+}
+
+static zb_status read_paired(zb_report_measures *m, zb_report_measured *r, const json_t *file,
+                             const char *path, zb_err *err) {
+    for (int i = 0; i < r->n_tasks; i++) {
+        zb_report_task *t = &r->task[i];
+        const zb_report_task *first = zb_report_task_find(&m->model[0], t->name);
+        json_t *row = NULL;
+        if (first) ZB_TRY(find_paired(file, path, t, &row, err));
+        if (!row) continue;
+        double found = (double)NAN, expected = zb_report_score(t) - zb_report_score(first);
+        char where[512];
+        snprintf(where, sizeof where, "%s: %s", path, t->name);
+        ZB_TRY(ranged(row, where, "difference", -1, 1, &found, err));
+        if (!(fabs(found - expected) < 1e-6))
+            return zb_fail(err, ZB_ERR_FORMAT,
+                           "%s: difference: expected that of the scores, %.6f, found %.6f: of "
+                           "other evaluations",
+                           where, expected, found);
+        ZB_TRY(ranged(row, where, "stderr", 0, 1, &t->paired_stderr, err));
+    }
+    return ZB_OK;
 }
 
 static zb_status read_perplexity(zb_report_measures *m, zb_report_measured *r, const json_t *file,
@@ -404,7 +444,9 @@ static zb_status read_model(zb_report_measures *m, zb_report_measured *r, const 
     ZB_TRY(read_part(m, r, in->perplexity, "perplexity", read_perplexity, err));
     ZB_TRY(read_part(m, r, in->bench, "speed", read_bench, err));
     ZB_TRY(read_part(m, r, in->recall, "recall tests", zb_report_recall_read, err));
-    return read_part(m, r, in->eval, "evaluation", read_eval, err);
+    ZB_TRY(read_part(m, r, in->eval, "evaluation", read_eval, err));
+    if (!in->paired || r == m->model) return ZB_OK;
+    return read_part(m, r, in->paired, "paired differences", read_paired, err);
 }
 
 /* Names are keys of report.json and columns of tables. */
@@ -512,6 +554,16 @@ double zb_report_average(const zb_report_measured *m, double *stderr_of) {
     }
     if (stderr_of) *stderr_of = m->n_tasks ? sqrt(squares) / m->n_tasks : (double)NAN;
     return m->n_tasks ? sum / m->n_tasks : (double)NAN;
+}
+
+double zb_report_difference(const zb_report_measured *a, const zb_report_measured *b,
+                            double *stderr_of, bool *paired) {
+    double ea, eb, squares = 0, d = zb_report_average(b, &eb) - zb_report_average(a, &ea);
+    for (int i = 0; i < b->n_tasks; i++)
+        squares += b->task[i].paired_stderr * b->task[i].paired_stderr;
+    *paired = b->n_tasks > 0 && !isnan(squares);
+    *stderr_of = *paired ? sqrt(squares) / b->n_tasks : sqrt(ea * ea + eb * eb);
+    return zb_report_same_tasks(a, b) ? d : (double)NAN;
 }
 
 double zb_report_chance(const char *task) {

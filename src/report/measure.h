@@ -13,9 +13,10 @@
 typedef struct zb_report_task {
     const char *name;
     double acc, acc_stderr, acc_norm, acc_norm_stderr; /* shares, 0 to 1 */
-    int64_t n;                                         /* documents */
-    bool norm;                                         /* the average takes acc_norm */
-    int64_t shots; /* most examples before a question; 0: none, or the file does not say */
+    double paired_stderr; /* of the difference from the first model's score, by document */
+    int64_t n;            /* documents */
+    bool norm;            /* the average takes acc_norm */
+    int64_t shots;        /* most examples before a question; 0: none, or the file does not say */
 } zb_report_task;
 
 typedef struct zb_report_speed {
@@ -118,6 +119,11 @@ bool zb_report_same_tasks(const zb_report_measured *a, const zb_report_measured 
 /* Unweighted mean of the scores, NAN without tasks; *stderr_of (NULL: not wanted) is that of the
  * mean of independent tasks, sqrt(sum of squares) / tasks, NAN when a task has none. */
 double zb_report_average(const zb_report_measured *m, double *stderr_of);
+
+/* b's average less a's, NAN where their tasks differ, and its standard error: document by document
+ * where b's paired file said it of all tasks (*paired), else that of independent averages. */
+double zb_report_difference(const zb_report_measured *a, const zb_report_measured *b,
+                            double *stderr_of, bool *paired);
 extern const char *const zb_report_average_rule;
 
 double zb_report_chance(const char *task); /* share right by guessing, NAN: not known */

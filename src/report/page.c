@@ -380,15 +380,20 @@ static void note_tasks(const zb_report_measures *m, zb_buf *out) {
             "the table. A score moves by about its standard error when other documents of the "
             "same kind are drawn.</li>\n",
             (long long)documents, s->n_tasks);
-    double et, es, mt = zb_report_average(t, &et), ms = zb_report_average(s, &es);
-    double e = sqrt(et * et + es * es), d = 100 * (ms - mt);
-    if (t != s && s->n_tasks && zb_report_same_tasks(t, s) && !isnan(e))
+    bool paired;
+    char size[96];
+    double e, d = zb_report_difference(t, s, &e, &paired);
+    snprintf(size, sizeof size,
+             paired ? "%.1f points (document by document)"
+                    : "at most about %.1f points (means taken as independent)",
+             100 * e);
+    if (t != s && s->n_tasks && !isnan(d) && !isnan(e))
         zb_buf_addf(
             out,
-            "<li>The averages differ by %+.1f points; the standard error of that difference is at "
-            "most about %.1f points (means taken as independent), so the difference is %s.</li>\n",
-            d, 100 * e,
-            fabs(d) < 200 * e ? "within what chance can do" : "more than chance would do");
+            "<li>The averages differ by %+.1f points; the standard error of that difference is %s, "
+            "so the difference is %s.</li>\n",
+            100 * d, size,
+            fabs(d) < 2 * e ? "within what chance can do" : "more than chance would do");
     int near = 0;
     for (int i = 0; i < t->n_tasks; i++) {
         double chance = zb_report_chance(t->task[i].name),

@@ -124,6 +124,7 @@ static zb_status take_models(const source *f, const json_t *file, zb_report_inpu
         ZB_TRY(take_path(f, o, where, "perplexity", &r->perplexity));
         ZB_TRY(take_path(f, o, where, "bench", &r->bench));
         ZB_TRY(take_path(f, o, where, "inspect", &r->inspect));
+        ZB_TRY(take_path(f, o, where, "paired", &r->paired));
         ZB_TRY(
             zb_json_int(o, where, "train_tokens", false, 0, INT64_MAX, &r->train_tokens, f->err));
         ZB_TRY(take_seconds(f, o, where, r));

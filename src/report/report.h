@@ -22,6 +22,8 @@ typedef struct zb_report_time {
 
 /* Files of one model, all JSON:
  *   eval        keys of the LM Evaluation Harness: results.<task>."acc,none" ..., group_subtasks
+ *   paired      how it answered the first model's documents, as `zebra eval --compare` writes it:
+ *               {"tasks": {name: {"acc": {"difference", "stderr"}}}, "groups": the same}
  *   perplexity  {"perplexity", "kl_to_teacher", "tokens"}
  *   bench       [{"test": "pp512" | "tg32", "depth", "tokens_per_second", "sd" or "deviation"}], or
  *               an object with that array under "results"
@@ -32,7 +34,7 @@ typedef struct zb_report_time {
 typedef struct zb_report_model {
     const char *name;  /* key in report.json and column heading: "teacher", "student" */
     const char *title; /* "SmolLM2-135M-Instruct"; NULL: the name */
-    const char *eval, *recall, *perplexity, *bench, *inspect;
+    const char *eval, *paired, *recall, *perplexity, *bench, *inspect;
     int64_t
         train_tokens; /* 0: for the last model the sum of the logs' last counts, else left out */
     const zb_report_time *seconds;
@@ -73,9 +75,9 @@ enum { ZB_REPORT_MODELS_MAX = 6 };
 zb_status zb_report_write(const zb_report_input *in, zb_buf *table, zb_err *err);
 
 /* Reads an input from a JSON file with the field names above: "title", "models": [{"name", "title",
- * "eval", "recall", "perplexity", "bench", "inspect", "train_tokens", "seconds": {stage: s}}],
- * "logs": [{"stage", "path"}], "select", "samples", "recipe", "facts": {name: value}. Paths are
- * relative to the file's folder, which becomes out_dir: a file called report.json is refused.
+ * "eval", "paired", "recall", "perplexity", "bench", "inspect", "train_tokens", "seconds": {stage:
+ * s}}], "logs": [{"stage", "path"}], "select", "samples", "recipe", "facts": {name: value}. Paths
+ * are relative to the file's folder, which becomes out_dir: a file called report.json is refused.
  * Everything lives in the arena. */
 zb_status zb_report_input_read(zb_report_input *in, const char *path, zb_arena *a, zb_err *err);
 

@@ -284,12 +284,21 @@ void zb_report_markdown(const zb_report_measures *m, zb_buf *out) {
     }
     put_grid(grid, rows.n + 1, columns, out);
     const zb_report_published *p = &zb_report_published_list[1];
+    zb_buf_addf(out, "\nScores: %saccuracy \xc2\xb1 one standard error; average: %s.\n",
+                zb_report_zero_shot(m) ? "zero-shot " : "", zb_report_average_rule);
+    for (int k = 1; k < m->n_models; k++) {
+        bool paired;
+        double e, d = zb_report_difference(&m->model[0], &m->model[k], &e, &paired);
+        if (paired && !isnan(d))
+            zb_buf_addf(out,
+                        "Document by document the average of %s is %+.1f \xc2\xb1 %.1f points from "
+                        "that of %s.\n",
+                        m->model[k].name, 100 * d, 100 * e, m->model[0].name);
+    }
     zb_buf_addf(out,
-                "\nScores: %saccuracy \xc2\xb1 one standard error; average: %s.\n"
                 "Published, for scale: %s, %s, %s training tokens: %.2f %% of the cache, average "
                 "%.2f after and %.2f before, over eight tasks.\n",
-                zb_report_zero_shot(m) ? "zero-shot " : "", zb_report_average_rule, p->name,
-                p->layers, p->tokens, p->kv_percent, p->converted, p->original);
+                p->name, p->layers, p->tokens, p->kv_percent, p->converted, p->original);
     for (size_t i = 0; i < m->n_missing; i++)
         zb_buf_addf(out, "Left out: %s.\n", zb_label_cell(&a, m->missing[i]));
     zb_arena_free(&a);
@@ -353,7 +362,17 @@ static void put_recall(json_t *o, const zb_report_measured *r) {
     json_object_set_new(o, "associative", pairs);
 }
 
-static json_t *model_json(const zb_report_measured *r) {
+/* Where it was measured document by document. */
+static void put_difference(json_t *o, const zb_report_measured *first,
+                           const zb_report_measured *r) {
+    bool paired;
+    double e, d = zb_report_difference(first, r, &e, &paired);
+    if (first == r || !paired) return;
+    put_real(o, "average_difference", d);
+    put_real(o, "average_difference_stderr", e);
+}
+
+static json_t *model_json(const zb_report_measured *first, const zb_report_measured *r) {
     json_t *o = json_object();
     put_real(o, "kv_percent", r->kv_percent);
     put(o, "kv_bytes_per_token", r->kv_bytes_per_token);
@@ -375,6 +394,7 @@ static json_t *model_json(const zb_report_measured *r) {
         }
         json_object_set_new(o, "tasks", tasks);
         put_real(o, "average", zb_report_average(r, NULL));
+        put_difference(o, first, r);
     }
     put_recall(o, r);
     put_speeds(o, "decode_tokens_per_second", r->decode, r->n_decode);
@@ -392,7 +412,7 @@ static json_t *model_json(const zb_report_measured *r) {
 json_t *zb_report_json(const zb_report_measures *m) {
     json_t *out = json_object(), *missing = json_array();
     for (int i = 0; i < m->n_models; i++)
-        json_object_set_new(out, m->model[i].name, model_json(&m->model[i]));
+        json_object_set_new(out, m->model[i].name, model_json(m->model, &m->model[i]));
     for (size_t i = 0; i < m->n_missing; i++)
         json_array_append_new(missing, text_json(m->missing[i]));
     json_object_set_new(out, "average_rule", json_string(zb_report_average_rule));

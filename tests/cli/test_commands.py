@@ -457,8 +457,8 @@ def test_eval_refuses_to_do_nothing(tmp_path):
     fails(USAGE, "--output: expected --tasks", *base, "--tasks", "", "--text", tmp_path / "text.txt", "-o", tmp_path / "out.json")
 
 
-def test_compare_stands_alone(tmp_path):
-    fails(USAGE, "--compare stands alone", "eval", "--compare", tmp_path, tmp_path, "-o", tmp_path / "out.json")
+def test_compare_measures_nothing(tmp_path):
+    fails(USAGE, "--compare: leave -m", "eval", "--compare", tmp_path, tmp_path, "-m", GOLDEN / "llama")
 
 
 def test_chat_needs_a_template(tmp_path):

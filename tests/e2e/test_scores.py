@@ -134,6 +134,34 @@ def test_two_processes_give_the_scores_of_one(tmp_path, two_processes):
 
 
 @needs_model
+def test_a_pipeline_compares_document_by_document(tmp_path):
+    out, recipe = tmp_path / "out", tmp_path / "windows.yaml"
+    recipe.write_text(f"output: {out}\nteacher: {MODEL}\nprecision: f32\ncompose: {{default_kind: sliding_window, window: 4, sinks: 1}}\n"
+                      "eval: {tasks: 'openbookqa,piqa,mmlu_marketing', limit: 8}\nreport:\n")
+    p = subprocess.run([ZEBRA, "pipeline", recipe], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert p.returncode == 0, p.stderr
+    report = json.loads((out / "report.json").read_text())
+    averages, variances = [], []
+    for task, metric in (("openbookqa", "acc_norm"), ("piqa", "acc"), ("mmlu_marketing", "acc")):
+        teacher, student = ({d["doc_id"]: d[metric] for d in lines(out / f"eval/{who}/samples_{task}.jsonl")} for who in ("teacher", "student"))
+        d = [student[i] - teacher[i] for i in teacher]
+        mean = sum(d) / len(d)
+        assert len(d) == 8 and len(student) == 8
+        averages.append(mean)
+        variances.append(sum((x - mean) ** 2 for x in d) / 7 / 8)
+    assert any(averages) and sum(variances) > 0
+    assert report["student"]["average_difference"] == pytest.approx(sum(averages) / 3, abs=1e-9)
+    assert report["student"]["average_difference_stderr"] == pytest.approx(sum(variances) ** 0.5 / 3, abs=1e-9)
+    assert "Document by document the average of student is" in p.stdout
+    # what an earlier version left has no answers to compare
+    shutil.rmtree(out / "eval/teacher")
+    (out / "stages/report.json").unlink(missing_ok=True)
+    again = subprocess.run([ZEBRA, "pipeline", recipe], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0, again.stderr
+    assert "average_difference" not in json.loads((out / "report.json").read_text())["student"]
+
+
+@needs_model
 def test_a_model_has_no_divergence_from_itself(tmp_path):
     out = tmp_path / "perplexity.json"
     run("--teacher", MODEL, "--tasks", "", "--text", ROOT / "data/text/valid.txt", "--text-tokens", "512", "--perplexity-out", out)

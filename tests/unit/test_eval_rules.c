@@ -642,6 +642,37 @@ static const char *sample_lines(const char *values, const char *hash) {
     return text;
 }
 
+/* The table into an empty buffer; the JSON has the same figures. */
+static void compare(const char *a, const char *b, zb_buf *out) {
+    zb_comparison c;
+    zb_err err = {0};
+    if (zb_compare_run(a, b, &c, &err) != ZB_OK) fail_msg("%s", err.msg);
+    zb_buf_clear(out);
+    zb_comparison_text(&c, out);
+    json_t *o = zb_comparison_json(&c), *mean = json_object_get(o, "mean");
+    for (size_t i = 0; i < c.n; i++) {
+        const zb_compared *r = &c.row[i];
+        json_t *row = json_object_get(
+            json_object_get(json_object_get(o, r->group ? "groups" : "tasks"), r->task), r->metric);
+        check_near(json_number_value(json_object_get(row, "difference")), r->b - r->a, 1e-12);
+        assert_int_equal(json_integer_value(json_object_get(row, "n")), r->n);
+        assert_int_equal(json_integer_value(json_object_get(row, "better")), r->better);
+        assert_true(json_is_null(json_object_get(row, "stderr")) == (r->n < 2));
+    }
+    check_near(json_number_value(json_object_get(mean, "difference")), c.b - c.a, 1e-12);
+    assert_int_equal(json_integer_value(json_object_get(mean, "tasks")), c.counted);
+    json_decref(o);
+    zb_comparison_free(&c);
+}
+
+static void refuse(const char *a, const char *b, const char *says) {
+    zb_comparison c;
+    zb_err err = {0};
+    assert_int_equal(zb_compare_run(a, b, &c, &err), ZB_ERR_FORMAT);
+    if (!strstr(err.msg, says)) fail_msg("expected \"%s\" in: %s", says, err.msg);
+    zb_comparison_free(&c);
+}
+
 static void test_compare(void **state) {
     (void)state;
     check_near(zb_compare_sign_test(0, 0), 1, 1e-12);
@@ -653,9 +684,8 @@ static void test_compare(void **state) {
     write_samples(b, "samples_piqa_2026-01-31T10-00-00.5.jsonl", sample_lines("1111011", "h"));
     write_samples(a, "samples_other.jsonl", sample_lines("1", "h"));
     zb_buf out;
-    zb_err err = {0};
     zb_buf_init(&out, 1 << 16);
-    if (zb_compare_run(a, b, &out, &err) != ZB_OK) fail_msg("%s", err.msg);
+    compare(a, b, &out);
     /* Seven pairs, differences 0 1 0 1 0 0 0. */
     assert_non_null(strstr(out.p, "|piqa|acc|7|0.5714|0.8571|+0.2857|0.1844|2|0|0.5|\n"));
     assert_null(strstr(out.p, "other"));
@@ -663,16 +693,14 @@ static void test_compare(void **state) {
     write_samples(b, "samples_other.jsonl", sample_lines("0", "h"));
     write_samples(folder, "b.json",
                   "{\"config\": {\"log_samples\": \"b\"}, \"results\": {\"piqa\": {}}}");
-    zb_buf_clear(&out);
-    if (zb_compare_run(a, in_folder("b.json"), &out, &err) != ZB_OK) fail_msg("%s", err.msg);
+    compare(a, in_folder("b.json"), &out);
     assert_null(strstr(out.p, "other"));
-    zb_buf_clear(&out);
-    if (zb_compare_run(a, b, &out, &err) != ZB_OK) fail_msg("%s", err.msg);
+    compare(a, b, &out);
     assert_non_null(strstr(out.p, "|other|acc|1|"));
     write_samples(b, "samples_piqa_2026-01-31T10-00-00.5.jsonl", sample_lines("1111011", "x"));
-    assert_int_equal(zb_compare_run(a, b, &out, &err), ZB_ERR_FORMAT);
-    assert_non_null(strstr(err.msg, "saw different data"));
-    assert_int_equal(zb_compare_run(a, folder, &out, &err), ZB_ERR_FORMAT);
+    refuse(a, b, "saw different data");
+    write_samples(in_folder("c"), "samples_alone.jsonl", sample_lines("1", "h"));
+    refuse(a, in_folder("c"), "expected samples files of the same tasks");
     zb_buf_free(&out);
 }
 
@@ -692,20 +720,16 @@ static void test_compare_groups(void **state) {
         "\"group_subtasks\": {\"mmlu_law\": [], \"mmlu_humanities\": [\"mmlu_law\"], \"mmlu\": "
         "[\"mmlu_humanities\", \"mmlu_logic\"%s]}}";
     zb_buf out;
-    zb_err err = {0};
     zb_buf_init(&out, 1 << 16);
     write_samples(folder, "ga.json", zb_asprintf(&arena, results, "ga", ""));
     write_samples(folder, "gb.json", zb_asprintf(&arena, results, "gb", ", \"mmlu\""));
-    if (zb_compare_run(in_folder("ga.json"), in_folder("gb.json"), &out, &err) != ZB_OK)
-        fail_msg("%s", err.msg);
+    compare(in_folder("ga.json"), in_folder("gb.json"), &out);
     assert_non_null(strstr(out.p, "|mmlu|acc|6|0.3333|0.8333|+0.5000|0.2236|3|0|0.25|\n"));
     assert_non_null(strstr(out.p, "|mean of 2 tasks|||0.4167|0.6667|+0.2500|0.1118||||\n"));
     assert_null(strstr(out.p, "mmlu_humanities"));
-    zb_buf_clear(&out);
-    assert_int_equal(zb_compare_run(in_folder("ga"), in_folder("gb.json"), &out, &err), ZB_OK);
+    compare(in_folder("ga"), in_folder("gb.json"), &out);
     assert_non_null(strstr(out.p, "|mean of 2 tasks|"));
-    zb_buf_clear(&out);
-    assert_int_equal(zb_compare_run(in_folder("ga"), in_folder("gb"), &out, &err), ZB_OK);
+    compare(in_folder("ga"), in_folder("gb"), &out);
     assert_non_null(strstr(out.p, "|mean of 3 tasks|"));
     zb_buf_free(&out);
 }

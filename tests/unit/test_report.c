@@ -94,6 +94,44 @@ static double number(const json_t *o, const char *model, const char *a, const ch
 
 #define NEAR(x, y) assert_true(fabs((x) - (y)) < 1e-9)
 
+/* Errors of 0.02, 0.03, 0.06 over three tasks; differences are those of the fixture's scores. */
+static const char *paired(fixture *f, const char *arc) {
+    return put_file(
+        f, "paired.json",
+        zb_asprintf(&f->a,
+                    "{\"tasks\": {\"arc_challenge\": {\"acc\": {\"difference\": 0.5}, "
+                    "\"acc_norm\": {\"difference\": %s, \"stderr\": 0.02}}, \"arc_easy\": "
+                    "{\"acc\": {\"difference\": -0.1, \"stderr\": 0.03}}}, "
+                    "\"groups\": {\"mmlu\": {\"acc\": {\"difference\": -0.01, "
+                    "\"stderr\": 0.06}}}}",
+                    arc));
+}
+
+static void differences_by_document(void **state) {
+    fixture *f = *state;
+    zb_buf table;
+    zb_err err = {0};
+    zb_buf_init(&table, 1 << 20);
+    write_report(f, NULL);
+    json_t *o = written_json(f);
+    assert_null(json_object_get(json_object_get(o, "student"), "average_difference"));
+    assert_non_null(strstr(get_file(f, "report.html"), "means taken as independent"));
+    json_decref(o);
+    f->model[1].paired = paired(f, "-0.05");
+    write_report(f, &table);
+    o = written_json(f);
+    NEAR(number(o, "student", "average_difference", NULL, NULL), -0.16 / 3);
+    NEAR(number(o, "student", "average_difference_stderr", NULL, NULL), 0.07 / 3);
+    assert_null(json_object_get(json_object_get(o, "teacher"), "average_difference"));
+    assert_non_null(strstr(table.p, "the average of student is -5.3 \xc2\xb1 2.3 points"));
+    assert_non_null(strstr(get_file(f, "report.html"), "2.3 points (document by document)"));
+    json_decref(o);
+    f->model[1].paired = paired(f, "-0.04");
+    assert_int_equal(zb_report_write(&f->in, NULL, &err), ZB_ERR_FORMAT);
+    assert_non_null(strstr(err.msg, "arc_challenge: difference: expected that of the scores"));
+    zb_buf_free(&table);
+}
+
 static void json_has_exact_values(void **state) {
     fixture *f = *state;
     write_report(f, NULL);
@@ -670,6 +708,7 @@ static void gnuplot_fails_and_hangs(void **state) {
 int main(void) {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {CASE(json_has_exact_values),
+                                       CASE(differences_by_document),
                                        CASE(table_is_markdown),
                                        CASE(different_tasks_are_not_compared),
                                        CASE(one_task_is_one),
