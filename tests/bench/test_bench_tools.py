@@ -157,7 +157,7 @@ TASKS = ["arc_challenge", "arc_easy", "hellaswag", "mmlu", "openbookqa", "piqa",
 
 def quality_report(average=0.3, tasks=None):
     student = {"kv_percent": 3.90625, "kv_bytes_per_token": 1800, "state_bytes": 4096, "kl_to_teacher": 1.95159, "perplexity": 164.3,
-               "average": average, "tasks": dict.fromkeys(TASKS, {"acc": 0.6, "acc_stderr": 0.05}) if tasks is None else tasks, "associative": {"16": {"128": 0.25, "99": 1}},
+               "average": average, "average_difference_stderr": 0.004, "tasks": dict.fromkeys(TASKS, {"acc": 0.6, "acc_stderr": 0.05}) if tasks is None else tasks, "associative": {"16": {"128": 0.25, "99": 1}},
                "seconds": {"assemble": 10.4, "eval": 100, "eval_teacher": 9, "distill": 5}}
     teacher = {"kv_bytes_per_token": 46080, "state_bytes": 0, "perplexity": 22.8, "average": 0.4}
     return {"teacher": teacher, "student": student, "missing": ["teacher: speed: not measured"]}
@@ -179,6 +179,7 @@ def test_quality_row_and_plot(tmp_path, quality):
     assert quality.mean_recall(row) == 25
     more = [{**row, "docs": docs} for docs in ("100/4", "1000/12", "200/4")] + [{**row, "tokens": "0"}]
     assert [(r["tokens"], r["docs"]) for r in quality.on_most_documents(more)] == [("1000", "1000/12"), ("0", "100/4")]
+    assert row["retained_stderr"] == "1.0"
     assert row["piqa_acc"] == "0.6" and row["piqa_acc_norm"] == ""
     (tmp_path / "report.json").write_text(json.dumps(quality_report(tasks={"piqa": {"acc": 0.6}})))
     assert quality.row_of("zebra", 0, o, tmp_path)["average"] == ""  # an average of fewer tasks is another figure
@@ -197,7 +198,7 @@ def test_quality_row_and_plot(tmp_path, quality):
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob("*.new"))
     text = (tmp_path / "out/quality.md").read_text()
-    assert "| zebra | 1,000 | 3.91 | 1800 | 4096 |" in text
+    assert "| zebra | 1,000 | 3.91 | 1800 | 4096 |" in text and "| 75.0 ± 1.0 |" in text
     if shutil.which("gnuplot"):
         picture = (tmp_path / "out/quality.svg").read_text()
         assert "zebra, untrained" in picture and "x-ecomla, calibrated, untrained" in picture
