@@ -203,6 +203,8 @@ def test_quality_row_and_plot(tmp_path, quality):
         picture = (tmp_path / "out/quality.svg").read_text()
         assert "zebra, untrained" in picture and "x-ecomla, calibrated, untrained" in picture
         assert "zebra, untrained" in (tmp_path / "out/quality-recall.svg").read_text()
+        trained = (tmp_path / "out/quality-tokens.svg").read_text()
+        assert "zebra" in trained and "x-ecomla" not in trained  # one number of tokens is no line
 
 
 def test_quality_knows_its_recipes(tmp_path, quality):
