@@ -182,7 +182,7 @@ def test_two_evaluations_in_one_folder_are_not_compared(tmp_path):
     out = tmp_path / "compared.json"
     assert zebra("eval", "--compare", tmp_path / "one", tmp_path / "two", "-o", out).returncode == 0
     assert json.loads(out.read_text())["tasks"]["piqa"]["acc"]["n"] == 1
-    refused("would replace", "eval", "--compare", tmp_path / "one.json", tmp_path / "two.json", "-o", tmp_path / "one.json")
+    refused("would delete the input", "eval", "--compare", tmp_path / "one.json", tmp_path / "two.json", "-o", tmp_path / "one.json")
 
 
 def test_a_comparison_that_fails_prints_no_table(tmp_path):
