@@ -1,6 +1,7 @@
 /* stage.c - bookkeeping of training loops (contract in stage.h). */
 #include "train/stage.h"
 
+#include "base/contents.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -235,6 +236,8 @@ static void name_run(zb_stage *s, const zb_opt_group *options) {
     k->options = zb_opts_json(options);
     k->defaults = zb_opts_default_json(options);
     zb_stage_remove_free(k->options);
+    zb_contents_add(k->options, NULL);
+    zb_contents_assume(k->defaults, k->options);
     k->trunk = without_length(s, k->options);
     k->trunk_steps = s->fall < whole ? s->fall : whole;
 }

@@ -288,6 +288,37 @@ def test_a_pruned_model_is_distilled(tmp_path):
     assert again.returncode == 0 and "== eval\n" in again.stderr, again.stderr
     assert all(f"{stage}: done before" in again.stderr for stage in ("prune", "distill", "bench"))
     check_what_a_measurement_depends_on(tmp_path, recipe)
+    check_what_files_hold(text, recipe)
+
+
+def check_what_files_hold(text, recipe):
+    settings = ("eval.text_tokens=128", "distill.precision=f32", "bench.tokens=3", "precision=bf16", "distill.tokens=1408")
+    assert "distill: done before" in run(recipe, *settings).stderr
+    with text.open("a") as f:  # the same path
+        f.write(json.dumps({"input_ids": list(range(3, 90))}) + "\n")
+    other = run(recipe, *settings)
+    assert other.returncode == 0, other.stderr
+    for stage in ("prune: to be made again: text", "distill: to be made again: train", "eval_teacher: to be made again: text"):
+        assert f"{stage} (contents) was" in other.stderr, other.stderr
+    assert "assemble: done before" in other.stderr and "distill: done before" in run(recipe, *settings).stderr
+
+
+def test_another_teacher_of_the_same_name(tmp_path):
+    teacher, recipe = tmp_path / "teacher", tmp_path / "plain.yaml"
+    shutil.copytree(ROOT / "tests/golden/llama", teacher)
+    recipe.write_text(f"output: {tmp_path / 'out'}\nteacher: {teacher}\nprecision: f32\ncompose: {{default_kind: sliding_window, window: 6, sinks: 2}}\n")
+    assert run(recipe).returncode == 0
+    assert "assemble: done before" in run(recipe).stderr
+    weights = bytearray((teacher / "model.safetensors").read_bytes())
+    weights[-4] ^= 1
+    (teacher / "model.safetensors").write_bytes(weights)
+    other = run(recipe)
+    assert other.returncode == 0 and "assemble: to be made again: the teacher's contents were" in other.stderr, other.stderr
+    record = tmp_path / "out/stages/assemble.json"
+    own = json.loads(record.read_text())
+    del own["teacher_contents"]  # as earlier versions wrote it
+    record.write_text(json.dumps(own))
+    assert "assemble: done before" in run(recipe).stderr
 
 
 def check_what_a_measurement_depends_on(tmp_path, recipe):

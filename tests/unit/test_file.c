@@ -1,4 +1,5 @@
-/* test_file.c - mappings, atomic writing, folders, lines (plain and .gz). */
+/* test_file.c - mappings, atomic writing, folders, lines (plain and .gz), what files hold. */
+#include "base/contents.h"
 #include "base/file.h"
 
 #include <fcntl.h>
@@ -331,6 +332,64 @@ static void lines_of_gz(void **state) {
     assert_non_null(strstr(lines_of(cut, 1000), "!"));
 }
 
+/* "…contents" of the file that the option x names. */
+static const char *contents_by_option(const char *path, const json_t *before) {
+    json_t *o = json_pack("{s:s,s:s,s:i}", "x", path, "other", "f32", "n", 3);
+    zb_contents_add(o, before);
+    const char *found = json_string_value(json_object_get(o, "x (contents)"));
+    found = found ? zb_strdup(&arena, found) : NULL;
+    assert_int_equal(json_object_size(o), found ? 4 : 3);
+    json_decref(o);
+    return found;
+}
+
+static void contents(void **state) {
+    (void)state;
+    enum { LARGE = 40 << 20 };
+    char *path = in_dir("text"), *large = zb_alloc_raw(&arena, LARGE);
+    assert_null(zb_contents_of(path, &arena));
+    assert_int_equal(zb_file_write(path, "one two three", 13, NULL), ZB_OK);
+    const char *was = contents_by_option(path, NULL);
+    assert_non_null(strstr(was, "13 bytes, "));
+    assert_int_equal(zb_file_write(path, "one two thrue", 13, NULL), ZB_OK);
+    const char *other = contents_by_option(path, NULL);
+    assert_string_not_equal(other, was);
+    assert_int_equal(zb_file_write(path, "one two three", 13, NULL), ZB_OK);
+    assert_string_equal(contents_by_option(path, NULL), was);
+    /* a file that is gone is taken to be as it was */
+    json_t *before = json_pack("{s:s,s:s}", "x", path, "x (contents)", was);
+    assert_int_equal(unlink(path), 0);
+    assert_string_equal(contents_by_option(path, before), was);
+    assert_null(contents_by_option(path, NULL));
+    json_decref(before);
+    /* of a large one its length, ends and pieces between */
+    memset(large, 'a', LARGE);
+    const size_t at[] = {0, LARGE - 1, LARGE / 2};
+    assert_int_equal(zb_file_write(path, large, LARGE, NULL), ZB_OK);
+    was = zb_contents_of(path, &arena);
+    assert_int_equal(zb_file_write(path, large, LARGE - 1, NULL), ZB_OK);
+    assert_string_not_equal(zb_contents_of(path, &arena), was);
+    for (int i = 0; i < 3; i++) {
+        memset(large + at[i] - (at[i] ? 1 << 17 : 0), 'b', 1 << 17);
+        assert_int_equal(zb_file_write(path, large, LARGE, NULL), ZB_OK);
+        other = zb_contents_of(path, &arena);
+        assert_string_not_equal(other, was);
+        was = other;
+    }
+    /* of a model's folder its weights and configuration */
+    char *model = in_dir("model");
+    assert_int_equal(zb_dir_make(model, NULL), ZB_OK);
+    assert_null(zb_contents_of(model, &arena));
+    assert_int_equal(zb_file_write(zb_path_join(&arena, model, "config.json"), "{}", 2, NULL),
+                     ZB_OK);
+    was = zb_contents_of(model, &arena);
+    assert_int_equal(zb_file_write(zb_path_join(&arena, model, "README.md"), "x", 1, NULL), ZB_OK);
+    assert_string_equal(zb_contents_of(model, &arena), was);
+    assert_int_equal(zb_file_write(zb_path_join(&arena, model, "model.safetensors"), "x", 1, NULL),
+                     ZB_OK);
+    assert_string_not_equal(zb_contents_of(model, &arena), was);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(write_and_read),
@@ -344,6 +403,7 @@ int main(void) {
         cmocka_unit_test(lines),
         cmocka_unit_test(lines_of_gz),
         cmocka_unit_test(sizes_of_lines),
+        cmocka_unit_test(contents),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -285,6 +285,25 @@ static void test_writing_is_free(void **state) {
     end(r);
 }
 
+/* The path of a text says nothing of what stands in it. */
+static void test_another_text_is_another_run(void **state) {
+    (void)state;
+    char *text = in_folder("text.txt");
+    const struct {
+        const char *text;
+        int64_t at;
+    } runs[] = {{"one", 0}, {"one", 2}, {"two", 0}};
+    for (int i = 0; i < 3; i++) {
+        run *r = new_run();
+        r->o.train = text;
+        assert_int_equal(zb_file_write(text, runs[i].text, 3, NULL), ZB_OK);
+        assert_int_equal(begin(r), ZB_OK);
+        assert_int_equal(r->s.step, runs[i].at);
+        if (i == 0) steps(r, 2);
+        end(r);
+    }
+}
+
 /* The options that the checkpoint at step 2 names. */
 static void rewrite_options(const char *gone, const char *key, json_t *value) {
     char *path = zb_path_join(&arena, in_folder("checkpoint-2"), "trainer_state.json");
@@ -350,6 +369,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_impossible_states, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_left_overs, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_writing_is_free, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_another_text_is_another_run, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_options_of_other_versions, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,26 @@
+/* contents.h - whether the files that options name still hold what they held.
+ *
+ * A path says where a text lies, not what stands in it. What is made of a text or a model keeps a
+ * fingerprint of it beside the path: its length and 64 bits of its bytes, of all where it has at
+ * most 16 MiB, else of 256 pieces that are spread over it, the first and the last among them. That
+ * finds what people do to files (write them anew, add to them, cut them); it is no proof against
+ * forgery. */
+#ifndef ZB_BASE_CONTENTS_H
+#define ZB_BASE_CONTENTS_H
+
+#include "base/arena.h"
+
+#include <jansson.h>
+
+/* Of a file, or of a model's folder (its config.json and *.safetensors); NULL where there is
+ * neither. In the arena. */
+const char *zb_contents_of(const char *path, zb_arena *a);
+
+/* Adds to options, for each that names such a file or folder, "<name> (contents)". Where the file
+ * is gone it has those of `before` (NULL: none), since nobody can tell. */
+void zb_contents_add(json_t *options, const json_t *before);
+
+/* For options of earlier versions, which kept none: to `defaults` what `options` has been given. */
+void zb_contents_assume(json_t *defaults, const json_t *options);
+
+#endif
