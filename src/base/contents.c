@@ -57,13 +57,15 @@ const char *zb_contents_of(const char *path, zb_arena *a) {
     return any ? zb_asprintf(a, "%" PRIu64 " bytes, %016" PRIx64, length, h) : NULL;
 }
 
+bool zb_contents_is(const char *name) { return zb_str_ends(zb_str_from(name), ZB_STR(SUFFIX)); }
+
 void zb_contents_add(json_t *options, const json_t *before) {
     zb_arena a = {0};
     const char *key;
     json_t *v, *found = json_object();
     json_object_foreach(options, key, v) {
         const char *path = json_string_value(v);
-        if (!path || !*path || zb_str_ends(zb_str_from(key), ZB_STR(SUFFIX))) continue;
+        if (!path || !*path || zb_contents_is(key)) continue;
         const char *name = zb_asprintf(&a, "%s" SUFFIX, key), *is = zb_contents_of(path, &a);
         if (is)
             json_object_set_new(found, name, json_string(is));
@@ -79,6 +81,6 @@ void zb_contents_assume(json_t *defaults, const json_t *options) {
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)(uintptr_t)options, key, v) {
-        if (zb_str_ends(zb_str_from(key), ZB_STR(SUFFIX))) json_object_set(defaults, key, v);
+        if (zb_contents_is(key)) json_object_set(defaults, key, v);
     }
 }

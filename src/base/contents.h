@@ -20,6 +20,9 @@ const char *zb_contents_of(const char *path, zb_arena *a);
  * is gone it has those of `before` (NULL: none), since nobody can tell. */
 void zb_contents_add(json_t *options, const json_t *before);
 
+/* Is it the name of such a member? */
+bool zb_contents_is(const char *name);
+
 /* For options of earlier versions, which kept none: to `defaults` what `options` has been given. */
 void zb_contents_assume(json_t *defaults, const json_t *options);
 

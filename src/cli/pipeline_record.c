@@ -57,13 +57,11 @@ void zb_record_read(zb_record *r, zb_arena *a) {
     r->contents = zb_contents_of(r->teacher, a);
     r->seconds = 0;
     r->why = "not run yet";
-    if (zb_file_exists(r->path)) {
-        (void)zb_json_read(r->path, RECORD_MAX, &record, NULL);
-        zb_contents_add(r->values, json_object_get(record, "options"));
-        r->why = change_of(r, record, a);
-    } else {
-        zb_contents_add(r->values, NULL);
-    }
+    bool there = zb_file_exists(r->path);
+    if (there) (void)zb_json_read(r->path, RECORD_MAX, &record, NULL);
+    zb_contents_add(r->values, json_object_get(record, "options"));
+    json_object_del(r->values, "measures (contents)"); /* selecting itself adds to it */
+    if (there) r->why = change_of(r, record, a);
     r->finished = json_is_true(json_object_get(record, "done"));
     if (!r->why) {
         r->seconds = json_number_value(json_object_get(record, "seconds"));

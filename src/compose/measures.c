@@ -1,6 +1,7 @@
 /* measures.c - the table's file (contract in measures.h). */
 #include "compose/measures.h"
 
+#include "base/contents.h"
 #include "base/json.h"
 #include "base/log.h"
 
@@ -143,7 +144,7 @@ zb_status zb_setup_match(const char *path, const json_t *was, const json_t *now,
             ZB_TRY(zb_setup_match(path, w, v, err));
             continue;
         }
-        if (w && json_equal(v, w)) continue;
+        if (w ? json_equal(v, w) : zb_contents_is(key)) continue; /* earlier versions kept none */
         zb_arena a = {0};
         const char *before = w ? zb_json_text(w, &a) : "nothing", *wanted = zb_json_text(v, &a);
         zb_status s = zb_fail(err, ZB_ERR_CONFIG, "%s: made with %s %.80s, found %.80s", path, key,

@@ -9,6 +9,7 @@
  * the kind, fitted on the teacher's inputs. They are models like any other. */
 #include "compose/measuring.h"
 
+#include "base/contents.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -295,12 +296,15 @@ static json_t *compose_setup(const zb_compose_opts *c) {
     json_object_foreach_safe(o, next, key, v) {
         if (!zb_measuring_depends(key)) json_object_del(o, key);
     }
+    zb_contents_add(o, NULL);
     return o;
 }
 
 static json_t *candidate_setup(const zb_measuring *m) {
-    return json_pack("{s:s,s:o}", "teacher", m->o->teacher, "compose",
-                     compose_setup(m->o->compose));
+    json_t *o =
+        json_pack("{s:s,s:o}", "teacher", m->o->teacher, "compose", compose_setup(m->o->compose));
+    zb_contents_add(o, NULL);
+    return o;
 }
 
 /* Composes all layers of the candidate's kind into its folder, which appears when it is whole. */
@@ -605,10 +609,12 @@ zb_status zb_measuring_open(zb_model **out, const char *path, zb_err *err) {
 }
 
 json_t *zb_measuring_setup(const zb_measuring_opts *o) {
-    return json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:o}", "teacher", o->teacher, "text", o->text,
-                     "tokens", (json_int_t)o->tokens, "sequence_length", (json_int_t)o->length,
-                     "recall_rows", (json_int_t)o->recall_rows, "seed", (json_int_t)o->seed,
-                     "compose", compose_setup(o->compose));
+    json_t *s = json_pack("{s:s,s:s,s:I,s:I,s:I,s:I,s:o}", "teacher", o->teacher, "text", o->text,
+                          "tokens", (json_int_t)o->tokens, "sequence_length", (json_int_t)o->length,
+                          "recall_rows", (json_int_t)o->recall_rows, "seed", (json_int_t)o->seed,
+                          "compose", compose_setup(o->compose));
+    zb_contents_add(s, NULL);
+    return s;
 }
 
 static zb_status open_all(zb_measuring *m, zb_err *err) {

@@ -182,6 +182,21 @@ def test_plan_under_a_budget_composed_anew(tmp_path):
     check_plan(tmp_path, "fresh")
     named = run(recipe, f"select.measures={measures.with_suffix('.json.old')}", "compose.key_weight=4")  # others may use it
     assert named.returncode != 0 and "made with key_weight 2.0, found 4.0: remove it, or name another" in named.stderr, named.stderr
+    whole = measures.read_bytes()
+    table = json.loads(whole)
+    for part in (table["setup"], table["setup"]["compose"]):
+        for key in [k for k in part if k.endswith("(contents)")]:
+            del part[key]  # as earlier versions wrote it
+    measures.write_text(json.dumps(table))
+    shared = run(recipe, "compose.key_weight=3", f"select.measures={measures}", "select.verify=0")
+    assert shared.returncode == 0 and "== select" in shared.stderr and "mamba2 4/4" not in shared.stderr, shared.stderr  # nothing is measured
+    measures.write_bytes(whole)
+    with text.open("a") as f:
+        f.write(json.dumps({"input_ids": list(range(3, 90))}) + "\n")
+    other = run(recipe, "compose.key_weight=3")
+    assert other.returncode == 0, other.stderr
+    for said in ("select.measures.json: made with calibration (contents)", "mamba2: made with calibration (contents)"):
+        assert said in other.stderr, other.stderr
 
 
 def test_plan_under_a_budget_of_aligned_layers(tmp_path):
