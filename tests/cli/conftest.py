@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# A shell that runs the tests in the background has Ctrl-C ignored, and programs inherit that.
+# A shell that runs the tests in the background has Ctrl-C ignored, nohup ends of the line as well, and programs inherit that; what has a
+# handler here is as usual there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 
 @pytest.fixture
