@@ -25,16 +25,22 @@ static uint64_t add(uint64_t h, const uint8_t *p, size_t n) {
 static bool add_file(uint64_t *h, uint64_t *length, const char *path) {
     zb_map m;
     if (!zb_file_exists(path) || zb_map_open(&m, path, NULL) != ZB_OK) return false;
-    if (m.size <= WHOLE_MAX)
+    if (m.size <= WHOLE_MAX) {
         *h = add(*h, m.data, m.size);
-    else
+    } else {
         for (uint64_t i = 0; i < PIECES; i++)
             *h = add(*h, m.data + (m.size - PIECE) / (PIECES - 1) * i, PIECE);
-    if (m.size > WHOLE_MAX) *h = add(*h, m.data + m.size - PIECE, PIECE);
+        *h = add(*h, m.data + m.size - PIECE, PIECE);
+    }
     *length += m.size;
     *h = add(*h, (const uint8_t *)&(uint64_t){m.size}, 8);
     zb_map_close(&m);
     return true;
+}
+
+bool zb_contents_counts(const char *name) {
+    zb_str s = zb_str_from(name);
+    return zb_str_ends(s, ZB_STR(".safetensors")) || zb_str_ends(s, ZB_STR("config.json"));
 }
 
 const char *zb_contents_of(const char *path, zb_arena *a) {
@@ -45,10 +51,8 @@ const char *zb_contents_of(const char *path, zb_arena *a) {
         size_t n;
         if (zb_dir_list(path, "", a, &name, &n, NULL) != ZB_OK) return NULL;
         for (size_t i = 0; i < n; i++) {
-            zb_str s = zb_str_from(name[i]);
-            if (!zb_str_ends(s, ZB_STR(".safetensors")) && strcmp(name[i], "config.json") != 0)
-                continue;
-            h = add(h, (const uint8_t *)name[i], s.n);
+            if (!zb_contents_counts(name[i])) continue;
+            h = add(h, (const uint8_t *)name[i], strlen(name[i]));
             any |= add_file(&h, &length, zb_path_join(a, path, name[i]));
         }
     } else {

@@ -20,9 +20,8 @@ static const zb_opt table[] = {
 };
 
 static const zb_cli_about about = {
-    "-m MODEL [--tasks LIST] [--text FILE [--teacher MODEL]] [options] | --compare A.json B.json "
-    "[-o "
-    "FILE]",
+    "-m MODEL [--tasks LIST] [--text FILE [--teacher MODEL]] [options] | "
+    "--compare A.json B.json [-o FILE]",
     "Scores a model by the rules of the LM Evaluation Harness, and its perplexity and divergence "
     "on a text.",
     "An empty --tasks leaves the tasks out; without --text no perplexity is measured.\n"

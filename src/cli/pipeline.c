@@ -1,6 +1,7 @@
 /* pipeline.c - the order of a recipe's stages, and their records (contract in pipeline.h). */
 #include "cli/pipeline.h"
 
+#include "base/contents.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -30,10 +31,11 @@ static bool has_result(const step *s) {
 /* What is left to do. A result that is gone is made again where something still needs it: the
  * report needs the figures and the student, a model only what the step behind it starts from. */
 static void find_work(zb_plan *p, step *list, int n) {
-    const char *from = "";
+    const char *from = "", *contents = zb_contents_of(p->r.teacher, p->arena);
     for (int i = 0; i < n; i++) {
         step *s = &list[i];
         if (!s->wanted) continue;
+        s->record.contents = contents;
         s->record.name = s->name;
         s->record.path = zb_asprintf(p->arena, "%s/stages/%s.json", p->r.output, s->name);
         s->record.teacher = p->r.teacher;

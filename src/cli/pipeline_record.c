@@ -54,7 +54,6 @@ void zb_record_read(zb_record *r, zb_arena *a) {
     json_t *record = NULL;
     r->values = zb_opts_json(r->options);
     zb_stage_remove_free(r->values);
-    r->contents = zb_contents_of(r->teacher, a);
     r->seconds = 0;
     r->why = "not run yet";
     bool there = zb_file_exists(r->path);

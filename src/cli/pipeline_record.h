@@ -17,13 +17,13 @@
 typedef struct zb_record {
     const char *name, *path, *teacher;
     const char *from;        /* NULL: the stage sees the teacher alone, whatever its record says */
+    const char *contents;    /* the teacher's; behind reading those that the record names, if any */
     zb_opt_group options[4]; /* what the stage depends on */
     /* known once it is read: */
-    const char *id;       /* digest of all of the above */
-    const char *contents; /* the teacher's; NULL: the record does not say */
-    json_t *values;       /* of the options; to be freed with zb_record_free */
-    double seconds;       /* spent so far */
-    bool finished;        /* at some time, whatever its options were */
+    const char *id;  /* digest of all of the above */
+    json_t *values;  /* of the options; to be freed with zb_record_free */
+    double seconds;  /* spent so far */
+    bool finished;   /* at some time, whatever its options were */
     const char *why; /* what keeps it from being done, a clause; NULL: it is, with a result that
                         holds */
 } zb_record;

@@ -7,6 +7,7 @@
  * appended. In memory a table with linear probing finds the records. */
 #include "eval/cache.h"
 
+#include "base/contents.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "eval/digest.h"
@@ -207,12 +208,9 @@ zb_status zb_cache_model_digest(const char *path, const char *precision, const c
         char **name;
         size_t n = 0;
         s = zb_dir_list(path, "", &a, &name, &n, err);
-        for (size_t i = 0; i < n && s == ZB_OK; i++) {
-            zb_str file = zb_str_from(name[i]);
-            if (zb_str_ends(file, ZB_STR(".safetensors")) ||
-                zb_str_ends(file, ZB_STR("config.json")))
+        for (size_t i = 0; i < n && s == ZB_OK; i++)
+            if (zb_contents_counts(name[i]))
                 s = add_file(&list, zb_path_join(&a, path, name[i]), err);
-        }
     } else {
         s = add_file(&list, path, err);
     }
