@@ -165,6 +165,10 @@ def quality_report(average=0.3, tasks=None):
 
 def test_quality_row_and_plot(tmp_path, quality):
     (tmp_path / "report.json").write_text(json.dumps(quality_report()))
+    needles = [("niah_single_1", 1024, 25, {"score": 0.625}), ("niah_single_1", 2048, 50, {"score": 1}), ("niah_single_2", 1024, 50, {"score": 1}),
+               ("niah_single_1", 1024, 75, {"greedy": 1}), ("niah_single_1", 1024, 33, {"score": 1})]
+    (tmp_path / "recall").mkdir()
+    (tmp_path / "recall/student.json").write_text(json.dumps({"cells": [{"test": t, "length": n, "depth": d, **found} for t, n, d, found in needles]}))
     o = argparse.Namespace(seed=42, limit=100, part_limit=4, set=[])
     for name, tokens in (("zebra", 0), ("zebra", 1000), ("x-ecomla/calibrated-50", 0)):
         row = quality.row_of(name, tokens, o, tmp_path)
@@ -173,6 +177,7 @@ def test_quality_row_and_plot(tmp_path, quality):
     row = quality.read_rows(tmp_path / "q.csv", quality.COLUMNS)[1]
     assert (row["tokens"], row["seconds"], row["retained_percent"], row["bytes_2k"]) == ("1000", "15", "75.0", str(2048 * 1800 + 4096))
     assert row["recall_128"] == "0.25" and row["teacher_recall_128"] == ""
+    assert {c: v for c, v in row.items() if "needle" in c and v} == {"needle_25": "0.625"}
     (tmp_path / "distill").mkdir()  # a run that went on from a shorter one: all its steps count
     (tmp_path / "distill/log.jsonl").write_text('{"step": 0, "valid_kl": 1}\n{"step": 1, "step_ms": 20000}\n{"step": 2, "step_ms": 30000.4}\n')
     assert quality.row_of("zebra", 2000, o, tmp_path, True)["seconds"] == 60
@@ -199,6 +204,7 @@ def test_quality_row_and_plot(tmp_path, quality):
     assert not list(tmp_path.rglob("*.new"))
     text = (tmp_path / "out/quality.md").read_text()
     assert "| zebra | 1,000 | 3.91 | 1800 | 4096 |" in text and "| 75.0 ± 1.0 |" in text
+    assert "| zebra | 1,000 | 100/4 |  | 0.625 |  |  |  |" in text
     if shutil.which("gnuplot"):
         picture = (tmp_path / "out/quality.svg").read_text()
         assert "zebra, untrained" in picture and "x-ecomla, calibrated, untrained" in picture
