@@ -86,6 +86,7 @@ static zb_status pass_batch(descent *d, int at, bool train, double *error, doubl
     zb_run *run = zb_runner_run(c->student);
     zb_matmul *exact = run->mm;
     run->mm = d->mm;
+    run->rounds = true;
     const zb_mixer *mixer = zb_mixer_of(run->config->layer[c->layer].kind);
     zb_mark mark = zb_arena_mark(run->arena);
     const float *x = c->x + first * D;
@@ -101,6 +102,7 @@ static zb_status pass_batch(descent *d, int at, bool train, double *error, doubl
     }
     zb_arena_pop(run->arena, mark);
     run->mm = exact;
+    run->rounds = false;
     *error += s.error;
     *all += s.all;
     return ZB_OK;

@@ -60,8 +60,7 @@ static int visible(const zb_attend *a, int t) {
 enum { TILED_ROWS = 32 };
 
 static bool is_tiled(const zb_attend *a) {
-    return a->bf16 && !a->lse && block_tokens(a) * a->heads >= TILED_ROWS &&
-           zb_kernels_get()->tiles;
+    return a->bf16 && block_tokens(a) * a->heads >= TILED_ROWS && zb_kernels_get()->tiles;
 }
 
 static bool is_split(const zb_attend *a) {
@@ -367,10 +366,21 @@ void zb_attend_forward(zb_arena *arena, int threads, const zb_attend *a, int n) 
 /* ---- backward ---- */
 
 typedef struct back {
+    zb_product_room room;
     float *kt, *vt, *p, *dp; /* [dk,TILE] [dv,TILE] [TILE,TILE] twice */
 } back;
 
-static size_t back_floats(size_t dk, size_t dv) { return TILE * (dk + dv + 2 * TILE); }
+/* Of a product: two of its sizes are TILE at most, the third is dk or dv. */
+static size_t back_room(int dk, int dv) {
+    int wide = dk > dv ? dk : dv;
+    size_t across = zb_product_floats(TILE, wide, TILE),
+           along = zb_product_floats(TILE, TILE, wide);
+    return rounded(across > along ? across : along);
+}
+
+static size_t back_floats(int dk, int dv) {
+    return back_room(dk, dv) + TILE * (size_t)(dk + dv + 2 * TILE);
+}
 
 /* P in place of the scores [b, n] of queries i0.. and keys j0.., then dS in place of dP. */
 static void slopes(const zb_attend *a, const zb_attend_grad *g, int h, int i0, int b, int j0, int n,
@@ -398,18 +408,17 @@ static void backward_tile(const zb_attend *a, const zb_attend_grad *g, int h, in
     ptrdiff_t at_q = i0 * a->q_row + h * a->q_head, at_o = i0 * a->o_row + h * a->o_head;
     ptrdiff_t k_row = (ptrdiff_t)(a->k.row / sizeof(float)),
               v_row = (ptrdiff_t)(a->v.row / sizeof(float));
-    zb_right q = {a->q + at_q, a->q_row}, d_o = {g->d_o + at_o, a->o_row};
-    zb_product((zb_shape){b, n, a->dk}, zb_rows(q.p, q.row), (zb_right){w->kt, n},
-               (zb_out){w->p, TILE});
-    zb_product((zb_shape){b, n, a->dv}, zb_rows(d_o.p, d_o.row), (zb_right){w->vt, n},
-               (zb_out){w->dp, TILE});
+    zb_right q = {a->q + at_q, a->q_row}, d_o = {g->d_o + at_o, a->o_row},
+             k = {row_f32(&a->k, j0), k_row}, kt = {w->kt, n}, vt = {w->vt, n};
+    zb_out p = {w->p, TILE}, dp = {w->dp, TILE}, dq = {g->dq + at_q, a->q_row},
+           dk = {g->dk + j0 * k_row, k_row}, dv = {g->dv + j0 * v_row, v_row};
+    const zb_product_room *r = &w->room;
+    zb_product_in(r, (zb_shape){b, n, a->dk}, zb_rows(q.p, q.row), kt, false, p, false);
+    zb_product_in(r, (zb_shape){b, n, a->dv}, zb_rows(d_o.p, d_o.row), vt, false, dp, false);
     slopes(a, g, h, i0, b, j0, n, w);
-    zb_product_add((zb_shape){n, a->dv, b}, zb_columns(w->p, TILE), d_o,
-                   (zb_out){g->dv + j0 * v_row, v_row});
-    zb_product_add((zb_shape){n, a->dk, b}, zb_columns(w->dp, TILE), q,
-                   (zb_out){g->dk + j0 * k_row, k_row});
-    zb_product_to((zb_shape){b, a->dk, n}, zb_rows(w->dp, TILE),
-                  (zb_right){row_f32(&a->k, j0), k_row}, (zb_out){g->dq + at_q, a->q_row}, j0 > 0);
+    zb_product_in(r, (zb_shape){n, a->dv, b}, zb_columns(w->p, TILE), d_o, false, dv, true);
+    zb_product_in(r, (zb_shape){n, a->dk, b}, zb_columns(w->dp, TILE), q, false, dk, true);
+    zb_product_in(r, (zb_shape){b, a->dk, n}, zb_rows(w->dp, TILE), k, false, dq, j0 > 0);
 }
 
 static void backward_one(const zb_attend *a, const zb_attend_grad *g, const back *w) {
@@ -425,17 +434,18 @@ static void backward_one(const zb_attend *a, const zb_attend_grad *g, const back
 void zb_attend_backward(zb_arena *arena, int threads, const zb_attend *a, const zb_attend_grad *g,
                         int n) {
     zb_mark mark = zb_arena_mark(arena);
-    size_t dk = 0, dv = 0;
+    int dk = 0, dv = 0;
     for (int i = 0; i < n; i++) {
         ZB_ASSERT(a[i].past == 0 && a[i].lse && a[i].k_tail.width == 0 && a[i].v.p);
-        if ((size_t)a[i].dk > dk) dk = (size_t)a[i].dk;
-        if ((size_t)a[i].dv > dv) dv = (size_t)a[i].dv;
+        if (a[i].dk > dk) dk = a[i].dk;
+        if (a[i].dv > dv) dv = a[i].dv;
     }
-    size_t size = back_floats(dk, dv);
+    size_t size = rounded(back_floats(dk, dv));
     float *scratch = ZB_RAW_ARRAY(arena, float, size *(size_t)threads);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int i = 0; i < n; i++) {
-        back w = {.kt = scratch + size * (size_t)omp_get_thread_num()};
+        float *at = scratch + size * (size_t)omp_get_thread_num();
+        back w = {.room = {at, a[i].bf16 && zb_kernels_get()->tiles}, .kt = at + back_room(dk, dv)};
         w.vt = w.kt + TILE * dk;
         w.p = w.vt + TILE * dv;
         w.dp = w.p + TILE * TILE;
@@ -449,7 +459,8 @@ size_t zb_attend_room(const zb_attend *like, int n, int threads, bool backward) 
     size_t rows = (size_t)step * (size_t)like->heads, count = (size_t)n;
     plan p = {.M = rows, .dk = (size_t)like->dk, .dv = (size_t)like->dv};
     p.tiled = is_tiled(like);
-    if (backward) return lines(back_floats(p.dk, p.dv) * (size_t)threads * sizeof(float));
+    if (backward)
+        return lines(rounded(back_floats(like->dk, like->dv)) * (size_t)threads * sizeof(float));
     return lines(count * sizeof *p.partial) +
            lines(count * (size_t)((like->T + step - 1) / step) * sizeof *p.jobs) +
            lines(work_floats(&p) * (size_t)threads * sizeof(float));

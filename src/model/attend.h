@@ -39,7 +39,7 @@ typedef struct zb_attend {
     bool resumed, last;
 
     /* Operands may be rounded to bf16 (sums are of f32): on matrix registers, where queries are
-     * many and no lse is kept. */
+     * many. */
     bool bf16;
 
     int o_rest; /* backward: values of o behind the first dv that those other keys alone give */

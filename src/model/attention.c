@@ -61,7 +61,7 @@ static zb_attend group_args(const zb_run *run, int layer, const zb_span *sp, int
                    .q_head = c->dh,
                    .o_row = hq,
                    .o_head = c->dh,
-                   .bf16 = zb_matmul_is_coarse(run->mm)};
+                   .bf16 = zb_run_rounds(run, t->training)};
     size_t at_q = (size_t)sp->start * hq + (size_t)g * per * c->dh,
            at_k = (size_t)sp->start * hk + (size_t)g * c->dh;
     a.q = t->q + at_q;
@@ -180,7 +180,8 @@ static zb_window window_args(const zb_run *run, int layer, const zb_span *sp, in
                    .past = zb_span_past(sp),
                    .scale = (float)(1 / sqrt((double)c->dh)),
                    .q_row = hq,
-                   .lse_head = run->batch->n};
+                   .lse_head = run->batch->n,
+                   .bf16 = zb_run_rounds(run, t->training)};
     size_t at_q = (size_t)sp->start * hq + (size_t)g * per * c->dh,
            at_k = (size_t)sp->start * hk + (size_t)g * c->dh;
     a.q = t->q + at_q;
@@ -292,6 +293,7 @@ static void forward(zb_run *run, int layer, const float *x, float *y, void **tap
     int n = run->batch->n, hq = c->H * c->dh, hk = c->G * c->dh;
     tape local, *t = tape_out ? ZB_NEW(run->arena, tape) : &local;
     if (tape_out) *tape_out = t;
+    t->training = tape_out != NULL;
     zb_mark mark = zb_arena_mark(run->arena);
     t->q = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hq);
     t->k = ZB_RAW_ARRAY(run->arena, float, (size_t)n *hk);
@@ -385,6 +387,7 @@ static zb_room near_room(const zb_config *c, int layer, const zb_load *load) {
     if (!groups) return (zb_room){0};
     zb_window like = {.T = load->longest, .heads = c->H / c->G, .dh = c->dh, .window = m->window};
     like.sinks = m->sinks;
+    like.bf16 = load->bf16;
     size_t args = (size_t)groups * (sizeof like + 2 * sizeof(float *)) +
                   (zb_cells_row(c->cache, c->dh) + 63) / 64 * 64 * (size_t)load->threads,
            grads = (size_t)groups * sizeof(zb_window_grad);

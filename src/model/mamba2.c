@@ -250,6 +250,7 @@ static void backward_scan(zb_run *run, int layer, const dims *d, zb_param **p, c
         for (int h = j % d->G * per; h < (j % d->G + 1) * per; h++) {
             const zb_span *sp = &run->batch->span[j / d->G];
             zb_ssd s = head_args(run, layer, d, p, sp, h, t);
+            s.bf16 = zb_run_rounds(run, true);
             zb_ssd_grad g = {.dy = dy + (s.y - t->y),
                              .dx = du + (s.x - t->u),
                              .dB = du + (s.B - t->u),

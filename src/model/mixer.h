@@ -36,6 +36,7 @@ typedef struct zb_run {
         mla_rope; /* base attention (head size), MLA (d_rope): cover all positions of the batch */
     int threads;
     bool deterministic; /* a span's numbers do not depend on the other spans: zb_linear */
+    bool rounds;        /* training: attention and scans may round operands, as maps do */
     /* Told of every linear map before it is computed (x [n, cols]); NULL: nobody asks. */
     void (*observe)(void *observer, const zb_param *w, const float *x, int n);
     void *observer;
@@ -47,13 +48,20 @@ typedef struct zb_run {
     enum zb_ssd_form { ZB_SSD_AUTO, ZB_SSD_CHUNKED, ZB_SSD_STEPS } ssd_form;
 } zb_run;
 
+/* May attention and scans round their operands to bf16? On matrix registers: where weights meet
+ * activations in 8 bits anyway, and where a tape is kept, if the run's owner says so. */
+static inline bool zb_run_rounds(const zb_run *run, bool is_training) {
+    return zb_matmul_is_coarse(run->mm) ||
+           (is_training && run->rounds && zb_matmul_on_tiles(run->mm));
+}
+
 /* What a pass over fresh spans takes from the run's arena, in bytes, so that memory can be planned
  * before work. Each part of the model states its own; tests/unit/test_footprint.c compares with
  * what passes really take. */
 typedef struct zb_load {
     int n, longest, spans; /* tokens, tokens of the longest span, spans */
     int threads;
-    bool bf16; /* products may be on matrix registers, and no tape is kept */
+    bool bf16; /* attention's products may be on matrix registers */
 } zb_load;
 typedef struct zb_room {
     size_t tape;              /* kept from the way forward to the way back */

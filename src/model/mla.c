@@ -193,7 +193,7 @@ static zb_attend expanded_args(const zb_run *run, const dims *d, const zb_span *
                    .q_head = d->dk,
                    .o_row = (ptrdiff_t)d->H * d->dv,
                    .o_head = d->dv,
-                   .bf16 = zb_matmul_is_coarse(run->mm),
+                   .bf16 = zb_run_rounds(run, t->lse != NULL),
                    .lse_head = run->batch->n};
     a.q = t->q + (size_t)sp->start * a.q_row + (size_t)g * per * d->dk;
     a.o = t->o + (size_t)sp->start * a.o_row + (size_t)g * per * d->dv;

@@ -19,6 +19,7 @@
  * twice, [N,H·dh]; log-sum-exp of the scores [H,N]. */
 typedef struct zb_heads {
     float *q, *k, *v, *o, *lse;
+    bool training; /* kept for the way back */
 } zb_heads;
 
 /* Appends keys and values of a layer's far heads, narrow or whole, to the spans' states. Rows are

@@ -1,12 +1,15 @@
 /* product.h - small matrix products and transposes, as attention tiles and scan chunks write them.
  *
  * A thin dress for the kernel table's gemm: an operand is a pointer with its row distance, the
- * first one may be read by columns (transposed). One thread; nothing is checked beyond what the
- * kernel states. */
+ * first one may be read by columns (transposed). With a room, both may be, and operands may be
+ * rounded to bf16 (sums are of f32), as training does on matrix registers. One thread; nothing is
+ * checked beyond what the kernels state. */
 #ifndef ZB_MODEL_PRODUCT_H
 #define ZB_MODEL_PRODUCT_H
 
 #include "kernels/kernels.h"
+
+#include <stddef.h>
 
 typedef struct zb_shape {
     int m, n, k; /* C[m,n] from A[m,k] and B[k,n] */
@@ -59,5 +62,22 @@ static inline void zb_transpose(const float *in, ptrdiff_t row, int rows, int co
             for (int r = r0; r < r1; r++) out[(size_t)c * rows + r] = in[r * row + c];
     }
 }
+
+/* Scratch of products: packed operands, or a transpose. Of zb_product_floats for the largest of
+ * each size, and begins at a multiple of 64 bytes. */
+typedef struct zb_product_room {
+    float *at;
+    bool bf16; /* round operands: pays where zb_kernels.tiles */
+} zb_product_room;
+
+static inline size_t zb_product_floats(int m, int n, int k) {
+    size_t rows = ((size_t)m + 31) / 32 * 32 + ((size_t)n + 31) / 32 * 32,
+           packed = rows * (((size_t)k + 31) / 32 * 32) / 2, turned = (size_t)n * (size_t)k;
+    return packed > turned ? packed : turned;
+}
+
+/* C = A·B (+ C); b stored [k,n], or `turned` as [n,k] with that row distance. */
+void zb_product_in(const zb_product_room *room, zb_shape s, zb_left a, zb_right b, bool turned,
+                   zb_out c, bool add);
 
 #endif

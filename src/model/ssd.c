@@ -20,11 +20,19 @@
 
 enum { Q = ZB_SSD_CHUNK };
 
+/* Of any product: two of the sizes are dim at most, or one is and two are Q. */
+static size_t room_floats(int dim) {
+    int most = dim > Q ? dim : Q;
+    return zb_product_floats(most, most, most);
+}
+
 size_t zb_ssd_work(int T, int dim) {
     size_t chunks = (size_t)(T + Q - 1) / Q, square = (size_t)dim * dim;
-    size_t chunked = (chunks + 2) * square + 5 * (size_t)Q * Q + 4 * (size_t)Q * dim + 8 * Q;
+    size_t chunked =
+        room_floats(dim) + (chunks + 1) * square + 4 * (size_t)Q * Q + 2 * (size_t)Q * dim + 8 * Q;
     size_t steps = square + 2 * (size_t)ZB_SCAN_TOKENS * (size_t)dim;
-    return chunked > steps ? chunked : steps;
+    size_t most = chunked > steps ? chunked : steps;
+    return (most + 15) / 16 * 16; /* the next thread's begins at a line, too */
 }
 
 /* a_t of one chunk. */
@@ -49,7 +57,8 @@ void zb_decay_matrix(int q, const double *a, float *e) {
 }
 
 /* S' from S, in place. bx [q, dim] is scratch for the weighted x rows. */
-static void carry(const zb_ssd *s, int t0, int q, const double *a, float *S, float *bx) {
+static void carry(const zb_product_room *room, const zb_ssd *s, int t0, int q, const double *a,
+                  float *S, float *bx) {
     const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
     kn->scale(d * d, decay(a[q - 1]), S);
@@ -58,14 +67,15 @@ static void carry(const zb_ssd *s, int t0, int q, const double *a, float *S, flo
         const float *x = s->x + (t0 + t) * s->u_row;
         for (int i = 0; i < d; i++) bx[t * d + i] = f * x[i];
     }
-    zb_product_add((zb_shape){d, d, q}, zb_columns(s->B + t0 * s->u_row, s->u_row),
-                   (zb_right){bx, d}, (zb_out){S, d});
+    zb_product_in(room, (zb_shape){d, d, q}, zb_columns(s->B + t0 * s->u_row, s->u_row),
+                  (zb_right){bx, d}, false, (zb_out){S, d}, true);
 }
 
 void zb_ssd_chunked(const zb_ssd *s, float *work) {
     const zb_kernels *kn = zb_kernels_get();
     int d = s->dim;
-    float *S = work, *bt = S + d * d, *g = bt + Q * d, *e = g + Q * Q, *rows = e + Q * Q;
+    zb_product_room room = {.at = work};
+    float *S = work + room_floats(d), *g = S + d * d, *e = g + Q * Q, *rows = e + Q * Q;
     double a[Q];
     if (s->state)
         S = s->state;
@@ -75,9 +85,8 @@ void zb_ssd_chunked(const zb_ssd *s, float *work) {
         int q = s->T - t0 < Q ? s->T - t0 : Q;
         log_decay(s, t0, q, a);
         zb_decay_matrix(q, a, e);
-        zb_transpose(s->B + t0 * s->u_row, s->u_row, q, d, bt);
-        zb_product((zb_shape){q, q, d}, zb_rows(s->C + t0 * s->u_row, s->u_row), (zb_right){bt, q},
-                   (zb_out){g, q});
+        zb_product_in(&room, (zb_shape){q, q, d}, zb_rows(s->C + t0 * s->u_row, s->u_row),
+                      (zb_right){s->B + t0 * s->u_row, s->u_row}, true, (zb_out){g, q}, false);
         for (int t = 0; t < q; t++) {
             for (int j = 0; j <= t; j++)
                 g[t * q + j] *= e[t * q + j] * s->delta[(t0 + j) * s->d_row];
@@ -94,7 +103,7 @@ void zb_ssd_chunked(const zb_ssd *s, float *work) {
         }
         zb_product_add((zb_shape){q, d, d}, zb_rows(rows, d), (zb_right){S, d},
                        (zb_out){y, s->y_row});
-        carry(s, t0, q, a, S, rows);
+        carry(&room, s, t0, q, a, S, rows);
     }
 }
 
@@ -140,54 +149,58 @@ void zb_ssd_steps(const zb_ssd *s, float *work) {
 
 /* Scratch of backward for one chunk. */
 typedef struct chunk_work {
-    float *states, *dS, *St, *e, *g, *m, *w, *tr, *rows, *da;
+    zb_product_room room;
+    float *states, *dS, *e, *g, *m, *w, *rows, *da;
     double a[Q];
 } chunk_work;
 
 static chunk_work split_work(const zb_ssd *s, float *work) {
     int d = s->dim, chunks = (s->T + Q - 1) / Q;
-    chunk_work k;
-    k.states = work;
+    chunk_work k = {.room = {work, s->bf16}};
+    k.states = work + room_floats(d);
     k.dS = k.states + (size_t)chunks * d * d;
-    k.St = k.dS + d * d;
-    k.e = k.St + d * d;
+    k.e = k.dS + d * d;
     k.g = k.e + Q * Q;
     k.m = k.g + Q * Q;
     k.w = k.m + Q * Q;
-    k.tr = k.w + Q * Q;
-    k.rows = k.tr + Q * d;
+    k.rows = k.w + Q * Q;
     k.da = k.rows + Q * d;
     return k;
 }
 
+/* From G and W of the chunk: M, the gradient of C·Bᵀ in place of W, what they add to da and dΔ. */
+static void through_masks(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, const chunk_work *k) {
+    float dt[Q], ddt[Q] = {0};
+    for (int t = 0; t < q; t++) dt[t] = s->delta[(t0 + t) * s->d_row];
+    for (int t = 0; t < q; t++) {
+        const float *restrict e = k->e + t * q, *restrict g = k->g + t * q;
+        float *restrict m = k->m + t * q, *restrict w = k->w + t * q, *restrict da = k->da;
+        for (int j = 0; j < q; j++) {
+            float ge = g[j] * e[j], wge = w[j] * ge;
+            m[j] = ge * dt[j];
+            ddt[j] += wge;
+            da[j] -= wge * dt[j];
+        }
+        da[t] += zb_kernels_get()->dot(q, w, m);
+        for (int j = 0; j < q; j++) w[j] *= e[j] * dt[j];
+    }
+    for (int t = 0; t < q; t++) gr->ddelta[(t0 + t) * s->d_row] += ddt[t];
+}
+
 /* Terms inside the chunk: through M. Leaves the gradient of C·Bᵀ in w and adds to da. */
 static void backward_inside(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, const chunk_work *k) {
-    int d = s->dim;
-    const float *x = s->x + t0 * s->u_row, *dy = gr->dy + t0 * s->y_row;
-    zb_transpose(s->B + t0 * s->u_row, s->u_row, q, d, k->tr);
-    zb_product((zb_shape){q, q, d}, zb_rows(s->C + t0 * s->u_row, s->u_row), (zb_right){k->tr, q},
-               (zb_out){k->g, q});
-    zb_transpose(x, s->u_row, q, d, k->tr);
-    zb_product((zb_shape){q, q, d}, zb_rows(dy, s->y_row), (zb_right){k->tr, q}, (zb_out){k->w, q});
-    for (int t = 0; t < q; t++)
-        for (int j = 0; j < q; j++) {
-            int at = t * q + j;
-            float dt = s->delta[(t0 + j) * s->d_row], ge = k->g[at] * k->e[at];
-            k->m[at] = ge * dt;
-            float wm = k->w[at] * k->m[at];
-            k->da[t] += wm;
-            k->da[j] -= wm;
-            gr->ddelta[(t0 + j) * s->d_row] += k->w[at] * ge;
-            k->w[at] *= k->e[at] * dt;
-        }
-    zb_product_add((zb_shape){q, d, q}, zb_columns(k->m, q), (zb_right){dy, s->y_row},
-                   (zb_out){gr->dx + t0 * s->u_row, s->u_row});
-    zb_product_add((zb_shape){q, d, q}, zb_rows(k->w, q),
-                   (zb_right){s->B + t0 * s->u_row, s->u_row},
-                   (zb_out){gr->dC + t0 * s->u_row, s->u_row});
-    zb_product_add((zb_shape){q, d, q}, zb_columns(k->w, q),
-                   (zb_right){s->C + t0 * s->u_row, s->u_row},
-                   (zb_out){gr->dB + t0 * s->u_row, s->u_row});
+    zb_shape square = {q, q, s->dim}, wide = {q, s->dim, q};
+    ptrdiff_t u = s->u_row, at = t0 * u;
+    zb_right x = {s->x + at, u}, B = {s->B + at, u}, C = {s->C + at, u},
+             dy = {gr->dy + t0 * s->y_row, s->y_row};
+    zb_out dx = {gr->dx + at, u}, dB = {gr->dB + at, u}, dC = {gr->dC + at, u}, g = {k->g, q},
+           w = {k->w, q};
+    zb_product_in(&k->room, square, zb_rows(C.p, u), B, true, g, false);
+    zb_product_in(&k->room, square, zb_rows(dy.p, dy.row), x, true, w, false);
+    through_masks(s, gr, t0, q, k);
+    zb_product_in(&k->room, wide, zb_columns(k->m, q), dy, false, dx, true);
+    zb_product_in(&k->room, wide, zb_rows(k->w, q), B, false, dC, true);
+    zb_product_in(&k->room, wide, zb_columns(k->w, q), C, false, dB, true);
 }
 
 /* Terms through the state before the chunk (S) and behind it (dS). */
@@ -197,17 +210,17 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
     int d = s->dim;
     double last = k->a[q - 1];
     /* dC_t += exp(a_t) S dY_t; the same product gives the gradient of exp(a_t) */
-    zb_transpose(S, d, d, d, k->St);
-    zb_product((zb_shape){q, d, d}, zb_rows(gr->dy + t0 * s->y_row, s->y_row), (zb_right){k->St, d},
-               (zb_out){k->rows, d});
+    zb_out rows = {k->rows, d};
+    zb_product_in(&k->room, (zb_shape){q, d, d}, zb_rows(gr->dy + t0 * s->y_row, s->y_row),
+                  (zb_right){S, d}, true, rows, false);
     for (int t = 0; t < q; t++) {
         float f = decay(k->a[t]), *row = k->rows + t * d;
         k->da[t] += f * kn->dot(d, row, s->C + (t0 + t) * s->u_row);
         kn->axpy(d, f, row, gr->dC + (t0 + t) * s->u_row);
     }
     /* B_s dS [p]: reaches x, Δ and the decay to the chunk's end */
-    zb_product((zb_shape){q, d, d}, zb_rows(s->B + t0 * s->u_row, s->u_row), (zb_right){k->dS, d},
-               (zb_out){k->rows, d});
+    zb_product_in(&k->room, (zb_shape){q, d, d}, zb_rows(s->B + t0 * s->u_row, s->u_row),
+                  (zb_right){k->dS, d}, false, rows, false);
     for (int t = 0; t < q; t++) {
         float v = decay(last - k->a[t]), dt = s->delta[(t0 + t) * s->d_row];
         float xb = v * kn->dot(d, k->rows + t * d, s->x + (t0 + t) * s->u_row);
@@ -217,13 +230,12 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
         k->da[q - 1] += dt * xb;
     }
     /* dB_s += v_s Δ_s dS x_s */
-    zb_transpose(k->dS, d, d, d, k->St);
     for (int t = 0; t < q; t++) {
         float f = decay(last - k->a[t]) * s->delta[(t0 + t) * s->d_row];
         for (int i = 0; i < d; i++) k->rows[t * d + i] = f * s->x[(t0 + t) * s->u_row + i];
     }
-    zb_product_add((zb_shape){q, d, d}, zb_rows(k->rows, d), (zb_right){k->St, d},
-                   (zb_out){gr->dB + t0 * s->u_row, s->u_row});
+    zb_product_in(&k->room, (zb_shape){q, d, d}, zb_rows(k->rows, d), (zb_right){k->dS, d}, true,
+                  (zb_out){gr->dB + t0 * s->u_row, s->u_row}, true);
     /* dS before the chunk */
     float f = decay(last);
     k->da[q - 1] += f * kn->dot(d * d, S, k->dS);
@@ -232,8 +244,8 @@ static void backward_between(const zb_ssd *s, zb_ssd_grad *gr, int t0, int q, co
         float ft = decay(k->a[t]);
         for (int i = 0; i < d; i++) k->rows[t * d + i] = ft * gr->dy[(t0 + t) * s->y_row + i];
     }
-    zb_product_add((zb_shape){d, d, q}, zb_columns(s->C + t0 * s->u_row, s->u_row),
-                   (zb_right){k->rows, d}, (zb_out){k->dS, d});
+    zb_product_in(&k->room, (zb_shape){d, d, q}, zb_columns(s->C + t0 * s->u_row, s->u_row),
+                  (zb_right){k->rows, d}, false, (zb_out){k->dS, d}, true);
 }
 
 void zb_ssd_backward(const zb_ssd *s, zb_ssd_grad *gr, float *work) {
@@ -246,7 +258,7 @@ void zb_ssd_backward(const zb_ssd *s, zb_ssd_grad *gr, float *work) {
         float *next = k.states + (size_t)(c + 1) * square;
         memcpy(next, k.states + (size_t)c * square, square * sizeof(float));
         log_decay(s, c * Q, Q, k.a);
-        carry(s, c * Q, Q, k.a, next, k.rows);
+        carry(&k.room, s, c * Q, Q, k.a, next, k.rows);
     }
     memset(k.dS, 0, square * sizeof(float));
     gr->dA = gr->dD = 0;

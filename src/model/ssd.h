@@ -10,6 +10,7 @@
 #ifndef ZB_MODEL_SSD_H
 #define ZB_MODEL_SSD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum { ZB_SSD_CHUNK = 32 };
@@ -22,9 +23,11 @@ typedef struct zb_ssd {
     float *y;
     float *state; /* [n, p]: read as h before the first token, left as h after the last; NULL:
                      starts at 0, not kept */
+    bool bf16;    /* backward: operands of products may be rounded (model/product.h) */
 } zb_ssd;
 
-size_t zb_ssd_work(int T, int dim); /* floats of workspace for any of the three */
+/* Floats of workspace for any of the three, which begins at a multiple of 64 bytes. */
+size_t zb_ssd_work(int T, int dim);
 void zb_ssd_chunked(const zb_ssd *s, float *work);
 void zb_ssd_steps(const zb_ssd *s, float *work);
 

@@ -36,6 +36,7 @@ typedef struct block {
 } block;
 
 typedef struct work {
+    zb_product_room room;
     float *q, *s, *dp, *o, *kt, *vt; /* [M,dh] [M,cols] [BLOCK,cols] [M,dh] [dh,cols] twice */
 } work;
 
@@ -131,8 +132,8 @@ static void forward_block(const zb_window *a, int t0, const work *w) {
         few_scores(a, &b, M, w);
     } else {
         turn(a, &b, a->sink_k, a->k, w->kt);
-        zb_product((zb_shape){M, b.cols, dh}, zb_rows(w->q, dh), (zb_right){w->kt, b.cols},
-                   (zb_out){w->s, b.cols});
+        zb_product_in(&w->room, (zb_shape){M, b.cols, dh}, zb_rows(w->q, dh),
+                      (zb_right){w->kt, b.cols}, false, (zb_out){w->s, b.cols}, false);
     }
     for (int m = 0; m < M; m++) {
         int t = t0 + m / a->heads;
@@ -140,8 +141,8 @@ static void forward_block(const zb_window *a, int t0, const work *w) {
         zb_kernels_get()->scale(b.cols, 1 / sum, s);
         if (a->lse) a->lse[m % a->heads * a->lse_head + t] = max + logf(sum);
     }
-    zb_product((zb_shape){M, dh, b.keys}, zb_rows(w->s + b.sinks, b.cols),
-               (zb_right){key_rows(a, &b, a->v), a->kv_row}, (zb_out){w->o, dh});
+    zb_product_in(&w->room, (zb_shape){M, dh, b.keys}, zb_rows(w->s + b.sinks, b.cols),
+                  (zb_right){key_rows(a, &b, a->v), a->kv_row}, false, (zb_out){w->o, dh}, false);
     if (b.sinks)
         zb_product_add((zb_shape){M, dh, b.sinks}, zb_rows(w->s, b.cols),
                        (zb_right){a->sink_v, a->kv_row}, (zb_out){w->o, dh});
@@ -159,15 +160,31 @@ static size_t columns(const zb_window *a) {
     return (size_t)((keys < all ? keys : all) + (a->sinks < all ? a->sinks : all));
 }
 
+/* Of any product of a block: M rows of q or s (one head's tokens backward), n columns. */
+static size_t room_floats(size_t M, size_t n, int dh) {
+    size_t scores = zb_product_floats((int)M, (int)n, dh),
+           values = zb_product_floats((int)M, dh, (int)n),
+           back = zb_product_floats((int)n, dh, (int)M), most = scores > values ? scores : values;
+    return back > most ? back : most;
+}
+
+static bool is_rounded(const zb_window *a) { return a->bf16 && zb_kernels_get()->tiles; }
+
 /* Lays out the scratch that fits a; returns its floats. */
 static size_t lay_out(const zb_window *a, bool backward, float *at, work *w) {
     size_t tokens = (size_t)(a->T < BLOCK ? a->T : BLOCK), M = tokens * (size_t)a->heads,
            n = columns(a), dh = (size_t)a->dh, used = 0;
-    float **part[] = {&w->q, &w->o, &w->s, &w->kt, &w->vt, &w->dp};
-    size_t size[] = {backward ? 0 : M * dh,       backward ? 0 : M * dh,
-                     (backward ? tokens : M) * n, dh * n,
-                     backward ? dh * n : 0,       backward ? tokens * n : 0};
-    for (int i = 0; i < 6; i++) {
+    float **part[] = {&w->room.at, &w->q, &w->o, &w->s, &w->kt, &w->vt, &w->dp};
+    size_t rows = backward ? tokens : M;
+    size_t size[] = {is_rounded(a) ? room_floats(rows, n, a->dh) : 0,
+                     backward ? 0 : M * dh,
+                     backward ? 0 : M * dh,
+                     rows * n,
+                     dh * n,
+                     backward ? dh * n : 0,
+                     backward ? tokens * n : 0};
+    w->room.bf16 = is_rounded(a);
+    for (int i = 0; i < 7; i++) {
         *part[i] = at ? at + used : NULL;
         used += rounded(size[i]);
     }
@@ -233,19 +250,20 @@ static void backward_head(const zb_window *a, const block *b, const zb_window_gr
     int n = b->n, dh = a->dh, cols = b->cols;
     ptrdiff_t at = b->t0 * a->q_row + h * dh, keys = (b->from - a->first) * a->kv_row;
     zb_right q = {a->q + at, a->q_row}, d_o = {g->d_o + at, a->q_row};
-    zb_product((zb_shape){n, cols, dh}, zb_rows(q.p, q.row), (zb_right){w->kt, cols},
-               (zb_out){w->s, cols});
-    zb_product((zb_shape){n, cols, dh}, zb_rows(d_o.p, d_o.row), (zb_right){w->vt, cols},
-               (zb_out){w->dp, cols});
+    zb_shape scores = {n, cols, dh}, values = {b->keys, dh, n};
+    zb_product_in(&w->room, scores, zb_rows(q.p, q.row), (zb_right){w->kt, cols}, false,
+                  (zb_out){w->s, cols}, false);
+    zb_product_in(&w->room, scores, zb_rows(d_o.p, d_o.row), (zb_right){w->vt, cols}, false,
+                  (zb_out){w->dp, cols}, false);
     slopes(a, b, g, h, w);
     const float *p = w->s + b->sinks, *ds = w->dp + b->sinks;
     zb_out dq = {g->dq + at, a->q_row};
-    zb_product_add((zb_shape){b->keys, dh, n}, zb_columns(p, cols), d_o,
-                   (zb_out){g->dv + keys, a->kv_row});
-    zb_product_add((zb_shape){b->keys, dh, n}, zb_columns(ds, cols), q,
-                   (zb_out){g->dk + keys, a->kv_row});
-    zb_product((zb_shape){n, dh, b->keys}, zb_rows(ds, cols), (zb_right){a->k + keys, a->kv_row},
-               dq);
+    zb_product_in(&w->room, values, zb_columns(p, cols), d_o, false,
+                  (zb_out){g->dv + keys, a->kv_row}, true);
+    zb_product_in(&w->room, values, zb_columns(ds, cols), q, false,
+                  (zb_out){g->dk + keys, a->kv_row}, true);
+    zb_product_in(&w->room, (zb_shape){n, dh, b->keys}, zb_rows(ds, cols),
+                  (zb_right){a->k + keys, a->kv_row}, false, dq, false);
     if (!b->sinks) return;
     zb_product_add((zb_shape){b->sinks, dh, n}, zb_columns(w->s, cols), d_o,
                    (zb_out){g->dv, a->kv_row});

@@ -11,6 +11,8 @@
 
 #include "base/arena.h"
 
+#include <stdbool.h>
+
 typedef struct zb_window {
     int T, heads, dh;
     int window, sinks;
@@ -23,6 +25,7 @@ typedef struct zb_window {
     ptrdiff_t kv_row;
     float *lse; /* log-sum-exp of the scaled scores at lse + h·lse_head + t; NULL: not kept */
     ptrdiff_t lse_head;
+    bool bf16; /* operands may be rounded to bf16 (sums are of f32): on matrix registers */
 } zb_window;
 
 void zb_window_forward(zb_arena *arena, int threads, const zb_window *a, int n);

@@ -121,7 +121,6 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     if (z->a->o->early_stop) zb_memory_add(p, "best weights, f32", 4 * (size_t)w.trained);
     zb_memory_add(p, "teacher's weights as stored", zb_memory_stored(t, z->stored));
     zb_memory_add(p, "teacher's states and mixer outputs", (2 * (size_t)t->L + 2) * row);
-    load.bf16 = true;
     zb_memory_add(p, "teacher's pass", zb_forward_room(t, &load) + zb_unpack_room(t, load.n));
     zb_memory_add(p, "students' layer at work", students);
     zb_memory_add(p, "operands in bf16", operands);
@@ -167,6 +166,7 @@ static zb_status open_student(align *a, const char *path, const char *out, zb_pr
                        "%s: expected %d layers of size %d as in the teacher, found %d of %d", path,
                        t->L, t->D, c->L, c->D);
     ZB_TRY(zb_runner_new(&s->runner, s->model, prec, err));
+    zb_runner_run(s->runner)->rounds = true;
     zb_param_table *p = zb_model_params(s->model);
     for (int l = 0; l < c->L; l++)
         zb_optim_init(&s->optim[l], a->so->beta1, a->so->beta2, a->so->eps);

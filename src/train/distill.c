@@ -101,7 +101,6 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
     zb_memory_add(p, "layer or logits at work",
                   room.peak - room.kept +
                       (w.wide < w.all ? zb_unpack_room(&z->student, load.n) : 0));
-    load.bf16 = true;
     zb_memory_add(p, "teacher's pass",
                   zb_room_of(n * z->teacher.D) *
                           (z->d->o->hidden_weight > 0 ? 1 + (size_t)z->teacher.L : 1) +
@@ -157,6 +156,7 @@ static zb_status open_all(distill *d, zb_err *err) {
     if (unties(d)) zb_model_untie(d->student);
     ZB_TRY(zb_runner_new(&d->tr, d->teacher, teacher_prec, err));
     ZB_TRY(zb_runner_new(&d->sr, d->student, prec, err));
+    zb_runner_run(d->sr)->rounds = true;
     ZB_TRY(zb_model_tokenizer(&d->tokenizer, o->teacher, err));
     zb_optim_init(&d->optim, d->so->beta1, d->so->beta2, d->so->eps);
     zb_param_table *t = zb_model_params(d->student);

@@ -172,8 +172,11 @@ size_t zb_memory_stored(const zb_config *c, size_t stored) {
 
 zb_load zb_memory_load(const zb_stage_opts *o, int rows) {
     int length = (int)o->sequence_length;
-    return (zb_load){
-        .n = rows * length, .longest = length, .spans = rows, .threads = omp_get_max_threads()};
+    return (zb_load){.n = rows * length,
+                     .longest = length,
+                     .spans = rows,
+                     .threads = omp_get_max_threads(),
+                     .bf16 = true};
 }
 
 size_t zb_memory_text(const zb_stage_opts *o) {

@@ -87,8 +87,11 @@ static bool all_trained(const void *arg, const zb_param *p) {
 static void memory_parts(const void *arg, zb_memory_plan *p) {
     const sizes *z = arg;
     int items = p->rows * (has_pairs(z->t->o) ? 2 : 1), length = (int)z->t->o->length;
-    zb_load load = {
-        .n = items * length, .longest = length, .spans = items, .threads = omp_get_max_threads()};
+    zb_load load = {.n = items * length,
+                    .longest = length,
+                    .spans = items,
+                    .threads = omp_get_max_threads(),
+                    .bf16 = true};
     zb_memory_weights w = zb_memory_count(&z->student, false, all_trained, NULL);
     zb_train_room room = zb_train_room_of(&z->student, &load, p->recompute);
     size_t row = zb_room_of((size_t)load.n * z->student.D);
@@ -102,7 +105,6 @@ static void memory_parts(const void *arg, zb_memory_plan *p) {
                   zb_memory_operands(&z->student, load.n, ZB_USE_LOSS, z->precision));
     if (!has_pairs(z->t->o)) return;
     zb_memory_add(p, "reference's weights as stored", zb_memory_stored(&z->reference, z->stored));
-    load.bf16 = true;
     zb_memory_add(p, "reference's pass",
                   zb_room_of((size_t)load.n * z->reference.D) +
                       zb_forward_room(&z->reference, &load) +
@@ -151,6 +153,7 @@ static zb_status open_models(tuner *t, zb_err *err) {
     ZB_TRY(zb_precision_choose(o->precision, &prec, err));
     ZB_TRY(zb_model_open(&t->student, o->student, ZB_MODEL_TRAIN, err));
     ZB_TRY(zb_runner_new(&t->run, t->student, prec, err));
+    zb_runner_run(t->run)->rounds = true;
     if (has_pairs(o)) ZB_TRY(open_reference(t, prec, err));
     ZB_TRY(zb_model_tokenizer(&t->tokenizer, o->student, err));
     zb_optim_init(&t->optim, t->so->beta1, t->so->beta2, t->so->eps);

@@ -16,13 +16,13 @@ typedef struct probe {
     zb_arena arena;
 } probe;
 
-static void open_probe(probe *p, const grad_case *g, bool layer) {
+static void open_probe_at(probe *p, const grad_case *g, bool layer, zb_precision precision) {
     memset(p, 0, sizeof *p);
     zb_config c = case_config(g);
     CHECK(zb_model_new(&p->model, &c, &err));
     randomise(p->model, 3);
     zb_model_add_grads(p->model);
-    CHECK(zb_runner_new(&p->runner, p->model, ZB_PREC_F32, &err));
+    CHECK(zb_runner_new(&p->runner, p->model, precision, &err));
     p->layer = layer;
     p->n = GRAD_TOKENS;
     p->D = c.D;
@@ -32,6 +32,10 @@ static void open_probe(probe *p, const grad_case *g, bool layer) {
     fill(p->x, p->n * p->D, 1, 0, 11);
     fill(p->r, p->n * p->D, 1, 0, 12);
     CHECK(zb_runner_begin(p->runner, &p->batch, &err));
+}
+
+static void open_probe(probe *p, const grad_case *g, bool layer) {
+    open_probe_at(p, g, layer, ZB_PREC_F32);
 }
 
 static void close_probe(probe *p) {
@@ -183,8 +187,43 @@ static void test_accumulation(void **state) {
     }
 }
 
+/* Operands of attention and scans rounded to bf16, as training does on matrix registers: each is
+ * off by 2^-9 of itself at random, and a gradient is a sum of products of up to four of them (dS K,
+ * with dS from P, dO and V), each of which softmax and norms pass on. Four times 2 · 2^-9 allowed
+ * of an array's size; where there are no such registers, nothing may change. */
+static void test_rounding(void **state) {
+    (void)state;
+    int changed = 0;
+    for (int i = 0; i < GRAD_CASES; i++) {
+        probe p;
+        open_probe_at(&p, &grad_cases[i], false, ZB_PREC_BF16);
+        zb_run *run = zb_runner_run(p.runner);
+        zb_param_table *t = zb_model_params(p.model);
+        float *dx = ZB_NEW_ARRAY(&p.arena, float, p.n *p.D),
+              **exact = ZB_NEW_ARRAY(&p.arena, float *, t->n);
+        probe_backward(&p, dx);
+        for (int k = 0; k < t->n; k++) {
+            size_t bytes = (size_t)zb_param_count(&t->item[k]) * sizeof(float);
+            exact[k] = memcpy(zb_alloc(&p.arena, bytes), t->item[k].grad, bytes);
+        }
+        run->rounds = true;
+        probe_backward(&p, dx);
+        for (int k = 0; k < t->n; k++) {
+            int64_t n = zb_param_count(&t->item[k]);
+            changed += memcmp(exact[k], t->item[k].grad, (size_t)n * sizeof(float)) != 0;
+            compare_rms(t->item[k].name, t->item[k].grad, exact[k], n, 0x1p-6);
+        }
+        close_probe(&p);
+    }
+    zb_matmul *probe_of;
+    CHECK(zb_matmul_new(&probe_of, ZB_PREC_BF16, &err));
+    assert_true((changed > 0) == zb_matmul_on_tiles(probe_of));
+    zb_matmul_free(probe_of);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_mixers), cmocka_unit_test(test_layer),
-                                       cmocka_unit_test(test_accumulation)};
+                                       cmocka_unit_test(test_accumulation),
+                                       cmocka_unit_test(test_rounding)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -294,7 +294,7 @@ static void test_resets(void **unused) {
         d.o = steps;
         zb_delta_steps(&d, work);
         compare("delta", chunks, steps, T * N, tolerance);
-        zb_ssd s = {T, N, -1, 0.5F, v, k, q, step, N, 1, N, chunks, NULL};
+        zb_ssd s = {T, N, -1, 0.5F, v, k, q, step, N, 1, N, chunks, NULL, false};
         zb_ssd_chunked(&s, work);
         s.y = steps;
         zb_ssd_steps(&s, work);
