@@ -50,19 +50,17 @@ typedef struct sums {
 /* Σ w ‖y - m‖² and Σ w ‖m‖² of a batch; y [n, D] becomes the first one's slope. `row`: [n]. Rows
  * are added in their order, whatever the threads. */
 static void compare(const zb_calibration *c, int n, size_t first, float *y, sums *row, sums *out) {
+    const zb_kernels *kn = zb_kernels_get();
     size_t D = (size_t)c->D;
     const float *target = c->target + first * D;
 #pragma omp parallel for schedule(static)
     for (int i = 0; i < n; i++) {
-        double w = (double)c->weight[first + (size_t)i];
-        sums s = {0};
-        for (size_t k = (size_t)i * D; k < (size_t)(i + 1) * D; k++) {
-            double diff = (double)y[k] - (double)target[k];
-            s.error += w * diff * diff;
-            s.all += w * (double)target[k] * (double)target[k];
-            y[k] = (float)(w * diff);
-        }
-        row[i] = s;
+        float w = c->weight[first + (size_t)i], *yi = y + (size_t)i * D;
+        const float *want = target + (size_t)i * D;
+        kn->axpy((int)D, -1, want, yi);
+        row[i].error = (double)w * kn->sum_squares((int64_t)D, yi);
+        row[i].all = (double)w * kn->sum_squares((int64_t)D, want);
+        kn->scale((int)D, w, yi);
     }
     *out = (sums){0};
     for (int i = 0; i < n; i++) {
@@ -97,7 +95,7 @@ static zb_status pass_batch(descent *d, int at, bool train, double *error, doubl
     compare(c, b->n, first, y, ZB_NEW_ARRAY(run->arena, sums, b->n), &s);
     if (train) {
         float *dx = ZB_NEW_ARRAY(run->arena, float, (size_t)b->n *D);
-        for (size_t k = 0; k < (size_t)b->n * D; k++) y[k] *= (float)share(1, s.all);
+        zb_kernels_get()->scale(b->n * (int)D, (float)share(1, s.all), y);
         mixer->backward(run, c->layer, x, y, dx, tape);
     }
     zb_arena_pop(run->arena, mark);
