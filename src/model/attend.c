@@ -313,17 +313,12 @@ static size_t lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 /* A multiple of 16 floats, so that every part of the scratch is aligned like its beginning. */
 static size_t rounded(size_t floats) { return (floats + 15) / 16 * 16; }
 
-/* Floats of packed rows: pairs of strips, of whole tiles. */
-static size_t packed_floats(size_t rows, size_t depth) {
-    return (rows + 31) / 32 * 32 * ((depth + 31) / 32 * 32) / 2;
-}
-
 static size_t work_floats(const plan *p) {
     size_t plain =
         rounded(p->M * p->dk) + rounded(p->M * TILE) + rounded(p->M * p->dv) + 3 * rounded(p->M);
     if (!p->tiled) return plain;
-    return plain + packed_floats(p->M, p->dk) + packed_floats(p->M, TILE) +
-           packed_floats(TILE, p->dk) + packed_floats(p->dv, TILE) + TILE * (p->dk + p->dv);
+    return plain + zb_packed_floats(p->M, p->dk) + zb_packed_floats(p->M, TILE) +
+           zb_packed_floats(TILE, p->dk) + zb_packed_floats(p->dv, TILE) + TILE * (p->dk + p->dv);
 }
 
 static work work_at(const plan *p, float *at) {
@@ -336,10 +331,10 @@ static work work_at(const plan *p, float *at) {
     if (!p->tiled) return w;
     at = w.keep + rounded(p->M);
     w.packed_q = (void *)at;
-    w.packed_p = (void *)(at += packed_floats(p->M, p->dk));
-    w.packed_k = (void *)(at += packed_floats(p->M, TILE));
-    w.packed_v = (void *)(at += packed_floats(TILE, p->dk));
-    w.wide_k = at += packed_floats(p->dv, TILE);
+    w.packed_p = (void *)(at += zb_packed_floats(p->M, p->dk));
+    w.packed_k = (void *)(at += zb_packed_floats(p->M, TILE));
+    w.packed_v = (void *)(at += zb_packed_floats(TILE, p->dk));
+    w.wide_k = at += zb_packed_floats(p->dv, TILE);
     w.wide_v = at + TILE * p->dk;
     return w;
 }

@@ -57,7 +57,8 @@ typedef struct zb_attend_grad {
 void zb_attend_backward(zb_arena *arena, int threads, const zb_attend *a, const zb_attend_grad *g,
                         int n);
 
-/* Bytes that a call with n fresh attentions of this one's T, heads, dk and dv takes meanwhile. */
+/* Bytes that a call with n fresh attentions of this one's T, heads, dk, dv and bf16 takes
+ * meanwhile. */
 size_t zb_attend_room(const zb_attend *like, int n, int threads, bool backward);
 
 #endif

@@ -63,6 +63,11 @@ static inline void zb_transpose(const float *in, ptrdiff_t row, int rows, int co
     }
 }
 
+/* Floats that rows packed for matrix registers take: pairs of strips, of whole tiles. */
+static inline size_t zb_packed_floats(size_t rows, size_t depth) {
+    return (rows + 31) / 32 * 32 * ((depth + 31) / 32 * 32) / 2;
+}
+
 /* Scratch of products: packed operands, or a transpose. Of zb_product_floats for the largest of
  * each size, and begins at a multiple of 64 bytes. */
 typedef struct zb_product_room {
@@ -71,8 +76,8 @@ typedef struct zb_product_room {
 } zb_product_room;
 
 static inline size_t zb_product_floats(int m, int n, int k) {
-    size_t rows = ((size_t)m + 31) / 32 * 32 + ((size_t)n + 31) / 32 * 32,
-           packed = rows * (((size_t)k + 31) / 32 * 32) / 2, turned = (size_t)n * (size_t)k;
+    size_t packed = zb_packed_floats((size_t)m, (size_t)k) + zb_packed_floats((size_t)n, (size_t)k),
+           turned = (size_t)n * (size_t)k;
     return packed > turned ? packed : turned;
 }
 

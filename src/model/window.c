@@ -168,7 +168,11 @@ static size_t room_floats(size_t M, size_t n, int dh) {
     return back > most ? back : most;
 }
 
-static bool is_rounded(const zb_window *a) { return a->bf16 && zb_kernels_get()->tiles; }
+/* A full block's rows must be worth packing what they meet. */
+static bool is_rounded(const zb_window *a) {
+    int tokens = a->T < BLOCK ? a->T : BLOCK;
+    return a->bf16 && tokens * a->heads >= BLOCK && zb_kernels_get()->tiles;
+}
 
 /* Lays out the scratch that fits a; returns its floats. */
 static size_t lay_out(const zb_window *a, bool backward, float *at, work *w) {

@@ -39,7 +39,8 @@ typedef struct zb_window_grad {
 void zb_window_backward(zb_arena *arena, int threads, const zb_window *a, const zb_window_grad *g,
                         int n);
 
-/* Bytes that a call takes meanwhile for windows of this one's T, heads, dh, window and sinks. */
+/* Bytes that a call takes meanwhile for windows of this one's T, heads, dh, window, sinks and bf16.
+ */
 size_t zb_window_room(const zb_window *like, int n, int threads, bool backward);
 
 #endif

@@ -200,14 +200,16 @@ static void test_rounding(void **state) {
         zb_run *run = zb_runner_run(p.runner);
         zb_param_table *t = zb_model_params(p.model);
         float *dx = ZB_NEW_ARRAY(&p.arena, float, p.n *p.D),
+              *dx_exact = ZB_NEW_ARRAY(&p.arena, float, p.n *p.D),
               **exact = ZB_NEW_ARRAY(&p.arena, float *, t->n);
-        probe_backward(&p, dx);
+        probe_backward(&p, dx_exact);
         for (int k = 0; k < t->n; k++) {
             size_t bytes = (size_t)zb_param_count(&t->item[k]) * sizeof(float);
             exact[k] = memcpy(zb_alloc(&p.arena, bytes), t->item[k].grad, bytes);
         }
         run->rounds = true;
         probe_backward(&p, dx);
+        compare_rms("input", dx, dx_exact, p.n * p.D, 0x1p-6);
         for (int k = 0; k < t->n; k++) {
             int64_t n = zb_param_count(&t->item[k]);
             changed += memcmp(exact[k], t->item[k].grad, (size_t)n * sizeof(float)) != 0;
